@@ -1,0 +1,1 @@
+"""Operator entry points: each file is one command and holds no logic of its own."""
