@@ -1,0 +1,168 @@
+"""From a Hydra configuration to one typed object, with every fault reported at once.
+
+`run_app` is what each run.py calls: it composes, runs, and turns whatever goes wrong into one message and an exit
+code. `load_config` checks a composed configuration against a dataclass. Below a run.py no DictConfig exists.
+Does not know any key: dataclasses beside their reader hold the schema and the defaults.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from core.errors import ConfigError, LoamError, describe_os_error
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+
+T = TypeVar("T")
+
+
+def run_app(config_name: str, main: Callable[[DictConfig], None]) -> None:
+    """Compose a primary configuration from the command line and run a program on it.
+
+    Args:
+        config_name: Name of a primary configuration in conf/, without its ending.
+        main: The program.
+
+    Raises:
+        SystemExit: 130 after Ctrl-C, the error's exit code after a LoamError, else as Hydra ends.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, with a message of its own
+
+    def job(config: DictConfig) -> None:
+        _exit_on_error(lambda: main(config))
+
+    program = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)
+    _exit_on_error(program)
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a plain program (one without Hydra) under the same rules for errors and exit codes as `run_app`."""
+    _exit_on_error(main)
+
+
+def _exit_on_error(program: Callable[[], Any]) -> None:
+    """Run a program; print one message and exit with the right code where it fails on purpose."""
+    try:
+        program()
+    except LoamError as error:
+        _exit(error.message, error.exit_code)
+    except (HydraException, OmegaConfBaseException) as error:
+        _exit(_explain_hydra_error(error), ConfigError.exit_code)
+    except KeyboardInterrupt:
+        _exit("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing to report
+        sys.exit(141)
+    except OSError as error:
+        described = describe_os_error(error, "go on")
+        _exit(described.message, described.exit_code)
+
+
+def _exit(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _explain_hydra_error(error: Exception) -> str:
+    """Return Hydra's complaint as what was wanted, what was found, what to do."""
+    text = str(error).strip()
+    key = re.search(r"Could not override '([^']+)'", text)
+    if key:
+        return f"{key[1]}: no such configuration key. See docs/configuration.md, or add --cfg job to print every key."
+    choice = re.search(
+        r"(?s)Could not find '([^']+)'.*?Available options in '([^']+)':(.*?)(?:Config search path|$)", text
+    )
+    if choice:
+        options = ", ".join(choice[3].split())
+        return f"{choice[2]}: wanted one of {options}; found {choice[1].rpartition('/')[2]!r}."
+    return f"the command line could not be read: {text.splitlines()[0] if text else type(error).__name__}"
+
+
+def load_config(composed: DictConfig, schema: type[T]) -> T:
+    """Check a composed configuration against a dataclass and return the typed object.
+
+    Args:
+        composed: What Hydra composed; its `hydra` node is ignored.
+        schema: A dataclass (not frozen: OmegaConf would refuse to fill it) whose `__post_init__` checks ranges.
+
+    Raises:
+        ConfigError: One or more keys are unknown, missing, of the wrong type or out of range; all are listed.
+    """
+    values = OmegaConf.to_container(composed, resolve=True)
+    if not isinstance(values, dict):
+        raise ConfigError(f"configuration: wanted a mapping, found {type(values).__name__}")
+    values.pop("hydra", None)
+    faults = list(_find_faults(schema, [], values))
+    if not faults:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        faults = [
+            f"{key}: missing. Give it on the command line: {key}=…" for key in sorted(OmegaConf.missing_keys(merged))
+        ]
+        if not faults:
+            faults = list(_find_range_faults(merged))
+        if not faults:
+            return _to_object(merged, schema)
+    raise ConfigError("; ".join(faults) if len(faults) == 1 else "".join(f"\n  {fault}" for fault in faults))
+
+
+def _to_object(merged: Any, schema: type[T]) -> T:
+    config = OmegaConf.to_object(merged)
+    if not isinstance(config, schema):
+        raise ConfigError(f"configuration: wanted {schema.__name__}, found {type(config).__name__}")
+    return config
+
+
+def _find_faults(schema: type, path: list[str], value: Any) -> Iterator[str]:
+    """Yield a sentence for each key that the schema refuses, descending only where a whole node fails."""
+    nested = value
+    for key in reversed(path):
+        nested = {key: nested}
+    try:
+        OmegaConf.merge(OmegaConf.structured(schema), nested)
+    except OmegaConfBaseException as error:
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                yield from _find_faults(schema, [*path, str(key)], item)
+        else:
+            yield _describe_fault(schema, path, value, error)
+
+
+def _describe_fault(schema: type, path: list[str], value: Any, error: OmegaConfBaseException) -> str:
+    name = ".".join(path)
+    if "not in" in str(error):  # ConfigKeyError / ConfigAttributeError: Key 'x' not in 'Schema'
+        known = [field.name for field in dataclasses.fields(_node_type(schema, path[:-1]) or schema)]
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known)}."
+        return f"{name}: no such configuration key. {hint}"
+    reason = str(error).splitlines()[0]
+    return f"{name}: found {value!r}. {reason}"
+
+
+def _node_type(schema: type, path: list[str]) -> Any:
+    """Return the dataclass that holds the last key of a path, or None below a plain dict."""
+    node: Any = OmegaConf.structured(schema)
+    for key in path:
+        node = node.get(key) if isinstance(node, DictConfig) else None
+    kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+    return kind if dataclasses.is_dataclass(kind) else None
+
+
+def _find_range_faults(merged: Any) -> Iterator[str]:
+    """Yield what each part's `__post_init__` refuses, one part after the other, so that none hides another."""
+    for key in merged:
+        node = merged.get(key)
+        if isinstance(node, DictConfig):
+            try:
+                OmegaConf.to_object(node)
+            except ConfigError as error:
+                yield error.message
