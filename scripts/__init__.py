@@ -1,1 +1,1 @@
-"""Operator entry points: each file is one command and holds no logic of its own."""
+"""Thin entry points for operators; the work is done in the packages beside this one."""
