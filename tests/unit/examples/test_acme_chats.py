@@ -1,0 +1,191 @@
+"""The example company's training chats: shape, house style, grounding, size, and that no test question leaks in."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from core.chat import load_chats
+
+ACME = Path(__file__).resolve().parents[3] / "examples" / "acme"
+TRAIN, VALID, QUESTIONS = (ACME / name for name in ("chats_train.jsonl", "chats_valid.jsonl", "questions.jsonl"))
+
+OPENING, CLOSING = "Acme Desk answer:", "Reply here if a step does not work."
+AREAS = {"ORD", "RET", "PMP", "CTL", "HRM", "BIL", "SVC"}
+INSTRUCTIONS = "You are the Acme support desk. Answer from the documents. If they do not hold the answer, say so."
+NOT_FOUND = "The documents do not say "
+GROUNDED = re.compile(
+    r"(?P<passages>Document: [^\n|]+\.(md|txt|html|pdf|docx)( \| [^\n]+)?\n.+)\n\nQuestion: (?P<question>[^\n]+)", re.S
+)
+RESERVED = re.compile(r"\b(brook|torrent|weir|reed)\b|\block valve\b", re.I)
+"""Product names that only the documents and the test questions may use."""
+
+# SmolLM2's tokenizer makes one token of 3.45 characters of these chats, template included; 3.3 leaves a margin. The
+# exact count is in tests/integration/test_acme_chat_tokens.py, since loading that tokenizer takes seconds.
+MAX_TRAIN_CHARS = int(55_000 * 3.3)
+TEMPLATE_CHARS = 130
+"""ChatML marks of a chat of three messages, and the system message that the template adds where a chat has none."""
+
+Chat = list[dict[str, str]]
+
+
+def read_chats(path: Path) -> list[Chat]:
+    return [row["messages"] for row in load_chats(path)]
+
+
+def read_answer(answer: str) -> tuple[list[str], str]:
+    """Return an answer's steps and area, or fail where it is not in the house style."""
+    lines = answer.split("\n")
+    assert lines[0] == OPENING, answer
+    assert lines[-2] == CLOSING, answer
+    numbered = [re.fullmatch(r"(\d)\. (\S.*[.?!])", line) for line in lines[1:-2]]
+    steps = [match[2] for match in numbered if match]
+    assert [match[1] if match else "" for match in numbered] == [str(n) for n in range(1, len(numbered) + 1)], answer
+    assert 1 <= len(steps) <= 4, answer
+    ref = re.fullmatch(r"Ref: ACME-([A-Z]{3})-(\d)", lines[-1])
+    assert ref, answer
+    assert ref[2] == str(len(steps)), answer
+    return steps, ref[1]
+
+
+def split_words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+(?:[.,:]\d+)*", text.lower())
+
+
+def is_grounded(chat: Chat) -> bool:
+    return chat[0]["role"] == "system"
+
+
+def is_refusal(chat: Chat) -> bool:
+    return NOT_FOUND in chat[-1]["content"]
+
+
+def grounded_chats(*, refused: bool) -> list[Chat]:
+    chats = read_chats(TRAIN) + read_chats(VALID)
+    return [chat for chat in chats if is_grounded(chat) and is_refusal(chat) is refused]
+
+
+@pytest.mark.parametrize("path", [TRAIN, VALID], ids=lambda path: path.stem)
+def test_every_answer_has_the_house_style(path: Path) -> None:
+    areas: Counter[str] = Counter()
+    for chat in read_chats(path):
+        for message in chat:
+            if message["role"] == "assistant":
+                areas[read_answer(message["content"])[1]] += 1
+    assert set(areas) == AREAS
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"Hello!\n1. Do it.\n{CLOSING}\nRef: ACME-ORD-1",
+        f"{OPENING}\n1. Do it.\n{CLOSING}\nRef: ACME-ORD-2",
+        f"{OPENING}\n1. Do it.\n3. Again.\n{CLOSING}\nRef: ACME-ORD-2",
+        f"{OPENING}\nDo it.\n{CLOSING}\nRef: ACME-ORD-1",
+        f"{OPENING}\n1. Do it.\nRef: ACME-ORD-1",
+        f"{OPENING}\n{CLOSING}\nRef: ACME-ORD-0",
+    ],
+)
+def test_other_styles_are_told_apart(answer: str) -> None:
+    with pytest.raises(AssertionError):
+        read_answer(answer)
+
+
+def test_the_kinds_are_mixed() -> None:
+    chats = read_chats(TRAIN)
+    grounded = [chat for chat in chats if is_grounded(chat)]
+    assert len(chats) >= 240
+    assert len(chats) - len(grounded) >= 100
+    assert sum(not is_refusal(chat) for chat in grounded) >= 110
+    assert sum(is_refusal(chat) for chat in grounded) >= 15
+    assert sum(len(chat) > 3 for chat in chats) >= 3
+    assert len(read_chats(VALID)) == 24
+
+
+def test_grounded_chats_have_the_prompt_of_the_assistant() -> None:
+    chats = grounded_chats(refused=False) + grounded_chats(refused=True)
+    for chat in chats:
+        assert [message["role"] for message in chat] == ["system", "user", "assistant"]
+        assert GROUNDED.fullmatch(chat[1]["content"]), chat[1]["content"]
+        assert 1 <= chat[1]["content"].count("Document: ") <= 3
+    assert sum(chat[0]["content"] == INSTRUCTIONS for chat in chats) > len(chats) / 2
+
+
+def test_grounded_answers_come_from_the_passages() -> None:
+    for chat in grounded_chats(refused=False):
+        prompt = GROUNDED.fullmatch(chat[1]["content"])
+        assert prompt
+        passages = set(split_words(prompt["passages"]))
+        steps, _ = read_answer(chat[-1]["content"])
+        numbers = {word for step in steps for word in split_words(step) if word[0].isdigit()}
+        assert numbers <= passages, (numbers - passages, chat[-1]["content"])
+        words = split_words(steps[0])
+        copied = sum(word in passages for word in words)
+        assert copied >= 0.5 * len(words), (steps[0], prompt["passages"])
+        assert set(words) - set(split_words(prompt["question"])) & passages, steps[0]
+
+
+def test_the_passage_with_the_answer_stands_at_any_place() -> None:
+    places: Counter[int] = Counter()
+    for chat in grounded_chats(refused=False):
+        prompt = GROUNDED.fullmatch(chat[1]["content"])
+        assert prompt
+        passages = prompt["passages"].split("\n\n")
+        words = set(split_words(read_answer(chat[-1]["content"])[0][0]))
+        if len(passages) == 3:
+            places[max(range(3), key=lambda at: len(words & set(split_words(passages[at]))))] += 1
+    assert min(places[at] for at in range(3)) >= 0.2 * places.total(), places
+
+
+def test_refusals_say_that_the_documents_are_silent() -> None:
+    for chat in grounded_chats(refused=True):
+        steps, _ = read_answer(chat[-1]["content"])
+        assert steps[0].startswith(NOT_FOUND)
+        assert len(steps) <= 2
+
+
+def test_no_user_message_is_used_twice() -> None:
+    seen = Counter(
+        message["content"]
+        for chat in read_chats(TRAIN) + read_chats(VALID)
+        for message in chat
+        if message["role"] == "user"
+    )
+    assert [text for text, count in seen.items() if count > 1] == []
+
+
+def test_no_question_is_asked_twice() -> None:
+    questions = Counter(
+        message["content"].split("Question: ")[-1]
+        for chat in read_chats(TRAIN) + read_chats(VALID)
+        for message in chat
+        if message["role"] == "user"
+    )
+    assert [text for text, count in questions.items() if count > 1] == []
+
+
+def test_the_train_file_fits_a_few_minutes_of_cpu() -> None:
+    chats = read_chats(TRAIN)
+    size = sum(len(message["content"]) for chat in chats for message in chat) + TEMPLATE_CHARS * len(chats)
+    assert size <= MAX_TRAIN_CHARS
+
+
+@pytest.mark.parametrize("path", [TRAIN, VALID], ids=lambda path: path.stem)
+def test_the_products_of_the_questions_are_not_named(path: Path) -> None:
+    found = RESERVED.search(path.read_text(encoding="utf-8"))
+    assert found is None, found
+
+
+def test_no_test_question_or_answer_is_in_the_chats() -> None:
+    if not QUESTIONS.is_file():
+        pytest.skip(f"{QUESTIONS.name} is not written yet, so there is nothing to leak")
+    text = "\n".join(message["content"] for path in (TRAIN, VALID) for chat in read_chats(path) for message in chat)
+    rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines() if line.strip()]
+    assert rows
+    leaked = [row["question"] for row in rows if row["question"].casefold() in text.casefold()]
+    for row in rows:
+        facts = [fact for fact in row.get("accept", []) if len(fact) >= 4 and re.search(r"\d", fact)]
+        leaked += [fact for fact in facts if re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", text, re.I)]
+    assert leaked == []
