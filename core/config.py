@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import hydra
 from hydra.errors import HydraException
@@ -140,7 +140,8 @@ def _find_faults(schema: type, path: list[str], value: Any) -> Iterator[str]:
 def _describe_fault(schema: type, path: list[str], value: Any, error: OmegaConfBaseException) -> str:
     name = ".".join(path)
     if "not in" in str(error):  # ConfigKeyError / ConfigAttributeError: Key 'x' not in 'Schema'
-        known = [field.name for field in dataclasses.fields(_node_type(schema, path[:-1]) or schema)]
+        holder = _node_type(schema, path[:-1])
+        known = [field.name for field in dataclasses.fields(holder)] if holder else []
         near = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known)}."
         return f"{name}: no such configuration key. {hint}"
@@ -148,13 +149,13 @@ def _describe_fault(schema: type, path: list[str], value: Any, error: OmegaConfB
     return f"{name}: found {value!r}. {reason}"
 
 
-def _node_type(schema: type, path: list[str]) -> Any:
-    """Return the dataclass that holds the last key of a path, or None below a plain dict."""
-    node: Any = OmegaConf.structured(schema)
+def _node_type(schema: type, path: list[str]) -> type | None:
+    """Return the dataclass that a path leads to through fields and dicts of dataclasses, or None."""
+    kind: Any = schema
     for key in path:
-        node = node.get(key) if isinstance(node, DictConfig) else None
-    kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
-    return kind if dataclasses.is_dataclass(kind) else None
+        is_node = dataclasses.is_dataclass(kind)
+        kind = get_type_hints(kind).get(key) if is_node else next(iter(get_args(kind)[1:]), None)  # dict[str, X] → X
+    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
 
 def _find_range_faults(merged: Any) -> Iterator[str]:

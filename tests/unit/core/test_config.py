@@ -1,0 +1,74 @@
+"""core.config: all faults at once, in words, before anything runs."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from omegaconf import MISSING, OmegaConf
+
+from core.config import load_config
+from core.errors import ConfigError
+
+
+@dataclass(slots=True)
+class Part:
+    rank: int = 16
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"rank: wanted 1 or more, found {self.rank}")
+
+
+@dataclass(slots=True)
+class Item:
+    model: str = MISSING
+    stores: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Root:
+    name: str = MISSING
+    first: Part = field(default_factory=Part)
+    second: Part = field(default_factory=Part)
+    items: dict[str, Item] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def refusal(values: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(OmegaConf.create(values), Root)
+    return caught.value.message
+
+
+def test_a_good_configuration_becomes_typed_objects() -> None:
+    values = {"name": "x", "first": {"rank": "8"}, "items": {"a": {"model": "m", "stores": ["s"]}}, "hydra": {"any": 1}}
+    assert load_config(OmegaConf.create(values), Root) == Root("x", Part(8), Part(16), {"a": Item("m", ["s"])}, {})
+
+
+def test_unknown_keys_and_wrong_types_are_all_named() -> None:
+    message = refusal({"nme": 1, "first": {"rnk": 3, "rank": "many"}, "items": {"a": {"modl": "m"}}})
+    assert "nme: no such configuration key. Did you mean name?" in message
+    assert "first.rnk: no such configuration key. Did you mean rank?" in message
+    assert "first.rank: found 'many'" in message
+    assert "items.a.modl: no such configuration key. Did you mean model?" in message
+
+
+def test_a_key_far_from_any_lists_what_there_is() -> None:
+    assert "first.zzz: no such configuration key. Known here: rank." in refusal({"name": "x", "first": {"zzz": 1}})
+
+
+def test_missing_values_are_named_with_the_remedy() -> None:
+    message = refusal({"items": {"a": {"stores": []}}})
+    assert "name: missing. Give it on the command line: name=…" in message
+    assert "items.a.model: missing" in message
+
+
+def test_range_faults_of_several_parts_come_together() -> None:
+    message = refusal({"name": "x", "first": {"rank": 0}, "second": {"rank": -1}})
+    assert "found 0" in message
+    assert "found -1" in message
+
+
+def test_an_open_dict_takes_anything() -> None:
+    config = load_config(OmegaConf.create({"name": "x", "extra": {"a": [1, {"b": None}]}}), Root)
+    assert config.extra == {"a": [1, {"b": None}]}

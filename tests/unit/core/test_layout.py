@@ -1,0 +1,74 @@
+"""core.layout: names cannot escape, writes are whole or not at all."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import ConfigError, NotFound, StorageFull
+from core.layout import DataDir, check_name, sha256_bytes, sha256_file, write_file, write_folder, write_json
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "a\0b", ".hidden", "-x", "a b", "x" * 129, "ü"])
+def test_hostile_names_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="run_id: wanted 1 to 128 letters"):
+        check_name(name, "run_id")
+
+
+@given(st.text(max_size=200))
+def test_an_accepted_name_stays_in_its_folder(name: str) -> None:
+    data = DataDir(Path("/srv/loam"))
+    try:
+        folder = data.run(name)
+    except ConfigError:
+        return
+    assert folder.parent == data.runs
+    assert os.path.normpath(folder) == str(folder)
+
+
+def test_a_written_file_replaces_the_old_one_and_leaves_no_temporary(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    write_file(path, "old")
+    write_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+    assert sha256_file(path) == sha256_bytes(b"new")
+
+
+def test_a_full_disk_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"old": 1})
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageFull, match=r"write .*file\.json"):
+        write_json(path, {"new": 2})
+    assert path.read_text() == '{\n  "old": 1\n}\n'
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    final = tmp_path / "adapter"
+    with write_folder(final) as partial:
+        (partial / "a").write_text("1")
+        assert not final.exists()
+    assert [path.name for path in final.iterdir()] == ["a"]
+    with write_folder(final) as partial:
+        (partial / "b").write_text("2")
+    assert [path.name for path in final.iterdir()] == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_failed_folder_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    final = tmp_path / "adapter"
+    with write_folder(final) as partial:
+        (partial / "a").write_text("1")
+    with pytest.raises(NotFound), write_folder(final) as partial:
+        (partial / "missing" / "b").write_text("2")
+    assert [path.name for path in final.iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
