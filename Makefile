@@ -1,0 +1,64 @@
+# Two commands are enough for a start: make demo, make test. CI runs what a person runs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup lock demo serve test test-unit test-full test-gpu lint format types docs bench clean
+
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+export PYTHONUNBUFFERED := 1
+
+help:  ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## Make .venv from the lock file: the CUDA set where nvidia-smi works, else the CPU set
+	@scripts/setup_env.sh
+
+demo: setup  ## Fine-tune, serve, retrieve and answer on the example company, end to end
+	@$(BIN)/python scripts/demo.py
+
+serve: setup  ## Start the gateway on what data/ holds (options: make serve ARGS='gateway.port=8123')
+	@$(BIN)/python serve/run.py $(ARGS)
+
+test: setup lint types  ## Everything: lint, types, imports, and every test that this machine can run
+	@$(PYTEST) $(ARGS)
+
+test-unit: setup  ## The quick tier: units and the architecture's rules, under a minute
+	@$(PYTEST) tests/unit tests/rules $(ARGS)
+
+test-full: setup lint types  ## make test with every slow count turned up
+	@LOAM_TEST_FULL=1 $(PYTEST) $(ARGS)
+
+test-gpu: setup  ## Only the tests that need a CUDA device
+	@$(PYTEST) tests/gpu $(ARGS)
+
+lint: setup  ## Check style, format and import directions
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+format: setup  ## Mend style and format in place
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: setup  ## Check types (mypy, strict)
+	@$(BIN)/mypy
+
+docs: setup  ## Write docs/configuration.md from the configuration itself
+	@$(BIN)/python scripts/write_configuration_docs.py
+
+bench: setup  ## Measure retrieval, serving and training (options: make bench ARGS='retrieval')
+	@for bench in scripts/bench_*.py; do $(BIN)/python "$$bench" $(ARGS); done
+
+# A maintainer's target: the CPU lock needs torch's CPU wheel in reach (PIP_FIND_LINKS).
+COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet pyproject.toml --extra dev \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-index-url
+lock: setup  ## Compile locks/cpu.txt and locks/cuda.txt from pyproject.toml (UPGRADE=1 for newer versions)
+	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(COMPILE) $(if $(UPGRADE),--upgrade) \
+		--extra cpu --overrides locks/overrides-cpu.txt --output-file locks/cpu.txt
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) --extra cuda --overrides locks/overrides-cuda.txt --output-file locks/cuda.txt
+	@grep -q '^torch==.*+cpu$$' locks/cpu.txt || { echo "lock: wanted torch's CPU build in locks/cpu.txt, found" \
+		"$$(grep '^torch==' locks/cpu.txt). Point PIP_FIND_LINKS at a folder with its wheel." >&2; exit 1; }
+
+clean:  ## Remove caches (never data/ or .venv)
+	@rm -rf .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache .hypothesis build ./*.egg-info
