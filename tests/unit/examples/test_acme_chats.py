@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,9 +123,9 @@ def test_grounded_answers_come_from_the_passages() -> None:
         numbers = {word for step in steps for word in split_words(step) if word[0].isdigit()}
         assert numbers <= passages, (numbers - passages, chat[-1]["content"])
         words = split_words(steps[0])
-        copied = sum(word in passages for word in words)
-        assert copied >= 0.5 * len(words), (steps[0], prompt["passages"])
-        assert set(words) - set(split_words(prompt["question"])) & passages, steps[0]
+        copied = [word for word in words if word in passages]
+        assert len(copied) >= 0.5 * len(words), (steps[0], prompt["passages"])
+        assert set(copied) - set(split_words(prompt["question"])), f"step 1 only repeats the question: {steps[0]}"
 
 
 def test_the_passage_with_the_answer_stands_at_any_place() -> None:
@@ -178,14 +179,28 @@ def test_the_products_of_the_questions_are_not_named(path: Path) -> None:
     assert found is None, found
 
 
+def find_leaks(rows: list[dict[str, Any]], text: str) -> list[str]:
+    """Return the questions, and the accepted answers with a figure of 4 characters and more, that stand in the text."""
+    leaks = [row["question"] for row in rows if row["question"].casefold() in text.casefold()]
+    for row in rows:
+        facts = [fact for fact in row.get("accept", []) if len(fact) >= 4 and re.search(r"\d", fact)]
+        leaks += [fact for fact in facts if re.search(rf"(?<![\w.,]){re.escape(fact)}(?!\w)", text, re.I)]
+    return leaks
+
+
 def test_no_test_question_or_answer_is_in_the_chats() -> None:
     if not QUESTIONS.is_file():
         pytest.skip(f"{QUESTIONS.name} is not written yet, so there is nothing to leak")
     text = "\n".join(message["content"] for path in (TRAIN, VALID) for chat in read_chats(path) for message in chat)
     rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines() if line.strip()]
     assert rows
-    leaked = [row["question"] for row in rows if row["question"].casefold() in text.casefold()]
-    for row in rows:
-        facts = [fact for fact in row.get("accept", []) if len(fact) >= 4 and re.search(r"\d", fact)]
-        leaked += [fact for fact in facts if re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", text, re.I)]
-    assert leaked == []
+    assert find_leaks(rows, text) == []
+
+
+def test_leaks_are_found() -> None:
+    rows = [{"question": "How high does it lift?", "accept": ["45 days", "metres", "7 W"]}]
+    assert find_leaks(rows, "HOW HIGH does it lift? Within 45 days, 7 W, in metres.") == [
+        rows[0]["question"],
+        "45 days",
+    ]
+    assert find_leaks(rows, "Within 145 days or 1.45 days.") == []
