@@ -1,0 +1,66 @@
+"""Every file in conf/ opens with its launch line and its hardware, and composes: walked, counted, none left out."""
+
+import functools
+import re
+from collections.abc import Iterator
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from tests.rules.checkout import REPO
+
+CONF = REPO / "conf"
+FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
+PRIMARIES = [name.removesuffix(".yaml") for name in FILES if "/" not in name]
+LAUNCH_LINE = re.compile(r"^#\s+(python \w+/\w+\.py|make \w+)", re.MULTILINE)
+HARDWARE = re.compile(r"\b(CPU|GPU|GB|card|cards|cores|hardware|machine|H100|Any|any)\b")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra() -> Iterator[None]:
+    """Point Hydra at the real conf/."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def read_heading(text: str) -> str:
+    """Return the comment lines that a file opens with."""
+    lines = text.splitlines()
+    return "\n".join(lines[: next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))])
+
+
+@functools.cache
+def compose_primary(name: str) -> DictConfig:
+    """Compose a primary configuration with Hydra's own choices in it."""
+    return compose(name, return_hydra_config=True)
+
+
+def list_uses(file: str) -> list[tuple[str, str]]:
+    """Return (primary, override) for each primary configuration that a file can be part of."""
+    if file.removesuffix(".yaml") in PRIMARIES:
+        return [(file.removesuffix(".yaml"), "")]
+    group, _, option = file.removesuffix(".yaml").rpartition("/")
+    users = [name for name in PRIMARIES if group in compose_primary(name).hydra.runtime.choices]
+    return [(name, f"{group}={option}") for name in users]
+
+
+def test_there_are_files_to_check() -> None:
+    assert "train.yaml" in FILES
+    assert len(FILES) == sum(1 for path in CONF.rglob("*") if path.is_file()), "something in conf/ is no .yaml file"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_opens_with_its_launch_line_and_hardware(file: str) -> None:
+    heading = read_heading((CONF / file).read_text())
+    assert LAUNCH_LINE.search(heading), f"conf/{file}: wanted a launch line in the opening comment"
+    assert HARDWARE.search(heading), f"conf/{file}: wanted the hardware it is for in the opening comment"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_composes_wherever_its_group_is_used(file: str) -> None:
+    uses = list_uses(file)
+    assert uses, f"conf/{file}: no primary configuration has its group"
+    for primary, override in uses:
+        composed = compose(primary, overrides=[override] if override else [])
+        OmegaConf.to_container(composed, resolve=True)
