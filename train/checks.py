@@ -1,0 +1,148 @@
+"""Everything that can be wrong with a run and be known without torch, found at once, before anything heavy is imported.
+
+Does not know the tokenizer: rows that are too long are found by data.py, before the model loads.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+
+from core.errors import ConfigError, Conflict, LoamError, ModelNotFound
+from core.layout import DataDir
+from core.manifest import ADAPTER_MANIFEST
+from train.config import QuantKind, Resume, TrainConfig, resolve_path
+from train.data import ChatFile, read_chats
+from train.template import TrainingTemplate, find_template
+
+T = TypeVar("T")
+MAY_DIFFER_ON_RESUME = ("resume", "hardware", "paths", "run_id")
+"""Keys that do not change what a run computes, so that it may go on under other values."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRun:
+    """A run that nothing stands against, as far as can be known without torch.
+
+    Attributes:
+        run_id: Its name.
+        folder: runs/<run_id>/, which may not exist yet.
+        model_folder: The base model.
+        template: The base model's training template.
+        train: The training chats.
+        valid: The held-out chats, or None.
+    """
+
+    run_id: str
+    folder: Path
+    model_folder: Path
+    template: TrainingTemplate
+    train: ChatFile
+    valid: ChatFile | None
+
+
+def check_run(config: TrainConfig) -> CheckedRun:
+    """Check a run, or refuse it with everything that stands against it.
+
+    Raises:
+        LoamError: The first fault's class, with every fault in the message.
+    """
+    data_dir = DataDir(Path(config.paths.data_dir))
+    run_id = config.run_id or time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
+    folder, model_folder = data_dir.run(run_id), data_dir.model(config.model.name)
+    faults: list[LoamError] = []
+    template = _attempt(faults, lambda: _find_model(model_folder))
+    train = _attempt(faults, lambda: _read_data(config.data.train, "data.train", template))
+    valid = (
+        _attempt(faults, lambda: _read_data(config.data.valid, "data.valid", template)) if config.data.valid else None
+    )
+    _attempt(faults, lambda: _check_folder(folder, config))
+    _attempt(faults, lambda: _check_sizes(config))
+    if faults or template is None or train is None:
+        raise _join(faults)
+    return CheckedRun(run_id, folder, model_folder, template, train, valid)
+
+
+def _attempt(faults: list[LoamError], check: Callable[[], T]) -> T | None:
+    """Run one check; note what it raises and go on, so that one fault does not hide another."""
+    try:
+        return check()
+    except LoamError as fault:
+        faults.append(fault)
+        return None
+
+
+def _join(faults: list[LoamError]) -> LoamError:
+    """Return one error of the first fault's class that says them all."""
+    if len(faults) == 1:
+        return faults[0]
+    listed = "".join(f"\n  {fault.message}" for fault in faults)
+    return type(faults[0])(f"{len(faults)} things stand against this run:{listed}", param=faults[0].param)
+
+
+def _find_model(folder: Path) -> TrainingTemplate:
+    if not (folder / "config.json").is_file():
+        name = folder.name
+        raise ModelNotFound(
+            f"model.name: wanted the base model {name} in {folder}, found none. Import a folder that you have: "
+            f"python scripts/models.py import PATH --name {name}; or get it: python scripts/models.py get {name}",
+            param="model.name",
+        )
+    return find_template(folder)
+
+
+def _read_data(path: str | None, key: str, template: TrainingTemplate | None) -> ChatFile:
+    if path is None:
+        raise ConfigError(f"{key}: wanted a file of training chats, found none. Give it: {key}=chats.jsonl", param=key)
+    return read_chats(resolve_path(path), template)
+
+
+def _check_folder(folder: Path, config: TrainConfig) -> None:
+    """Refuse a run that would overwrite another, or go on with one that was told otherwise."""
+    if not folder.exists():
+        return
+    if (folder / "adapter" / ADAPTER_MANIFEST).is_file():
+        raise Conflict(
+            f"run_id: {folder} holds a finished run. Choose another run_id, or remove the folder.", param="run_id"
+        )
+    if config.resume is Resume.never:
+        raise Conflict(
+            f"run_id: {folder} holds an unfinished run. Go on with it by resume=auto, choose another run_id, or remove "
+            "the folder.",
+            param="run_id",
+        )
+    saved = folder / "config.yaml"
+    if saved.is_file():
+        before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), to_plain(config)
+        changed = sorted(
+            f"{group}: was {before.get(group)}, is {now[group]}"
+            for group in now
+            if group not in MAY_DIFFER_ON_RESUME and before.get(group) != now[group]
+        )
+        if changed:
+            raise Conflict(
+                f"resume: the configuration of {folder} differs: {'; '.join(changed)}. Give the same values, or choose "
+                "another run_id.",
+                param="resume",
+            )
+
+
+def _check_sizes(config: TrainConfig) -> None:
+    if config.trainer.batch_size % config.hardware.processes:
+        raise ConfigError(
+            f"trainer.batch_size: wanted a multiple of hardware.processes ({config.hardware.processes}), found "
+            f"{config.trainer.batch_size}",
+            param="trainer.batch_size",
+        )
+    if config.quant.kind is QuantKind.none and config.quant.double:
+        raise ConfigError("quant.double: wanted false with quant.kind=none, found true. Use quant=none.", param="quant")
+
+
+def to_plain(config: TrainConfig) -> dict[str, object]:
+    """Return a configuration as plain values, as config.yaml holds them."""
+    return dict(yaml.safe_load(OmegaConf.to_yaml(OmegaConf.structured(config))))

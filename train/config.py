@@ -1,0 +1,311 @@
+"""What a training run can be told: the schema, the defaults and the ranges of conf/train.yaml and its groups.
+
+Plain Python, so that a wrong value is refused before anything heavy is imported. Does not know what the machine has;
+hardware.py resolves every `auto`.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from core.errors import ConfigError
+from core.layout import check_name
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""LoRA ranks that vLLM can be started for (its `--max-lora-rank`)."""
+OWNED_OPTIONS = frozenset(
+    {
+        "output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+        "per_device_eval_batch_size", "learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio",
+        "weight_decay", "max_grad_norm", "max_length", "train_sampling_strategy", "seed", "data_seed", "eval_strategy",
+        "eval_steps", "save_strategy", "save_steps", "save_total_limit", "bf16", "fp16", "use_cpu", "packing",
+        "gradient_checkpointing", "assistant_only_loss", "completion_only_loss", "logging_steps", "logging_strategy",
+        "disable_tqdm", "push_to_hub", "trust_remote_code", "chat_template_path", "dataset_kwargs",
+    }
+)  # fmt: skip
+"""Keys of TRL's SFTConfig that Loam sets from its own configuration: they have one home."""
+
+
+class Device(Enum):
+    """Where training runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(Enum):
+    """What matrix products run in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Choice(Enum):
+    """Whether to do a thing: by the machine's memory, always, or never."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class QuantKind(Enum):
+    """How the frozen base is held."""
+
+    nf4 = "nf4"
+    none = "none"
+
+
+class Schedule(Enum):
+    """How the learning rate moves after the warm-up."""
+
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+class Resume(Enum):
+    """Whether to go on with an earlier run of the same name."""
+
+    never = "never"
+    auto = "auto"
+
+
+def check_range(key: str, value: float | None, low: float, high: float) -> None:
+    """Refuse a number out of its range; None passes, it means «not set».
+
+    Raises:
+        ConfigError: The number lies outside [low, high].
+    """
+    if value is not None and not low <= value <= high:
+        raise ConfigError(f"{key}: wanted {low:g} to {high:g}, found {value:g}", param=key)
+
+
+@dataclass(slots=True)
+class PathsConfig:
+    """Where everything is kept.
+
+    Attributes:
+        data_dir: The data directory; relative to the working directory.
+    """
+
+    data_dir: str = "data"
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    """Which base model.
+
+    Attributes:
+        name: Name of its folder under models/.
+    """
+
+    name: str = "llama-3.2-3b-instruct"
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        check_name(self.name, "model.name")
+
+
+@dataclass(slots=True)
+class QuantConfig:
+    """How the frozen base is held in memory.
+
+    Attributes:
+        kind: `nf4` is QLoRA; `none` is plain LoRA.
+        double: Quantize the quantization constants too.
+        keep_dequantized: Keep the 4-bit weights' exact values in the compute dtype, which trades memory for speed.
+    """
+
+    kind: QuantKind = QuantKind.nf4
+    double: bool = True
+    keep_dequantized: Choice = Choice.auto
+
+
+@dataclass(slots=True)
+class LoraConfig:
+    """The adapter.
+
+    Attributes:
+        rank: Rank of each pair of matrices; one that vLLM can serve.
+        alpha: Scale: the adapter is multiplied by alpha / rank.
+        dropout: Share of the adapter's inputs dropped in training, 0 to 1.
+        rslora: Scale by alpha / sqrt(rank) instead.
+        targets: Names of the linear layers, or `all-linear` for all but the head.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    rslora: bool = False
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])
+
+    def __post_init__(self) -> None:
+        """Refuse what vLLM would refuse, before training."""
+        if self.rank not in SERVED_RANKS:
+            ranks = ", ".join(map(str, SERVED_RANKS))
+            raise ConfigError(f"lora.rank: wanted one that vLLM serves ({ranks}), found {self.rank}", param="lora.rank")
+        check_range("lora.alpha", self.alpha, 1, 4096)
+        check_range("lora.dropout", self.dropout, 0, 0.9)
+        if not self.targets or "lm_head" in self.targets or ("all-linear" in self.targets and len(self.targets) > 1):
+            raise ConfigError(
+                f"lora.targets: wanted [all-linear] or names of linear layers, the head not among them; found "
+                f"{self.targets}",
+                param="lora.targets",
+            )
+
+
+@dataclass(slots=True)
+class DataConfig:
+    """What is learned from.
+
+    Attributes:
+        train: Path of the training chats (JSONL).
+        valid: Path of the held-out chats, or None.
+        template_date: The date that Llama 3 templates print.
+    """
+
+    train: str | None = None
+    valid: str | None = None
+    template_date: str = "26 Jul 2024"
+
+
+@dataclass(slots=True)
+class TrainerConfig:
+    """How it is learned; the defaults and comments stand in conf/trainer/sft.yaml.
+
+    Attributes:
+        epochs: Passes over the training rows.
+        max_steps: Optimizer steps after which the run ends even earlier.
+        batch_size: Rows behind one optimizer step, over all processes.
+        micro_batch: Rows at once in one process; None takes the hardware's.
+        learning_rate: The highest.
+        schedule: How it falls afterwards.
+        warmup: Share of the steps over which it rises.
+        weight_decay: Of AdamW.
+        max_grad_norm: Gradients are scaled down to this norm.
+        max_length: Tokens of a row; the rest is cut off.
+        group_by_length: Make batches of rows of like length.
+        seed: Of the adapter's first values and of the order of rows.
+        eval_every: Steps between evaluations; None evaluates at the end only.
+        save_every: Steps between checkpoints; None saves none.
+        options: More of TRL's SFTConfig, passed through.
+    """
+
+    epochs: float = 3.0
+    max_steps: int | None = None
+    batch_size: int = 16
+    micro_batch: int | None = None
+    learning_rate: float = 2e-4
+    schedule: Schedule = Schedule.cosine
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 2048
+    group_by_length: bool = True
+    seed: int = 17
+    eval_every: int | None = None
+    save_every: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every range; all faults at once."""
+        ranges: list[tuple[str, float | None, float, float]] = [
+            ("epochs", self.epochs, 0.001, 1000),
+            ("max_steps", self.max_steps, 1, 10**7),
+            ("batch_size", self.batch_size, 1, 65536),
+            ("micro_batch", self.micro_batch, 1, 4096),
+            ("learning_rate", self.learning_rate, 1e-8, 1),
+            ("warmup", self.warmup, 0, 1),
+            ("weight_decay", self.weight_decay, 0, 1),
+            ("max_grad_norm", self.max_grad_norm, 1e-6, 1e6),
+            ("max_length", self.max_length, 8, 1_048_576),
+            ("seed", self.seed, 0, 2**32 - 1),
+            ("eval_every", self.eval_every, 1, 10**7),
+            ("save_every", self.save_every, 1, 10**7),
+        ]
+        faults = [
+            f"trainer.{key}: wanted {low:g} to {high:g}, found {value:g}"
+            for key, value, low, high in ranges
+            if value is not None and not low <= value <= high
+        ]
+        faults += [
+            f"trainer.options.{key}: Loam sets this from its own configuration; see conf/trainer/sft.yaml"
+            for key in sorted(OWNED_OPTIONS & self.options.keys())
+        ]
+        if faults:
+            raise ConfigError("; ".join(faults), param="trainer")
+
+
+@dataclass(slots=True)
+class HardwareConfig:
+    """What it runs on; other programs read the same group.
+
+    Attributes:
+        name: Of the profile.
+        device: `auto` takes a CUDA card where torch sees one.
+        dtype: What matrix products run in; `auto` takes bfloat16 where the processor has arithmetic for it.
+        attention: Attention implementation, as transformers names it.
+        gradient_checkpointing: Recompute activations instead of keeping them; `auto` only where memory asks for it.
+        micro_batch: Rows at once in one process.
+        processes: GPUs that training uses, one process each.
+    """
+
+    name: str = "auto"
+    device: Device = Device.auto
+    dtype: Dtype = Dtype.auto
+    attention: str = "sdpa"
+    gradient_checkpointing: Choice = Choice.auto
+    micro_batch: int = 4
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_range("hardware.micro_batch", self.micro_batch, 1, 4096)
+        check_range("hardware.processes", self.processes, 1, 1024)
+
+
+@dataclass(slots=True)
+class TrainConfig:
+    """Everything that a training run is told."""
+
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    quant: QuantConfig = field(default_factory=QuantConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    run_id: str | None = None
+    resume: Resume = Resume.never
+
+    def __post_init__(self) -> None:
+        """Check what one group alone cannot."""
+        if self.run_id is not None:
+            check_name(self.run_id, "run_id")
+        if self.resume is Resume.auto and self.run_id is None:
+            raise ConfigError("resume=auto: wanted the run to go on with, found none. Add run_id=NAME.", param="run_id")
+
+
+def micro_batch_of(config: TrainConfig) -> int:
+    """Return the rows that one process takes at once: never more than its share of a batch, and dividing it.
+
+    The largest number that is at most the wanted one and divides the process's share, so that the batch size that was
+    asked for is the one that is used.
+    """
+    share = max(1, config.trainer.batch_size // config.hardware.processes)
+    wanted = min(config.trainer.micro_batch or config.hardware.micro_batch, share)
+    return next(rows for rows in range(wanted, 0, -1) if share % rows == 0)
+
+
+def resolve_path(path: str) -> Path:
+    """Return where a path of the configuration leads: as given, else below the project's folder.
+
+    The second place lets the experiments in conf/ name the project's examples from any working directory.
+    """
+    given = Path(path).expanduser()
+    shipped = PROJECT_DIR / given
+    return shipped if not given.exists() and not given.is_absolute() and shipped.exists() else given

@@ -1,0 +1,98 @@
+"""Fine-tune a base model with QLoRA: config → checks → model → train → save → report.
+
+    python train/run.py data.train=chats.jsonl
+    python train/run.py experiment=acme_cpu
+    python train/run.py model=smollm2_135m hardware=cpu data.train=X.jsonl data.valid=Y.jsonl run_id=mine
+
+Ends with runs/<run_id>/adapter/ and report.md. `--cfg job` prints every key; conf/train.yaml is where they come from.
+"""
+
+import logging
+import sys
+import time
+from dataclasses import asdict
+
+from core.offline import switch_offline
+
+switch_offline()
+
+from omegaconf import DictConfig
+
+from core.config import load_config, run_app
+from core.events import EventWriter
+from core.logs import configure_logging
+from core.manifest import AdapterManifest, BaseIdentity
+from train.checks import CheckedRun, check_run, to_plain
+from train.config import Resume, TrainConfig
+from train.folder import claim_folder, read_steps, record_failure
+
+logger = logging.getLogger("train")
+
+
+def main(composed: DictConfig) -> None:
+    """Check a run and do it."""
+    configure_logging()
+    config = load_config(composed, TrainConfig)
+    checked = check_run(config)
+    with (
+        claim_folder(checked.folder, to_plain(config)),
+        EventWriter(checked.folder / "events.jsonl") as events,
+        record_failure(events),
+    ):
+        train(config, checked, events)
+
+
+def train(config: TrainConfig, checked: CheckedRun, events: EventWriter) -> None:
+    """Load, train, save and report.
+
+    Args:
+        config: The run's configuration.
+        checked: What was found when it was checked.
+        events: Where to record what happens.
+    """
+    # torch, transformers and TRL take ten seconds to import: only now, when nothing stands against the run.
+    from train import checkpoint, data, export, hardware, memory, model, report, trainer
+
+    # The data's last check needs the tokenizer; it comes before the model.
+    machine = hardware.find_machine(config.hardware)
+    tokenizer = model.load_tokenizer(checked.model_folder)
+    learned, held_out = data.encode_all(checked.train, checked.valid, tokenizer, checked.template, config)
+    plan = memory.plan_run(config, checked.model_folder, learned.longest, machine.dtype.itemsize, machine.memory_bytes)
+    for line in (data.describe(checked.train, learned), machine.describe(), plan.describe(machine.memory_bytes)):
+        logger.info("%s", line)
+
+    base = model.load_base(checked.model_folder, config.quant, machine, config.hardware.attention)
+    if plan.keep_dequantized:
+        model.keep_dequantized(base)
+    adapted = model.add_adapter(base, config.lora, config.model.name, config.trainer.seed)
+    logger.info("%s", model.describe(adapted))
+
+    checkpoints = checked.folder / "checkpoints"
+    last = checkpoint.find_last_complete(checkpoints) if config.resume is Resume.auto else None
+    earlier = read_steps(checked.folder, checkpoint.step_of(last)) if last else []
+    callback = trainer.EventCallback(events, earlier)
+    arguments = trainer.build_arguments(config, machine, plan, checkpoints, has_valid=held_out is not None)
+    sft = trainer.build_trainer(adapted, tokenizer, learned, held_out, arguments, callback)
+    result = trainer.train(sft, callback, last)
+
+    manifest = AdapterManifest(
+        run_id=checked.run_id,
+        base=BaseIdentity.of(checked.model_folder),
+        method="sft",
+        lora=asdict(config.lora),
+        quantization={"kind": config.quant.kind.value, "double": config.quant.double, "dtype": str(machine.dtype)},
+        data=data.summarize_all(checked.train, learned, checked.valid, held_out),
+        seed=config.trainer.seed,
+        template_date=checked.template.date(config.data.template_date),
+        metrics=asdict(result),
+        versions=export.read_versions(),
+        created_at=int(time.time()),
+    )
+    export.publish_adapter(adapted, checked.folder / "adapter", manifest)
+    path = report.write_report(checked.folder, manifest, to_plain(config), sys.argv[1:], machine.name)
+    events.write("done", **asdict(result))
+    print(f"adapter: {checked.folder / 'adapter'}\nreport:  {path}\nnext:    {report.next_command(checked.run_id)}")
+
+
+if __name__ == "__main__":
+    run_app("train", main)
