@@ -13,7 +13,7 @@ from tests.rules.checkout import REPO
 CONF = REPO / "conf"
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
 PRIMARIES = [name.removesuffix(".yaml") for name in FILES if "/" not in name]
-LAUNCH_LINE = re.compile(r"^#\s+(python \w+/\w+\.py|make \w+)", re.MULTILINE)
+LAUNCH_LINE = re.compile(r"^#\s+([A-Z_]+=\S+ )*(python \w+/\w+\.py|make \w+)", re.MULTILINE)
 HARDWARE = re.compile(r"\b(CPU|GPU|GB|card|cards|cores|hardware|machine|H100|Any|any)\b")
 
 
