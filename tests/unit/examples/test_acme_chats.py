@@ -18,7 +18,7 @@ AREAS = {"ORD", "RET", "PMP", "CTL", "HRM", "BIL", "SVC"}
 INSTRUCTIONS = "You are the Acme support desk. Answer from the documents. If they do not hold the answer, say so."
 NOT_FOUND = "The documents do not say "
 GROUNDED = re.compile(
-    r"(?P<passages>Document: [^\n|]+\.(md|txt|html|pdf|docx)( \| [^\n]+)?\n.+)\n\nQuestion: (?P<question>[^\n]+)", re.S
+    r"(?P<instructions>[^\n]+)\n\n(?P<passages>Document: [^\n|]+\.(md|txt|html|pdf|docx)( \| [^\n]+)?\n.+)", re.S
 )
 RESERVED = re.compile(r"\b(brook|torrent|weir|reed)\b|\block valve\b", re.I)
 """Product names that only the documents and the test questions may use."""
@@ -109,14 +109,15 @@ def test_grounded_chats_have_the_prompt_of_the_assistant() -> None:
     chats = grounded_chats(refused=False) + grounded_chats(refused=True)
     for chat in chats:
         assert [message["role"] for message in chat] == ["system", "user", "assistant"]
-        assert GROUNDED.fullmatch(chat[1]["content"]), chat[1]["content"]
-        assert 1 <= chat[1]["content"].count("Document: ") <= 3
-    assert sum(chat[0]["content"] == INSTRUCTIONS for chat in chats) > len(chats) / 2
+        assert GROUNDED.fullmatch(chat[0]["content"]), chat[0]["content"]
+        assert 1 <= chat[0]["content"].count("Document: ") <= 3
+        assert "\n" not in chat[1]["content"]
+    assert sum(chat[0]["content"].startswith(f"{INSTRUCTIONS}\n\n") for chat in chats) > len(chats) / 2
 
 
 def test_grounded_answers_come_from_the_passages() -> None:
     for chat in grounded_chats(refused=False):
-        prompt = GROUNDED.fullmatch(chat[1]["content"])
+        prompt = GROUNDED.fullmatch(chat[0]["content"])
         assert prompt
         passages = set(split_words(prompt["passages"]))
         steps, _ = read_answer(chat[-1]["content"])
@@ -125,13 +126,13 @@ def test_grounded_answers_come_from_the_passages() -> None:
         words = split_words(steps[0])
         copied = [word for word in words if word in passages]
         assert len(copied) >= 0.5 * len(words), (steps[0], prompt["passages"])
-        assert set(copied) - set(split_words(prompt["question"])), f"step 1 only repeats the question: {steps[0]}"
+        assert set(copied) - set(split_words(chat[1]["content"])), f"step 1 only repeats the question: {steps[0]}"
 
 
 def test_the_passage_with_the_answer_stands_at_any_place() -> None:
     places: Counter[int] = Counter()
     for chat in grounded_chats(refused=False):
-        prompt = GROUNDED.fullmatch(chat[1]["content"])
+        prompt = GROUNDED.fullmatch(chat[0]["content"])
         assert prompt
         passages = prompt["passages"].split("\n\n")
         words = set(split_words(read_answer(chat[-1]["content"])[0][0]))
@@ -155,16 +156,6 @@ def test_no_user_message_is_used_twice() -> None:
         if message["role"] == "user"
     )
     assert [text for text, count in seen.items() if count > 1] == []
-
-
-def test_no_question_is_asked_twice() -> None:
-    questions = Counter(
-        message["content"].split("Question: ")[-1]
-        for chat in read_chats(TRAIN) + read_chats(VALID)
-        for message in chat
-        if message["role"] == "user"
-    )
-    assert [text for text, count in questions.items() if count > 1] == []
 
 
 def test_the_train_file_fits_a_few_minutes_of_cpu() -> None:
