@@ -1,0 +1,76 @@
+"""The catalogue: which names a request's `model` may hold, and what each stands for.
+
+A base model, its adapters (each by its own name `ft:<base>:<owner>:<suffix>:<id>` and by the alias that is its run id),
+assistants, and the embedder. Plain data, so that the routes can list it and the answering can resolve with it. Does not
+know how anything is served.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from core.errors import ModelNotFound
+
+
+class EntryKind(Enum):
+    """What a name stands for."""
+
+    BASE = "base"
+    ADAPTER = "adapter"
+    ALIAS = "alias"
+    ASSISTANT = "assistant"
+    EMBEDDER = "embedder"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in /v1/models.
+
+    Attributes:
+        name: What a request's `model` holds.
+        kind: What it stands for.
+        target: For an alias the adapter's own name, for an assistant its model's; else the name itself.
+        created: Unix seconds.
+        owner: Who made it.
+    """
+
+    name: str
+    kind: EntryKind
+    target: str
+    created: int
+    owner: str = "local"
+
+
+@dataclass(slots=True)
+class Catalog:
+    """All names that are served, in the order in which they are listed."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    def add(self, entry: Entry) -> None:
+        """Add a name; the caller has made sure that it is free."""
+        self.entries[entry.name] = entry
+
+    def get(self, name: str) -> Entry:
+        """Return what a name stands for.
+
+        Raises:
+            ModelNotFound: Nothing does; what is served is listed.
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            served = ", ".join(self.entries)
+            raise ModelNotFound(f"The model {name!r} does not exist. Served here: {served}.", param="model")
+        return entry
+
+    def resolve_chat(self, name: str) -> Entry:
+        """Return what answers a chat under a name: a base model, an adapter or an assistant.
+
+        Raises:
+            ModelNotFound: Nothing has that name, or what has it does not chat.
+        """
+        entry = self.get(name)
+        if entry.kind is EntryKind.ALIAS:
+            entry = self.get(entry.target)
+        if entry.kind is EntryKind.EMBEDDER:
+            raise ModelNotFound(f"The model {name!r} embeds texts and does not chat.", param="model")
+        return entry

@@ -1,0 +1,237 @@
+"""The engine: one vLLM server as a child process, started, watched, restarted and stopped.
+
+Owns the private folder with the socket, the adapters that must be loaded before the engine counts as ready, and
+the HTTP client that speaks to it. Knows vLLM's own routes for health and adapters; knows nothing of the gateway's
+routes and nothing of what the command starts, so that the tests can let it run their own fake vLLM.
+"""
+
+import asyncio
+import logging
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import httpx
+
+from core.errors import EngineError, EngineUnavailable
+from serve.engine_command import EngineCommand, EngineConfig
+from serve.engine_process import EngineProcess, launch
+
+logger = logging.getLogger(__name__)
+
+LOG_LINES_SHOWN = 12
+POLL_INTERVAL_S = 0.25
+HEALTH_FAILURES_ALLOWED = 3
+
+Progress = Callable[[float, str], None]
+"""Told now and then while the engine starts: seconds since the start, last line of its log."""
+
+
+class EngineState(Enum):
+    """Where the engine is in its life."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter that the engine must hold.
+
+    Attributes:
+        name: Its name in requests to the engine; never reused for other weights.
+        path: Its folder.
+    """
+
+    name: str
+    path: Path
+
+
+class Engine:
+    """A supervised vLLM server on a unix socket in a private folder."""
+
+    def __init__(self, config: EngineConfig, adapters: list[Adapter], log_path: Path) -> None:
+        """Prepare an engine; nothing runs until `start`.
+
+        Args:
+            config: Timeouts and back-off.
+            adapters: Loaded after every start, before the engine is ready.
+            log_path: Takes what the engine prints; begun anew by `start`, continued by restarts.
+        """
+        self.config = config
+        self.state = EngineState.STOPPED
+        self.restarts = 0
+        self.scratch = Path(tempfile.mkdtemp(prefix="loam-"))  # 0700, and short: a socket's path has at most 107 bytes
+        self._adapters = list(adapters)
+        self._log_path = log_path
+        self._process: EngineProcess | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._last_ready_s = 30.0
+        self._started_at = 0.0
+        self.client = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(self.socket), limits=httpx.Limits(max_connections=None)),
+            base_url="http://vllm",
+            timeout=httpx.Timeout(None, connect=2.0),
+        )
+
+    @property
+    def socket(self) -> Path:
+        """The unix socket that the engine listens on."""
+        return self.scratch / "vllm.sock"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that every request to the engine must carry."""
+        return {"authorization": f"Bearer {self._process.key}"} if self._process else {}
+
+    def check_ready(self) -> None:
+        """Let a request through only while the engine is ready.
+
+        Raises:
+            EngineUnavailable: It is not; with the seconds after which it should be.
+        """
+        if self.state is EngineState.READY:
+            return
+        retry_after_s = self.expected_wait_s()
+        raise EngineUnavailable(
+            f"The model server is {self.state.value}. Try again in about {retry_after_s} s.",
+            retry_after_s=retry_after_s,
+        )
+
+    def expected_wait_s(self) -> int:
+        """Return the whole seconds after which the engine should be ready, judging by its last start; at least 1."""
+        if self.state is EngineState.READY:
+            return 1
+        return max(1, math.ceil(self._last_ready_s - (time.monotonic() - self._started_at)))
+
+    async def start(self, command: EngineCommand, progress: Progress) -> None:
+        """Start the engine, wait until it is ready with all adapters, and watch over it from then on.
+
+        Args:
+            command: What to run; `--uds` and a fresh key are added at each start.
+            progress: Told how it goes.
+
+        Raises:
+            EngineUnavailable: It died or took too long; the message ends with its last log lines.
+            EngineError: It refused an adapter.
+        """
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._log_path.write_bytes(b"")
+        self.state = EngineState.STARTING
+        try:
+            await self._launch(command, progress)
+        except BaseException:
+            await self.stop()
+            raise
+        self._watcher = asyncio.create_task(self._watch(command), name="engine-watcher")
+
+    async def stop(self) -> None:
+        """Stop the engine and everything it started, and remove its folder. May be called twice."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+            self._watcher = None
+        self.state = EngineState.STOPPED
+        if self._process is not None:
+            await self._process.end(self.config.stop_timeout_s)
+        await self.client.aclose()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    async def _launch(self, command: EngineCommand, progress: Progress) -> None:
+        """Start the process, wait for its health, load the adapters."""
+        self._started_at = time.monotonic()
+        self._process = await launch(command, self.socket, self._log_path)
+        await self._wait_until_healthy(self._process, progress)
+        for adapter in self._adapters:
+            await self._load(adapter)
+        self._last_ready_s = time.monotonic() - self._started_at
+        self.state = EngineState.READY
+        logger.info("engine ready", extra={"seconds": round(self._last_ready_s, 1), "adapters": len(self._adapters)})
+
+    async def _wait_until_healthy(self, process: EngineProcess, progress: Progress) -> None:
+        while True:
+            elapsed = time.monotonic() - self._started_at
+            if process.exit_code is not None:
+                raise EngineUnavailable(
+                    f"wanted vLLM to start, found that it ended with code {process.exit_code} after "
+                    f"{elapsed:.0f} s. Its last lines ({self._log_path}):\n{self._read_log_tail()}"
+                )
+            if elapsed > self.config.start_timeout_s:
+                raise EngineUnavailable(
+                    f"wanted vLLM to be ready within {self.config.start_timeout_s:.0f} s (engine.start_timeout_s), "
+                    f"found it still starting. Its last lines ({self._log_path}):\n{self._read_log_tail()}"
+                )
+            if await self._is_healthy():
+                return
+            progress(elapsed, self._read_log_tail(1))
+            await asyncio.sleep(POLL_INTERVAL_S)
+
+    async def _is_healthy(self) -> bool:
+        try:
+            answer = await self.client.get("/health", headers=self.headers, timeout=10.0)
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == httpx.codes.OK
+
+    async def _load(self, adapter: Adapter) -> None:
+        """Load one adapter into the running engine.
+
+        Raises:
+            EngineError: The engine refused it.
+            EngineUnavailable: The engine is gone.
+        """
+        body = {"lora_name": adapter.name, "lora_path": str(adapter.path.resolve())}
+        try:
+            answer = await self.client.post("/v1/load_lora_adapter", json=body, headers=self.headers, timeout=300.0)
+        except httpx.HTTPError as error:
+            raise EngineUnavailable(f"vLLM did not answer while it loaded the adapter {adapter.name}.") from error
+        if answer.status_code != httpx.codes.OK:
+            raise EngineError(
+                f"wanted vLLM to load the adapter {adapter.name} from {adapter.path}, found a refusal: "
+                f"{answer.text[:500]}. Train it again, or leave it out of adapters=[…]."
+            )
+
+    async def _watch(self, command: EngineCommand) -> None:
+        """Restart the engine whenever it ends or stops answering, with a growing wait between failures."""
+        failures = 0
+        while True:
+            if self.state is EngineState.READY and self._process is not None:
+                await self._wait_for_end(self._process)
+                failures = 0
+                logger.error("engine is gone", extra={"last_lines": self._read_log_tail()})
+            self.state = EngineState.RESTARTING
+            self._started_at = time.monotonic()
+            self.restarts += 1
+            if self._process is not None:
+                await self._process.end(0.0)
+            if failures:
+                await asyncio.sleep(min(2.0 ** (failures - 1), self.config.backoff_max_s))
+            try:
+                await self._launch(command, lambda _seconds, _line: None)
+            except (EngineError, OSError) as error:
+                failures += 1
+                logger.error("engine did not come back", extra={"attempt": failures, "reason": str(error)})
+
+    async def _wait_for_end(self, process: EngineProcess) -> None:
+        """Return when the process has ended or its health has failed too often."""
+        failures = 0
+        while failures < HEALTH_FAILURES_ALLOWED:
+            if await process.wait(self.config.health_interval_s):
+                return
+            failures = 0 if await self._is_healthy() else failures + 1
+
+    def _read_log_tail(self, lines: int = LOG_LINES_SHOWN) -> str:
+        """Return the last lines of the engine's log, at most 8 KiB."""
+        with self._log_path.open("rb") as log:
+            log.seek(max(0, self._log_path.stat().st_size - 8192))
+            text = log.read().decode(errors="replace")
+        return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])

@@ -1,0 +1,74 @@
+"""What the routes share: the parts of one gateway, handed to `build_app` and found again through the request."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+
+from serve.catalog import Catalog
+from serve.engine import Engine
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts of one gateway.
+
+    Attributes:
+        engine: The vLLM server.
+        catalog: The names that are served.
+        first_byte_timeout_s: Longest wait for the first byte of a stream.
+        answer_timeout_s: Longest wait for a whole answer.
+    """
+
+    engine: Engine
+    catalog: Catalog
+    first_byte_timeout_s: float
+    answer_timeout_s: float
+
+
+def get_gateway(request: Request) -> Gateway:
+    """Return the gateway that a request came to."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+CurrentGateway = Annotated[Gateway, Depends(get_gateway)]
+
+
+class ClientGone(Exception):  # a condition, never shown to anybody
+    """The client closed the connection before there was an answer."""
+
+
+async def run_for_client(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do a request's work, and drop it as soon as the client is gone.
+
+    Args:
+        request: Its body has been read.
+        work: What to do; cancelled when the client goes away, which closes its request in vLLM.
+
+    Returns:
+        What the work returned.
+
+    Raises:
+        ClientGone: The client closed the connection.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        for unfinished in (task, watcher):
+            unfinished.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue

@@ -1,0 +1,167 @@
+"""Serve a base model, its adapters and assistants behind one OpenAI-compatible endpoint.
+
+    python serve/run.py [model=smollm2_135m] [adapters=[RUN_ID,…]] [gateway.port=8000]
+        [+assistants.NAME='{model: RUN_ID, stores: [STORE], instructions: …}'] [engine.*=…] [hardware=auto]
+
+Reads conf/serve.yaml. Everything is checked before anything starts, and all faults are named at once. Ctrl-C stops
+the gateway and vLLM and leaves no process behind.
+"""
+
+from core.offline import switch_offline
+
+switch_offline()
+
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from omegaconf import DictConfig
+
+from core.config import load_config, run_app
+from core.layout import DataDir
+from core.logs import configure_logging
+from serve.engine import Adapter, Engine
+from serve.engine_command import EngineConfig, build_command
+from serve.gateway import build_app
+from serve.gateway_state import Gateway
+from serve.hardware import fill_engine_config
+from serve.lock import lock_data_dir
+from serve.preflight import Plan, ServeConfig, make_plan
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_INTERVAL_S = 5.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: this program has them from its first second."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+def main(composed: DictConfig) -> None:
+    """Check, start, serve, stop."""
+    configure_logging("json")
+    config = load_config(composed, ServeConfig)
+    engine_config = fill_engine_config(config.engine)
+    data = DataDir(Path(config.paths.data_dir))
+    api_key = os.environ.get("LOAM_API_KEY") or None
+    with lock_data_dir(data.root):
+        plan = make_plan(config, data, api_key, set())
+        engine_config = dataclasses.replace(engine_config, max_lora_rank=plan.max_lora_rank)
+        print_plan(plan)
+        asyncio.run(serve(config, engine_config, data, plan, api_key))
+
+
+def print_plan(plan: Plan) -> None:
+    """Tell what will be served."""
+    say(f"base model   {plan.model.name}")
+    for adapter in plan.adapters:
+        say(f"adapter      {adapter.run_id}  ({adapter.name})")
+    for reason in plan.left_out:
+        say(f"left out     {reason}")
+
+
+async def serve(
+    config: ServeConfig, engine_config: EngineConfig, data: DataDir, plan: Plan, api_key: str | None
+) -> None:
+    """Start the engine and the gateway, and stop both when a signal comes."""
+    stop = asyncio.Event()
+    for number in STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    adapters = [Adapter(adapter.name, adapter.path) for adapter in plan.adapters]
+    engine = Engine(engine_config, adapters, data.root / "logs" / "vllm.log")
+    command = build_command(engine_config, plan.model, plan.model.name, plan.template_date, engine.scratch)
+    try:
+        progress = Progress()
+        if not await finish_unless_stopped(engine.start(command, progress.show), stop):
+            return
+        gateway = Gateway(engine, plan.catalog, engine_config.first_byte_timeout_s, config.gateway.answer_timeout_s)
+        app = build_app(gateway, api_key, config.gateway.max_body_mib * 2**20)
+        host, port = plan.listener.getsockname()[:2]
+        progress.end(f"ready        http://{host}:{port}/v1  (Ctrl-C stops it)")
+        await listen(app, config, plan, stop)
+    finally:
+        plan.listener.close()
+        await engine.stop()
+        say("stopped")
+
+
+async def finish_unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+    """Do some work, unless the program is told to stop before it is done; return whether it was finished."""
+    task = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return False
+
+
+async def listen(app: FastAPI, config: ServeConfig, plan: Plan, stop: asyncio.Event) -> None:
+    """Answer requests until the program is told to stop, then let running answers finish for a while."""
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=round(config.gateway.stop_timeout_s),
+        )
+    )
+    serving = asyncio.ensure_future(server.serve(sockets=[plan.listener]))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    server.should_exit = True
+    await serving
+
+
+class Progress:
+    """Shows how the engine's start goes: one changing line on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self._is_terminal = sys.stderr.isatty()
+        self._shown_s = 0.0
+
+    def show(self, seconds: float, line: str) -> None:
+        """Show the seconds since the start and the last line of the engine's log."""
+        text = f"starting     vLLM, {seconds:.0f} s  {line[-100:]}"
+        if self._is_terminal:
+            sys.stderr.write(f"\r\x1b[2K{text[: max(20, os.get_terminal_size(2).columns - 1)]}")
+            sys.stderr.flush()
+        elif seconds - self._shown_s >= PROGRESS_INTERVAL_S:
+            self._shown_s = seconds
+            say(text)
+
+    def end(self, text: str) -> None:
+        """Replace the changing line by a last one."""
+        if self._is_terminal:
+            sys.stderr.write("\r\x1b[2K")
+        say(text)
+
+
+def say(text: str) -> None:
+    """Tell people; machines read the log lines, which are JSON."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run_app("serve", main)

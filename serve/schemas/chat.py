@@ -1,0 +1,215 @@
+"""The body of POST /v1/chat/completions: which fields are served, ignored and refused, with their ranges.
+
+Served fields reach vLLM; ignored ones are OpenAI's fields that mean nothing on one's own machine: they are checked and
+dropped; every other field is refused by name. docs/api.md says the same in words. Does not know what they do.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from serve.schemas.strict import StrictModel, check_open_json
+
+INT64_MAX = 2**63 - 1
+MAX_TEXT = 4 * 2**20
+"""Characters of one message: past any context, so a sign of a mistake."""
+
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+OpenJson = Annotated[dict[str, Any], AfterValidator(check_open_json)]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+LogitBias = Annotated[
+    dict[Annotated[str, StringConstraints(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=300),
+]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+IGNORED_FIELDS = frozenset(
+    {
+        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "modalities",
+        "reasoning_effort", "verbosity",
+    }
+)  # fmt: skip
+"""Checked, then dropped."""
+
+
+class TextPart(StrictModel):
+    """A piece of a message's content; images, audio and files are refused, so that nothing is ever fetched."""
+
+    type: Literal["text"]
+    text: Text
+
+
+Content = Text | Annotated[list[TextPart], Field(min_length=1, max_length=256)]
+
+
+class SystemMessage(StrictModel):
+    """Instructions."""
+
+    role: Literal["system", "developer"]
+    content: Content
+    name: str | None = Field(None, max_length=64)
+
+
+class UserMessage(StrictModel):
+    """A question."""
+
+    role: Literal["user"]
+    content: Content
+    name: str | None = Field(None, max_length=64)
+
+
+class CalledFunction(StrictModel):
+    """What the model called earlier."""
+
+    name: FunctionName
+    arguments: Text
+
+
+class ToolCall(StrictModel):
+    """An earlier tool call of the assistant."""
+
+    id: str = Field(max_length=256)
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class AssistantMessage(StrictModel):
+    """An earlier answer; fields that our own answers carry are taken back and dropped."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    name: str | None = Field(None, max_length=64)
+    refusal: str | None = Field(None, exclude=True)
+    annotations: list[Any] | None = Field(None, max_length=1024, exclude=True)
+    audio: None = Field(None, exclude=True)
+    function_call: None = Field(None, exclude=True)
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+
+
+class ToolMessage(StrictModel):
+    """What a tool returned."""
+
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str = Field(max_length=256)
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+
+
+class FunctionDefinition(StrictModel):
+    """A function that the model may call."""
+
+    name: FunctionName
+    description: str | None = Field(None, max_length=16_384)
+    parameters: OpenJson | None = None
+    strict: bool | None = None
+
+
+class Tool(StrictModel):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedFunction(StrictModel):
+    """A function by name."""
+
+    name: FunctionName
+
+
+class NamedTool(StrictModel):
+    """The tool that the model must call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(StrictModel):
+    """A schema that the answer must follow."""
+
+    name: FunctionName
+    description: str | None = Field(None, max_length=16_384)
+    schema_: OpenJson = Field(alias="schema")
+    strict: bool | None = None
+
+
+class PlainFormat(StrictModel):
+    """Free text, or any JSON object."""
+
+    type: Literal["text", "json_object"]
+
+
+class SchemaFormat(StrictModel):
+    """JSON that follows a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class StreamOptions(StrictModel):
+    """What a stream carries besides the answer."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = Field(None, exclude=True)
+
+
+class ChatRequest(StrictModel):
+    """A chat completion request."""
+
+    model: ModelName
+    messages: Annotated[list[Message], Field(min_length=1, max_length=2048)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1, le=1_048_576)
+    max_completion_tokens: int | None = Field(None, ge=1, le=1_048_576)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    n: int | None = Field(None, ge=1, le=16)
+    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
+    seed: int | None = Field(None, ge=-INT64_MAX, le=INT64_MAX)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: LogitBias | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    # ignored, see IGNORED_FIELDS
+    user: str | None = Field(None, max_length=512)
+    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
+    store: bool | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    safety_identifier: str | None = Field(None, max_length=512)
+    prompt_cache_key: str | None = Field(None, max_length=512)
+    modalities: list[Literal["text"]] | None = Field(None, max_length=1)
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+    @model_validator(mode="after")
+    def check_together(self) -> "ChatRequest":
+        """Refuse fields that contradict each other."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        if self.tool_choice is not None and self.tools is None and self.tool_choice != "none":
+            raise ValueError("tool_choice needs tools")
+        return self
+
+    def to_upstream(self, model: str) -> bytes:
+        """Return the body that goes to vLLM: served fields that the client set, and the engine's name of the model."""
+        return self.model_copy(update={"model": model}).model_dump_json(
+            exclude_none=True, by_alias=True, exclude=set(IGNORED_FIELDS)
+        ).encode()  # fmt: skip
+
+
+def read_text(content: Content | None) -> str:
+    """Return a message's content as one text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part.text for part in content)
