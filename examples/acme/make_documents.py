@@ -179,7 +179,7 @@ def rule_table(block: Block) -> Table:
 
 
 def draw_page_number(canvas: Canvas, _document: BaseDocTemplate) -> None:
-    """Write the page's number at its foot; called after the page's text, so that it comes last in the extracted text."""
+    """Write the page's number at its foot, after the page's text, so that it comes last in the extracted text."""
     canvas.setFont("Helvetica", 8)
     canvas.drawRightString(A4[0] - 25 * mm, 15 * mm, f"Page {canvas.getPageNumber()}")
 
