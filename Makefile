@@ -47,8 +47,10 @@ types: setup  ## Check types (mypy, strict)
 docs: setup  ## Write docs/configuration.md from the configuration itself
 	@$(BIN)/python scripts/write_configuration_docs.py
 
-bench: setup  ## Measure retrieval, serving and training (options: make bench ARGS='retrieval')
-	@for bench in scripts/bench_*.py; do $(BIN)/python "$$bench" $(ARGS); done
+bench: setup  ## Run every scripts/bench_*.py (options: ARGS)
+	@shopt -s nullglob; benches=(scripts/bench_*.py); \
+		[ $${#benches[@]} -gt 0 ] || { echo "bench: wanted scripts/bench_*.py, found none in this version" >&2; exit 1; }; \
+		for bench in "$${benches[@]}"; do $(BIN)/python "$$bench" $(ARGS); done
 
 # A maintainer's target: the CPU lock needs torch's CPU wheel in reach (PIP_FIND_LINKS).
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet pyproject.toml --extra dev \

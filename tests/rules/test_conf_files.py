@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from core.config import load_config
+from core.errors import ConfigError
+from scripts.write_configuration_docs import load_schema
 from tests.rules.checkout import REPO
 
 CONF = REPO / "conf"
@@ -63,4 +66,18 @@ def test_a_file_composes_wherever_its_group_is_used(file: str) -> None:
     assert uses, f"conf/{file}: no primary configuration has its group"
     for primary, override in uses:
         composed = compose(primary, overrides=[override] if override else [])
-        OmegaConf.to_container(composed, resolve=True)
+        assert find_faults(composed, primary) == []
+
+
+def find_faults(composed: DictConfig, primary: str) -> list[str]:
+    """Return what the program's dataclass refuses; a value that only the user can give may be missing."""
+    try:
+        load_config(composed, load_schema(primary))
+    except ConfigError as error:
+        return [line for line in error.message.strip().splitlines() if ": missing." not in line]
+    return []
+
+
+def test_the_rule_sees_an_unknown_key() -> None:
+    composed = compose("train", overrides=["+trainer.bogus=1"])
+    assert find_faults(composed, "train") != []
