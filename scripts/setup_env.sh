@@ -4,12 +4,13 @@
 # Reads:  PYTHON (default python3.11), LOAM_SET=cpu|cuda (instead of asking nvidia-smi), LOAM_MIN_FREE_GB,
 #         pip's own PIP_FIND_LINKS, PIP_NO_INDEX, PIP_INDEX_URL, PIP_EXTRA_INDEX_URL and PIP_CERT, which uv does not
 #         read by itself, and UV_TORCH_BACKEND=cpu, which takes torch's CPU build from PyTorch's own index.
-# Quick when nothing changed: .venv/loam-setup holds the sha256 of what the environment was made from.
+# Quick when nothing changed: .venv/loam-setup holds the sha256 of what the environment was made from, and a change of
+# pyproject.toml alone installs only Loam itself anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly venv=.venv
-readonly stamp=$venv/loam-setup
+readonly stamp=$venv/loam-setup  # line 1: set, sha256 of the lock, folder; line 2: sha256 of pyproject.toml
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -47,7 +48,7 @@ check_disk() {
 
 # Made anew as well when the checkout was moved: the programs in .venv/bin hold its path.
 make_venv() {
-  [ "$(python_version $venv/bin/python)" = 3.11 ] && [[ "${old_stamp:-$PWD}" == *"$PWD" ]] && return
+  [ "$(python_version $venv/bin/python)" = 3.11 ] && [[ "${old_packages:-$PWD}" == *"$PWD" ]] && return
   say "making $venv with $("$python" --version)"
   "$python" -m venv --clear $venv || fail "a virtual environment in $venv" "python -m venv failed (above)" \
     "install Python's venv module (Debian, Ubuntu: apt install python3.11-venv), then make setup again"
@@ -99,21 +100,25 @@ python=${PYTHON:-python3.11}
 set_name=$(choose_set)
 lock=locks/$set_name.txt
 torch=$(grep '^torch==' "$lock")
-wanted_stamp="$set_name $(cat "$lock" pyproject.toml scripts/setup_env.sh | sha256sum | cut -d' ' -f1) $PWD"
-old_stamp=$(cat $stamp 2>/dev/null || true)
-if [ "$old_stamp" = "$wanted_stamp" ] && [ -x $venv/bin/python ]; then
+packages="$set_name $(cat "$lock" scripts/setup_env.sh | sha256sum | cut -d' ' -f1) $PWD"
+project=$(sha256sum <pyproject.toml | cut -d' ' -f1)
+old_packages=$(sed -n 1p $stamp 2>/dev/null || true)
+old_project=$(sed -n 2p $stamp 2>/dev/null || true)
+if [ "$old_packages" = "$packages" ] && [ "$old_project" = "$project" ] && [ -x $venv/bin/python ]; then
   exit 0
 fi
 
-check_python
-# What is installed already needs no second helping of disk.
-[ -n "$old_stamp" ] || check_disk "${LOAM_MIN_FREE_GB:-$([ "$set_name" = cuda ] && echo 16 || echo 8)}"
-rm -f $stamp
-make_venv
 pass_pip_settings
-install_uv
-install_torch_backend
-sync_lock
+if [ "$old_packages" != "$packages" ] || [ ! -x $venv/bin/python ]; then
+  check_python
+  # What is installed already needs no second helping of disk.
+  [ -n "$old_packages" ] || check_disk "${LOAM_MIN_FREE_GB:-$([ "$set_name" = cuda ] && echo 16 || echo 8)}"
+  rm -f $stamp
+  make_venv
+  install_uv
+  install_torch_backend
+  sync_lock
+fi
 $venv/bin/uv pip install --quiet --python $venv/bin/python --no-deps --no-build-isolation "${uv_flags[@]}" --editable .
-printf '%s\n' "$wanted_stamp" >$stamp
+printf '%s\n' "$packages" "$project" >$stamp
 say "ready: the $set_name set in $venv"
