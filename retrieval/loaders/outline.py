@@ -1,0 +1,141 @@
+"""The one place where text, headings, pages and tables become a Document, whatever the file format.
+
+Owns: cleaning of text, the heading path, the offsets of sections, the layout of table rows. Knows no file format.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from core.errors import InvalidFile
+from retrieval.document import Document, Section
+
+MAX_HEADING_CHARS = 200
+
+# Signs that no reader sees: control characters, lone surrogates, soft hyphens, zero-width and direction marks, tag
+# characters. They break words for the lexical index, and unseen text is a way to smuggle instructions to a model.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff"
+    "\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_LINE_ENDS = re.compile("\r\n|[\r\x0c\x85\u2028\u2029]")
+_SPACES = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
+_BLANK_LINES = re.compile(r"\n{3,}")
+_NUMBER = re.compile(r"[-+(]?[^\w\s]?\s?\d[\d.,:/\s]*[^\w\s]?\)?")
+
+
+def clean_text(text: str) -> str:
+    r"""Return text in NFC with "\n" line ends, plain spaces, no unseen signs, no outer or repeated empty lines."""
+    text = _SPACES.sub(" ", _UNSEEN.sub("", _LINE_ENDS.sub("\n", text)))
+    text = _BLANK_LINES.sub("\n\n", _TRAILING.sub("", unicodedata.normalize("NFC", text)))
+    return text.strip("\n") if text.strip() else ""
+
+
+def join_line(text: str) -> str:
+    """Return the text on one line, with single spaces."""
+    return " ".join(clean_text(text).split())
+
+
+class Outline:
+    """Collects a file's headings and paragraphs in reading order and builds the Document from them."""
+
+    def __init__(self) -> None:
+        self._path: list[tuple[int, str]] = []
+        self._page: int | None = None
+        self._parts: list[str] = []
+        self._length = 0
+        self._sections: list[Section] = []
+        self._is_open = False  # whether the last section still grows
+        self._titles: list[str] = []
+
+    def add_heading(self, level: int, title: str) -> None:
+        """Open a section; a heading of the same or a deeper level ends with it.
+
+        Args:
+            level: Depth from the outside, any integer; a document's own title may be 0.
+            title: The heading's text; nothing happens when it is blank.
+        """
+        title = join_line(title)[:MAX_HEADING_CHARS].rstrip()
+        if not title:
+            return
+        while self._path and self._path[-1][0] >= level:
+            self._path.pop()
+        self._path.append((level, title))
+        self._titles.append(title)
+        self._is_open = False
+
+    def start_page(self, number: int) -> None:
+        """Open a section for page `number` (from 1) under the heading path that holds already."""
+        self._page = number
+        self._is_open = False
+
+    def add_text(self, text: str) -> None:
+        """Add one or more paragraphs to the section that is open; nothing happens when the text is blank."""
+        text = clean_text(text)
+        if not text:
+            return
+        if self._parts:
+            self._parts.append("\n\n")
+            self._length += 2
+        start, self._length = self._length, self._length + len(text)
+        self._parts.append(text)
+        if self._is_open:
+            start = self._sections.pop().start
+        heading = " > ".join(title for _, title in self._path) or None
+        self._sections.append(Section(start, self._length, self._page, heading))
+        self._is_open = True
+
+    def build(self) -> Document:
+        """Return the document.
+
+        Raises:
+            InvalidFile: There is neither text nor a heading.
+        """
+        if not self._parts:
+            titles, self._titles, self._path = self._titles, [], []
+            self.add_text("\n\n".join(titles))  # headings alone are all that the file says
+        if not self._parts:
+            raise InvalidFile("The file holds no text.")
+        return Document("".join(self._parts), tuple(self._sections))
+
+
+def write_table(rows: Iterable[Sequence[str]]) -> str:
+    """Write a table so that every value stands beside its column's name, one row a line.
+
+    Leading rows with a single filled cell are kept as they are (a caption). The next row names the columns unless it
+    holds a number or is mostly empty.
+
+    Args:
+        rows: Cell texts, row by row; rows may differ in length.
+
+    Returns:
+        Lines such as "Product: Brook 12 | Price: £184"; without column names, "Brook 12 | £184".
+    """
+    filled = [[join_line(cell) for cell in row] for row in rows]
+    filled = [row for row in filled if any(row)]
+    lines: list[str] = []
+    if max((len(row) for row in filled), default=0) > 1:
+        while len(filled) > 1 and sum(map(bool, filled[0])) == 1:
+            lines.append(next(filter(None, filled.pop(0))))
+    names: list[str] = []
+    if len(filled) > 1 and is_header_row(filled[0]):
+        names = filled.pop(0)
+    for row in filled:
+        named = [*names, *[""] * (len(row) - len(names))]
+        lines.append(" | ".join(_name_cell(name, cell) for name, cell in zip(named, row, strict=False) if cell))
+    return "\n".join(lines)
+
+
+def is_header_row(row: Sequence[str]) -> bool:
+    """Tell whether a table's first row can name its columns: several filled cells, short, and no number alone."""
+    filled = [cell for cell in row if cell]
+    return (
+        len(filled) > 1
+        and len(filled) * 2 >= len(row)
+        and not any(_NUMBER.fullmatch(cell) or len(cell) > 80 for cell in filled)
+    )
+
+
+def _name_cell(name: str, cell: str) -> str:
+    return f"{name.rstrip(':')}: {cell}" if name and name != cell else cell
