@@ -15,6 +15,8 @@ from retrieval.loaders.office_package import OfficePackage, find_child, local_na
 from retrieval.loaders.outline import Outline, write_table
 
 _HEADING_NAME = re.compile(r"heading ([1-9])")
+_TYPED_MARK = re.compile(r"(?:\(?\d{1,3}[.)]|[•●▪◦‣–*-])\s")  # a list whose author typed the marks
+_TYPED_BULLET = re.compile(r"^[•●▪◦‣–*-]\s+")
 _SKIPPED = frozenset({"del", "moveFrom", "Fallback", "txbxContent", "instrText", "delText", "pPr", "sectPr"})
 _MAX_STYLE_DEPTH = 20
 
@@ -79,6 +81,8 @@ def _add_blocks(body: etree._Element, context: _Context, outline: Outline) -> No
             outline.add_heading(level, text)
         elif text and (mark := _read_mark(block, style, context)):
             items.append(mark + text.replace("\n", " "))
+        elif text and _TYPED_MARK.match(text):
+            items.append(_TYPED_BULLET.sub("- ", text))
         elif text:
             end_list()
             outline.add_text(text)

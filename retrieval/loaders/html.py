@@ -91,7 +91,7 @@ def load_markup(markup: str, outline: Outline) -> None:
     root = _find_content(page)
     if root.find(".//h1") is None:
         first_h1 = page.find(".//h1")
-        title = _write_inline(first_h1) if first_h1 is not None else page.findtext(".//title") or ""
+        title = _write_line(first_h1) if first_h1 is not None else page.findtext(".//title") or ""
         outline.add_heading(1, title)
     _Writer(outline).write_children(root)
 
@@ -137,7 +137,7 @@ class _Writer:
             return
         self._end_paragraph()
         if tag in _HEADINGS:
-            self._outline.add_heading(_HEADINGS[tag], _write_inline(element))
+            self._outline.add_heading(_HEADINGS[tag], _write_line(element))
         elif tag == "pre":
             self._outline.add_text(_keep_lines(element))
         elif tag in _LISTS:
@@ -148,7 +148,7 @@ class _Writer:
             self._outline.add_text(_write_html_table(element))
         elif tag in _BOILERPLATE and not self._is_article:
             for heading in element.iter("h1"):
-                self._outline.add_heading(1, _write_inline(heading))
+                self._outline.add_heading(1, _write_line(heading))
         else:
             was_article, self._is_article = self._is_article, self._is_article or tag in {"main", "article"}
             self.write_children(element)
@@ -186,6 +186,10 @@ def _write_inline(element: html.HtmlElement) -> str:
             parts.append(f" {inner} " if child.tag in _BLOCKS else inner)
         parts.append(child.tail or "")
     return "".join(parts)
+
+
+def _write_line(element: html.HtmlElement) -> str:
+    return join_line(_write_inline(element).replace("\x0b", " "))
 
 
 def _keep_lines(element: html.HtmlElement) -> str:
@@ -244,7 +248,7 @@ def _write_item(item: html.HtmlElement, indent: str, mark: str) -> Iterator[str]
 def _write_definitions(element: html.HtmlElement) -> Iterator[str]:
     term = ""
     for entry in element.iter("dt", "dd"):
-        text = join_line(_write_inline(entry))
+        text = _write_line(entry)
         if entry.tag == "dt":
             term = text
         elif text:
@@ -259,11 +263,11 @@ def _is_layout(table: html.HtmlElement) -> bool:
 
 def _write_html_table(table: html.HtmlElement) -> str:
     caption = table.find("caption")
-    lines = [] if caption is None else [join_line(_write_inline(caption))]
+    lines = [] if caption is None else [_write_line(caption)]
     rows = [row for row in table.iter("tr") if not _is_dropped(row)]
     if rows and all([cell.tag for cell in row if cell.tag in {"td", "th"}] in (["th", "td"], ["th"]) for row in rows):
         for row in rows:  # the names stand in the first column
-            cells = [join_line(_write_inline(cell)) for cell in row if cell.tag in {"td", "th"}]
+            cells = [_write_line(cell) for cell in row if cell.tag in {"td", "th"}]
             lines.append(": ".join(filter(None, cells)))
     else:
         lines.append(write_table(_spread_cells(rows)))
@@ -288,7 +292,7 @@ def _spread_cells(rows: list[html.HtmlElement]) -> list[list[str]]:
             if cell.tag not in {"td", "th"} or _is_dropped(cell):
                 continue
             fill_held()
-            text = join_line(_write_inline(cell))
+            text = _write_line(cell)
             for offset in range(_read_span(cell, "colspan")):
                 if (span := _read_span(cell, "rowspan")) > 1:
                     held[len(cells)] = (span - 1, text)

@@ -17,7 +17,16 @@ from retrieval.loaders.outline import Outline
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)?(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title:[ \t]*(.+)$", re.MULTILINE)
+_KNOWN_TAG = re.compile(r"</?[a-z]{1,10}/?>", re.IGNORECASE)
 _TAG = re.compile(r"<(?=/?([A-Za-z][\w:.-]*))")
+# The tags of static-site generators (Jekyll, Eleventy, Hugo). Code is matched first, so that it stays as it is.
+_TEMPLATE = re.compile(
+    r"(?P<code>^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)|`[^`\n]{1,500}`)"
+    r"|(?P<link>\]\()\s*(?:\{%[^%\n]{0,300}%\}|\{\{[^{}\n]{0,300}\}\})"
+    r"|\{%-?(?P<tag>[^%\n]{0,300})%\}",
+    re.MULTILINE | re.DOTALL,
+)
+_SPOKEN_ARGUMENT = re.compile(r"""["']([\w #@&'’-]+)["']""")
 
 
 def load_markdown(text: str, outline: Outline) -> None:
@@ -30,13 +39,20 @@ def load_markdown(text: str, outline: Outline) -> None:
     title = ""
     if front := _FRONT_MATTER.match(text):
         named = _FRONT_TITLE.search(front.group(1) or "")
-        title = named.group(1).strip().strip("\"'") if named else ""
+        title = _KNOWN_TAG.sub("", named.group(1).strip().strip("\"'")) if named else ""
         text = text[front.end() :]
-    body = _build_parser().render(text)
-    page = f"<html><head></head><body>{body}</body></html>"
-    if title and "<h1>" not in body:
-        outline.add_heading(1, title)
-    load_markup(page, outline)
+    body = _build_parser().render(_TEMPLATE.sub(_write_template, text))
+    load_markup(f"<html><head><title>{title}</title></head><body>{body}</body></html>", outline)
+
+
+def _write_template(match: re.Match[str]) -> str:
+    """Keep a tag's argument where it reads as text: {% channel "help-desk" %} names one, {% include "a.html" %} not."""
+    if match["code"]:
+        return match["code"]
+    if match["link"]:
+        return match["link"]
+    argument = _SPOKEN_ARGUMENT.search(match["tag"])
+    return argument.group(1) if argument else ""
 
 
 def _build_parser() -> MarkdownIt:

@@ -11,6 +11,7 @@ from core.errors import InvalidFile
 from retrieval.document import Document, Section
 
 MAX_HEADING_CHARS = 200
+_MAX_NAME_CHARS = 80  # of a table's column
 
 # Signs that no reader sees: control characters, lone surrogates, soft hyphens, zero-width and direction marks, tag
 # characters. They break words for the lexical index, and unseen text is a way to smuggle instructions to a model.
@@ -103,8 +104,7 @@ class Outline:
 def write_table(rows: Iterable[Sequence[str]]) -> str:
     """Write a table so that every value stands beside its column's name, one row a line.
 
-    Leading rows with a single filled cell are kept as they are (a caption). The next row names the columns unless it
-    holds a number or is mostly empty.
+    Rows before the one that names the columns are kept as they are: a caption, a note.
 
     Args:
         rows: Cell texts, row by row; rows may differ in length.
@@ -112,29 +112,54 @@ def write_table(rows: Iterable[Sequence[str]]) -> str:
     Returns:
         Lines such as "Product: Brook 12 | Price: £184"; without column names, "Brook 12 | £184".
     """
-    filled = [[join_line(cell) for cell in row] for row in rows]
-    filled = [row for row in filled if any(row)]
-    lines: list[str] = []
-    if max((len(row) for row in filled), default=0) > 1:
-        while len(filled) > 1 and sum(map(bool, filled[0])) == 1:
-            lines.append(next(filter(None, filled.pop(0))))
-    names: list[str] = []
-    if len(filled) > 1 and is_header_row(filled[0]):
-        names = filled.pop(0)
-    for row in filled:
-        named = [*names, *[""] * (len(row) - len(names))]
-        lines.append(" | ".join(_name_cell(name, cell) for name, cell in zip(named, row, strict=False) if cell))
+    filled = _fill_rows(rows)
+    above, names = _find_header(filled)
+    lines = [_write_row(row, []) for row in filled[:above]]
+    lines += [_write_row(row, names) for row in filled[above + bool(names) :]]
     return "\n".join(lines)
 
 
-def is_header_row(row: Sequence[str]) -> bool:
-    """Tell whether a table's first row can name its columns: several filled cells, short, and no number alone."""
+def find_column_names(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the cells of the row that names the columns; an empty list where none does."""
+    return _find_header(_fill_rows(rows))[1]
+
+
+def _fill_rows(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    cleaned = ([join_line(cell) for cell in row] for row in rows)
+    return [row for row in cleaned if any(row)]
+
+
+def _find_header(rows: list[list[str]]) -> tuple[int, list[str]]:
+    """Return how many rows stand above the header, and its cells.
+
+    The header is the first row after captions (all filled cells alike) and at most two notes (a cell too long for a
+    name). It has several filled cells, at least half of all, and no number alone; a label such as "Power:" in front
+    says that the names stand in the first column instead.
+    """
+    notes = 0
+    for above, row in enumerate(rows[:-1]):
+        filled = [cell for cell in row if cell]
+        is_note = max(map(len, filled)) > _MAX_NAME_CHARS
+        if len(set(filled)) > 1 and not (is_note and notes < 2):
+            is_header = (
+                not is_note
+                and len(filled) * 2 >= len(row)
+                and not row[0].endswith(":")
+                and not any(_NUMBER.fullmatch(cell) for cell in filled)
+            )
+            return above, row if is_header else []
+        notes += is_note
+    return 0, []
+
+
+def _write_row(row: Sequence[str], names: Sequence[str]) -> str:
     filled = [cell for cell in row if cell]
-    return (
-        len(filled) > 1
-        and len(filled) * 2 >= len(row)
-        and not any(_NUMBER.fullmatch(cell) or len(cell) > 80 for cell in filled)
-    )
+    if len(set(filled)) == 1 and len(row) > 1 and (len(filled) > 1 or not names):
+        return filled[0]  # one cell across the table
+    if len(filled) == 2 and filled[0].endswith(":") and not names:
+        return " ".join(filled)
+    named = [*names, *[""] * (len(row) - len(names))]
+    return " | ".join(_name_cell(name, cell) for name, cell in zip(named, row, strict=False) if cell)
 
 
 def _name_cell(name: str, cell: str) -> str:

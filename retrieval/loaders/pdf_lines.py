@@ -5,18 +5,23 @@ the lines mean: see retrieval.loaders.pdf.
 """
 
 import ctypes
+import math
+import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 
 import pypdfium2
 from pypdfium2 import raw
 
-BOLD_WEIGHT = 600
-_HYPHEN_AT_LINE_END = 0xFFFE  # PDFium's own sign, in the stream instead of the hyphen and the line break
-_CELL_GAP = 1.0  # in font sizes; justified text stays below
+_HYPHEN_AT_LINE_END = 2  # PDFium's own sign, in the stream instead of the hyphen and the line break
+_SPACE = 32
+_CELL_GAP = 1.1  # in font sizes: wider than any space between words
+_SENTENCE_GAP = 2.0  # TeX puts most of the white of a justified line after a full stop
 _COLUMN_JUMP = 3.0
+_BOLD_NAME = re.compile(r"bold|black|heavy|demi|cmbx|sfbx", re.IGNORECASE)
+_BOLD_WEIGHT = 600
 
 
 @dataclass(slots=True)
@@ -55,102 +60,148 @@ class Line:
 
 
 @dataclass(slots=True)
-class _OpenLine:
-    """Characters of the line that is being read."""
+class _Sign:
+    """One visible character; the box is turned so that the page's text runs from left to right."""
 
-    signs: list[tuple[int, float, float]] = field(default_factory=list)  # code, left, right
-    lows: list[float] = field(default_factory=list)
-    sizes: list[float] = field(default_factory=list)
-    bold: int = 0
-
-    def close(self, *, is_hyphenated: bool = False) -> Iterator[Line]:
-        """Yield the line unless it is blank, and begin the next."""
-        if self.sizes:
-            size = Counter(round(value * 2) / 2 for value in self.sizes).most_common(1)[0][0] or 1.0
-            cells = list(_cut_cells(self.signs, size))
-            if cells:
-                yield Line(cells, median(self.lows), size, self.bold * 2 > len(self.sizes), is_hyphenated)
-        self.signs, self.lows, self.sizes, self.bold = [], [], [], 0
+    code: int
+    index: int  # in PDFium's text page
+    left: float
+    low: float
+    right: float
+    size: float  # of the font, in points
+    turns: int  # quarter turns counter-clockwise
+    follows_space: bool
 
 
 def read_lines(page: pypdfium2.PdfPage) -> list[Line]:
-    """Return a page's lines in the order of its content, which is the reading order in all but a few files."""
+    """Return a page's lines in the order of its content, which is the reading order in all but a few files.
+
+    Text that runs in another direction than most of the page (a note along the rim) is left out.
+    """
     text_page = page.get_textpage()
     try:
-        lines = list(_iterate_lines(text_page, page.get_rotation()))
+        return _merge_rows(list(_cut_lines(list(_read_signs(text_page)), text_page)))
     finally:
         text_page.close()
-    return _merge_rows(lines)
 
 
-def _iterate_lines(text_page: pypdfium2.PdfTextPage, rotation: int) -> Iterator[Line]:
+def _read_signs(text_page: pypdfium2.PdfTextPage) -> Iterator[_Sign | None]:
+    """Yield the visible characters; None ends a line."""
     handle = text_page.raw
-    box = raw.FS_RECTF()
-    pointer = ctypes.byref(box)
-    line = _OpenLine()
+    box, matrix = raw.FS_RECTF(), raw.FS_MATRIX()
+    box_pointer, matrix_pointer = ctypes.byref(box), ctypes.byref(matrix)
+    follows_space = False
     for index in range(text_page.count_chars()):
         code = raw.FPDFText_GetUnicode(handle, index)
         if code in {10, 13}:
-            yield from line.close()
+            yield None
+        elif code in {0, _SPACE, 0xA0}:
+            follows_space = True
+        elif raw.FPDFText_GetLooseCharBox(handle, index, box_pointer):
+            raw.FPDFText_GetMatrix(handle, index, matrix_pointer)
+            turns = round(math.atan2(matrix.b, matrix.a) / (math.pi / 2)) % 4
+            size = raw.FPDFText_GetFontSize(handle, index) * math.hypot(matrix.a, matrix.b)
+            left, low, right = _turn(box, turns)
+            yield _Sign(code, index, left, low, right, size, turns, follows_space)
+            follows_space = False
+    yield None
+
+
+def _turn(box: raw.FS_RECTF, turns: int) -> tuple[float, float, float]:
+    """Return (left, low, right) of a box as one sees it when text turned so many times stands upright."""
+    return (
+        (box.left, box.bottom, box.right),
+        (box.bottom, -box.right, box.top),
+        (-box.right, -box.top, -box.left),
+        (-box.top, box.left, -box.bottom),
+    )[turns]
+
+
+def _cut_lines(signs: list[_Sign | None], text_page: pypdfium2.PdfTextPage) -> Iterator[Line]:
+    turns = Counter(sign.turns for sign in signs if sign).most_common(1)
+    line: list[_Sign] = []
+    for sign in signs:
+        if sign is not None and sign.turns != turns[0][0]:
             continue
-        if code == _HYPHEN_AT_LINE_END:
-            yield from line.close(is_hyphenated=True)
-            continue
-        if code in {0, 32, 0xA0} or not raw.FPDFText_GetLooseCharBox(handle, index, pointer):
-            if line.signs and code:
-                line.signs.append((32, line.signs[-1][2], line.signs[-1][2]))
-            continue
-        left, low, right, high = _turn(box, rotation)
-        size = high - low
-        if line.lows and (
-            abs(low - line.lows[-1]) > 0.8 * max(size, 1) or left < line.signs[-1][1] - _COLUMN_JUMP * size
-        ):
-            yield from line.close()
-        line.signs.append((code, left, right))
-        line.lows.append(low)
-        line.sizes.append(size)
-        line.bold += raw.FPDFText_GetFontWeight(handle, index) >= BOLD_WEIGHT
-    yield from line.close()
+        if line and (sign is None or sign.code == _HYPHEN_AT_LINE_END or _is_elsewhere(line[-1], sign)):
+            yield _close_line(line, text_page, is_hyphenated=sign is not None and sign.code == _HYPHEN_AT_LINE_END)
+            line = []
+        if sign is not None and sign.code != _HYPHEN_AT_LINE_END:
+            line.append(sign)
 
 
-def _turn(box: raw.FS_RECTF, rotation: int) -> tuple[float, float, float, float]:
-    """Return (left, low, right, high) as the reader of a turned page sees them; rotation in degrees clockwise."""
-    if rotation == 90:
-        return box.bottom, -box.right, box.top, -box.left
-    if rotation == 180:
-        return -box.right, -box.top, -box.left, -box.bottom
-    if rotation == 270:
-        return -box.top, box.left, -box.bottom, box.right
-    return box.left, box.bottom, box.right, box.top
+def _is_elsewhere(last: _Sign, sign: _Sign) -> bool:
+    """Tell whether a character stands on another line, or far to the left, as in the next column's cell."""
+    size = max(last.size, sign.size, 1.0)
+    return abs(sign.low - last.low) > 0.8 * size or sign.left < last.left - _COLUMN_JUMP * size
 
 
-def _cut_cells(signs: list[tuple[int, float, float]], size: float) -> Iterator[Cell]:
+def _close_line(signs: list[_Sign], text_page: pypdfium2.PdfTextPage, *, is_hyphenated: bool) -> Line:
+    size = Counter(round(sign.size * 2) / 2 for sign in signs).most_common(1)[0][0] or 1.0
+    samples = {signs[0].index, signs[len(signs) // 2].index, signs[-1].index}
+    bold = sum(_is_bold(text_page, index) for index in samples)
+    return Line(
+        list(_cut_cells(signs, size)), median(sign.low for sign in signs), size, bold * 2 > len(samples), is_hyphenated
+    )
+
+
+def _is_bold(text_page: pypdfium2.PdfTextPage, index: int) -> bool:
+    """Tell by the font's weight, or by its name: many files give no weight."""
+    if raw.FPDFText_GetFontWeight(text_page.raw, index) >= _BOLD_WEIGHT:
+        return True
+    name = ctypes.create_string_buffer(128)
+    raw.FPDFText_GetFontInfo(text_page.raw, index, name, len(name), ctypes.byref(ctypes.c_int()))
+    return _BOLD_NAME.search(name.value.decode("utf-8", "replace")) is not None
+
+
+def _cut_cells(signs: list[_Sign], size: float) -> Iterator[Cell]:
     """Cut a line where a gap is wider than any space between words."""
-    codes: list[int] = []
-    x0 = x1 = 0.0
-    for code, left, right in signs:
-        if codes and code != 32 and left - x1 > _CELL_GAP * size:
-            yield from _close_cell(codes, x0, x1)
-            codes = []
-        if not codes:
-            x0, x1 = left, right
-        codes.append(code)
-        x0, x1 = min(x0, left), max(x1, right)
-    yield from _close_cell(codes, x0, x1)
+    cell: list[_Sign] = []
+    right = 0.0
+    for sign in signs:
+        if cell:
+            limit = _SENTENCE_GAP if chr(cell[-1].code) in ".,:;!?" else _CELL_GAP
+            if sign.left - right > limit * size:
+                yield _close_cell(cell)
+                cell = []
+        right = max(right, sign.right) if cell else sign.right
+        cell.append(sign)
+    yield _close_cell(cell)
 
 
-def _close_cell(codes: list[int], x0: float, x1: float) -> Iterator[Cell]:
+def _close_cell(signs: list[_Sign]) -> Cell:
+    codes = "".join((" " if sign.follows_space else "") + chr(sign.code) for sign in signs)
     # PDFium gives signs beyond the basic plane as two surrogates, which UTF-16 puts together again.
-    text = "".join(map(chr, codes)).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if text.strip():
-        yield Cell(" ".join(text.split()), x0, x1)
+    text = codes.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return Cell(" ".join(text.split()), min(sign.left for sign in signs), max(sign.right for sign in signs))
 
 
 def _merge_rows(lines: list[Line]) -> list[Line]:
-    """Put a page that is one big table back into rows: some programs write such a page column by column.
+    """Put the cells of table rows together that the file keeps apart, in two steps.
 
-    Columns of prose look alike from afar; their cells are longer than those of a table.
+    What stands right of the line before belongs to it. A page that is one big table written column by column is sorted
+    into rows; columns of prose look alike from afar, but their cells are longer.
     """
+    joined: list[Line] = []
+    for line in lines:
+        last = joined[-1] if joined else None
+        if last and abs(last.y - line.y) < 0.5 * last.size and line.x0 - last.x1 >= 0 and not last.is_hyphenated:
+            is_touching = line.x0 - last.x1 < _CELL_GAP * last.size
+            joined[-1] = _join_lines(last, line, is_touching=is_touching)
+        else:
+            joined.append(line)
+    return _sort_table(joined)
+
+
+def _join_lines(last: Line, line: Line, *, is_touching: bool) -> Line:
+    cells = [*last.cells, *line.cells]
+    if is_touching:
+        middle = Cell(f"{last.cells[-1].text} {line.cells[0].text}", last.cells[-1].x0, line.cells[0].x1)
+        cells = [*last.cells[:-1], middle, *line.cells[1:]]
+    return Line(cells, last.y, max(last.size, line.size), last.is_bold and line.is_bold, line.is_hyphenated)
+
+
+def _sort_table(lines: list[Line]) -> list[Line]:
     rows: list[list[Line]] = []
     for line in sorted(lines, key=lambda line: -line.y):
         if rows and abs(rows[-1][0].y - line.y) < 0.5 * line.size:
@@ -162,8 +213,12 @@ def _merge_rows(lines: list[Line]) -> list[Line]:
         return lines
     if sum(len(cell.text) for cell in cells) > 28 * len(cells):
         return lines
-    merged = []
-    for row in rows:
-        ordered = sorted((cell for line in row for cell in line.cells), key=lambda cell: cell.x0)
-        merged.append(Line(ordered, row[0].y, row[0].size, all(line.is_bold for line in row)))
-    return merged
+    return [
+        Line(
+            sorted((cell for line in row for cell in line.cells), key=lambda cell: cell.x0),
+            row[0].y,
+            row[0].size,
+            all(line.is_bold for line in row),
+        )
+        for row in rows
+    ]

@@ -50,11 +50,22 @@ def decode_text(data: bytes, declared: str | None = None) -> str:
             continue  # not this one: the next is tried
     if b"\0" in data:
         raise UnsupportedFile("The file is binary, of a kind that Loam does not read.")
-    best = from_bytes(data[:_SAMPLE_BYTES]).best()
+    # A sample may end inside a character, and a long file may hold a stray byte: one lost sign is no reason to refuse.
+    return data.decode(_guess_legacy_encoding(data[:_SAMPLE_BYTES]), errors="replace")
+
+
+def _guess_legacy_encoding(sample: bytes) -> str:
+    """Return the likeliest encoding; among equals Windows-1252, the commonest by far of those that look alike.
+
+    Raises:
+        UnsupportedFile: No encoding makes text of the sample.
+    """
+    matches = from_bytes(sample)
+    best = matches.best()
     if best is None:
         raise UnsupportedFile("The file is not text in any known encoding. Save it as UTF-8.")
-    # A sample may end inside a character, and a long file may hold a stray byte: one lost sign is no reason to refuse.
-    return data.decode(best.encoding, errors="replace")
+    western = next((match for match in matches if match.encoding == "cp1252"), None)
+    return "cp1252" if western is not None and western.chaos <= best.chaos else best.encoding
 
 
 def _guess_wide_encoding(data: bytes) -> str | None:
