@@ -1,0 +1,112 @@
+"""Chats become token ids and labels: exactly the assistant's turns are learned, the stop token among them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from core.errors import NotFound, TrainingDataError
+from tests.fakes.byte_tokenizer import make_byte_tokenizer
+from tests.unit.train.test_template import chats
+from train.data import IGNORED, ChatFile, Encoded, describe, encode_chat, encode_chats, read_chats, summarize
+from train.template import LLAMA_3_2, SMOLLM2, TrainingTemplate
+
+TOKENIZER = make_byte_tokenizer()
+DATE = "26 Jul 2024"
+GOOD: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+
+
+def write_rows(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def learned_text(row: dict[str, Any], template: TrainingTemplate) -> str:
+    example = encode_chat(row, TOKENIZER, template, template.date(DATE))
+    for token, label in zip(example["input_ids"], example["labels"], strict=True):
+        assert label in (token, IGNORED)
+    return str(TOKENIZER.decode([label for label in example["labels"] if label != IGNORED]))
+
+
+@given(chats())
+def test_chatml_learns_the_answers_and_their_stop_tokens(messages: list[dict[str, Any]]) -> None:
+    answers = [m["content"] for m in messages if m["role"] == "assistant" and m.get("weight") != 0]
+    assert learned_text({"messages": messages}, SMOLLM2) == "".join(answer + "<|im_end|>" for answer in answers)
+
+
+@given(chats())
+def test_llama_learns_the_answers_and_their_stop_tokens(messages: list[dict[str, Any]]) -> None:
+    answers = [m["content"] for m in messages if m["role"] == "assistant" and m.get("weight") != 0]
+    assert learned_text({"messages": messages}, LLAMA_3_2) == "".join(a.strip() + "<|eot_id|>" for a in answers)
+
+
+def test_llama_learns_a_tool_call_with_arguments_as_openai_sends_them() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Ulm"}'}}
+    row = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]}
+    assert learned_text(row, LLAMA_3_2) == '{"name": "weather", "parameters": {"town": "Ulm"}}<|eot_id|>'
+
+
+def test_the_date_is_the_one_given() -> None:
+    example = encode_chat(GOOD, TOKENIZER, LLAMA_3_2, "01 Jan 2031")
+    assert "Today Date: 01 Jan 2031" in TOKENIZER.decode(example["input_ids"])
+
+
+def test_rows_keep_their_line_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps(GOOD) + "\n\n" + json.dumps(GOOD) + "\n", encoding="utf-8")
+    assert read_chats(path, SMOLLM2).lines == [1, 3]
+
+
+def test_every_faulty_row_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"messages": []}\nnot json\n' + json.dumps(GOOD) + '\n{"messages": 3}\n', encoding="utf-8")
+    with pytest.raises(TrainingDataError, match=r"3 faults(?s:.*)line 1(?s:.*)line 2(?s:.*)line 4"):
+        read_chats(path, SMOLLM2)
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDataError, match="at least one chat"):
+        read_chats(write_rows(tmp_path / "chats.jsonl"), SMOLLM2)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        read_chats(tmp_path / "chats.jsonl", SMOLLM2)
+
+
+def test_tools_are_refused_where_the_template_has_no_form_for_them(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "chats.jsonl", {**GOOD, "tools": [{"type": "function"}]})
+    with pytest.raises(TrainingDataError, match=r"line 1(?s:.*)no form for tools"):
+        read_chats(path, SMOLLM2)
+    assert len(read_chats(path, LLAMA_3_2).rows) == 1
+
+
+def encode(max_length: int, *rows: dict[str, Any]) -> Encoded:
+    file = ChatFile(Path("chats.jsonl"), "0" * 64, list(range(1, len(rows) + 1)), list(rows))
+    return encode_chats(file, TOKENIZER, SMOLLM2, max_length=max_length, date=None)
+
+
+def test_long_rows_are_cut_and_counted() -> None:
+    whole = encode(10_000, GOOD)
+    longer = {"messages": [GOOD["messages"][0], {"role": "assistant", "content": "Hello" * 50}]}
+    cut = encode(whole.longest, GOOD, longer)
+    assert cut.cut_lines == [2]
+    assert cut.longest > whole.longest
+    assert [len(example["input_ids"]) for example in cut.examples] == [whole.longest] * 2
+    file = ChatFile(Path("chats.jsonl"), "0" * 64, [1, 2], [GOOD, longer])
+    assert "1 rows lost their end at trainer.max_length (lines 2)" in describe(file, cut)
+    assert summarize(file, cut)["cut_rows"] == 1
+
+
+def test_a_row_with_nothing_left_to_learn_is_refused_with_its_line() -> None:
+    question = {"messages": [{"role": "user", "content": "?" * 200}, GOOD["messages"][1]]}
+    with pytest.raises(TrainingDataError, match=r"1 fault(?s:.*)line 2"):
+        encode(150, GOOD, question)
+
+
+def test_tokens_are_counted() -> None:
+    encoded = encode(10_000, GOOD)
+    assert encoded.trained_tokens == len("Hello") + 1
+    assert encoded.tokens == len(encoded.examples[0]["input_ids"])

@@ -1,0 +1,53 @@
+"""A run's folder belongs to one process, and its events tell how the run ended."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from core.errors import ConfigError, Conflict
+from core.events import EventWriter, read_events
+from train.folder import claim_folder, read_steps, record_failure
+
+
+def test_a_claimed_folder_holds_the_configuration(tmp_path: Path) -> None:
+    with claim_folder(tmp_path / "run", {"run_id": "mine", "name": "Grüße"}):
+        assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == {"run_id": "mine", "name": "Grüße"}
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    with (
+        claim_folder(tmp_path / "run", {}),
+        pytest.raises(Conflict, match="another process"),
+        claim_folder(tmp_path / "run", {}),
+    ):
+        pytest.fail("the folder was claimed twice")
+    with claim_folder(tmp_path / "run", {}):
+        assert (tmp_path / "run").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("a: wanted b"), "invalid_config"),
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(143), "interrupted"),
+        (RuntimeError("broken"), "internal_error"),
+    ],
+)
+def test_a_failure_is_recorded_and_goes_on(tmp_path: Path, error: BaseException, code: str) -> None:
+    path = tmp_path / "events.jsonl"
+    with EventWriter(path) as events, pytest.raises(type(error)), record_failure(events):
+        raise error
+    (event,) = read_events(path)
+    assert (event["type"], event["code"]) == ("error", code)
+
+
+def test_a_step_done_twice_counts_once(tmp_path: Path) -> None:
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        for step, loss in [(1, 3.0), (2, 2.0), (3, 1.5), (2, 1.9)]:
+            events.write("step", step=step, loss=loss)
+        events.write("log", message="not a step")
+    assert [(event["step"], event["loss"]) for event in read_steps(tmp_path)] == [(1, 3.0), (2, 1.9), (3, 1.5)]
+    assert [event["step"] for event in read_steps(tmp_path, last_step=2)] == [1, 2]
+    assert read_steps(tmp_path / "nowhere") == []
