@@ -27,6 +27,7 @@ from core.layout import write_file
 
 SCHEMAS = {
     "train": ("train.config", "TrainConfig"),
+    "retrieval": ("retrieval.config", "RetrievalConfig"),
     "serve": ("serve.preflight", "ServeConfig"),
 }
 """The dataclass that reads each primary configuration, by module and name."""
@@ -142,11 +143,12 @@ def read_yaml_comments(path: Path) -> dict[str, str]:
     comments: dict[str, str] = {}
     above: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        match = re.match(r"( *)(\w+):[^#]*(?:#\s*(.*))?$", line)
-        if match:
-            above = [*above[: len(match[1]) // 2], match[2]]
-            if match[3]:
-                comments[".".join(above)] = match[3]
+        key = re.match(r"( *)(\w+):", line)
+        comment = re.search(r"\s#\s+(.*)$", line)
+        if key:
+            above = [*above[: len(key[1]) // 2], key[2]]
+            if comment:
+                comments[".".join(above)] = comment[1]
     return comments
 
 

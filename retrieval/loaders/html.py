@@ -268,7 +268,7 @@ def _write_html_table(table: html.HtmlElement) -> str:
     if rows and all([cell.tag for cell in row if cell.tag in {"td", "th"}] in (["th", "td"], ["th"]) for row in rows):
         for row in rows:  # the names stand in the first column
             cells = [_write_line(cell) for cell in row if cell.tag in {"td", "th"}]
-            lines.append(": ".join(filter(None, cells)))
+            lines.append(": ".join(filter(None, (cells[0].rstrip(":"), *cells[1:]))))
     else:
         lines.append(write_table(_spread_cells(rows)))
     return "\n".join(filter(None, lines))

@@ -140,7 +140,8 @@ def _find_header(rows: list[list[str]]) -> tuple[int, list[str]]:
     for above, row in enumerate(rows[:-1]):
         filled = [cell for cell in row if cell]
         is_note = max(map(len, filled)) > _MAX_NAME_CHARS
-        if len(set(filled)) > 1 and not (is_note and notes < 2):
+        is_caption = len(set(filled)) == 1 and bool(row[0])
+        if not is_caption and not (is_note and notes < 2):
             is_header = (
                 not is_note
                 and len(filled) * 2 >= len(row)

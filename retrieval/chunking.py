@@ -1,0 +1,155 @@
+"""Cutting a document into chunks: by structure first, in the embedder's tokens, with exact offsets.
+
+A section is cut only where it is too long: between paragraphs, then between lines (list items, table rows), then
+between sentences, then between words. Chunks never cross a section, so each has one heading and one page. Together they
+cover every character that is not blank. Does not know how text is embedded; it only counts tokens.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from retrieval.config import ChunkingConfig
+from retrieval.document import Document, Section
+
+TokenStarts = Callable[[str], Sequence[int]]
+"""Where each token of a text starts, as rising character offsets."""
+
+SEPARATORS = (
+    re.compile(r"\n[^\S\n]*\n\s*"),  # between paragraphs
+    re.compile(r"\n\s*"),  # between lines: list items, table rows
+    re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+"),  # between sentences
+    re.compile(r"\s+"),  # between words
+)
+SENTENCE_LEVEL = 2
+"""Index of the separator from which on a cut goes through a paragraph, so that the next chunk repeats a little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A slice of a document.
+
+    Attributes:
+        start: First character, as an offset into the document's text.
+        end: One past the last.
+        page: The section's.
+        heading: The section's.
+    """
+
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A stretch that stays together. `level` names the separator before it; 0 is the coarsest."""
+
+    start: int
+    end: int
+    level: int
+
+
+def cut_document(document: Document, config: ChunkingConfig, token_starts: TokenStarts) -> list[Chunk]:
+    """Cut a document into chunks.
+
+    Args:
+        document: Text and sections.
+        config: Longest chunk and overlap, in tokens.
+        token_starts: The embedder's tokenizer.
+
+    Returns:
+        Chunks in order. Each is a slice without blanks at its ends; what lies between them is blank.
+    """
+    chunks: list[Chunk] = []
+    for section in document.sections:
+        chunks += _cut_section(document.text, section, config, token_starts)
+    return chunks
+
+
+def _cut_section(text: str, section: Section, config: ChunkingConfig, token_starts: TokenStarts) -> Iterator[Chunk]:
+    start, end = _strip(text, section.start, section.end)
+    if start == end:
+        return
+    starts = [start + offset for offset in token_starts(text[start:end])]
+
+    def count(first: int, last: int) -> int:
+        return bisect_left(starts, last) - bisect_left(starts, first)
+
+    pieces = list(_split(text, _Piece(start, end, 0), 0, count, config.max_tokens))
+    for first, last in _pack(pieces, count, config):
+        yield Chunk(*_strip(text, first, last), section.page, section.heading)
+
+
+def _strip(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the stretch without the blanks at its ends."""
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
+def _split(text: str, piece: _Piece, level: int, count: Callable[[int, int], int], limit: int) -> Iterator[_Piece]:
+    """Yield the pieces of a stretch, none longer than the limit, split no finer than needed."""
+    if count(piece.start, piece.end) <= limit:
+        yield piece
+        return
+    if level == len(SEPARATORS):
+        yield from _split_word(piece, count, limit)
+        return
+    begin, outer = piece.start, piece.level
+    for separator in SEPARATORS[level].finditer(text, piece.start, piece.end):
+        if begin < separator.start():
+            yield from _split(text, _Piece(begin, separator.end(), outer), level + 1, count, limit)
+            begin, outer = separator.end(), level
+    if begin < piece.end:
+        yield from _split(text, _Piece(begin, piece.end, outer), level + 1, count, limit)
+
+
+def _split_word(piece: _Piece, count: Callable[[int, int], int], limit: int) -> Iterator[_Piece]:
+    """Yield a word of more tokens than the limit in halves: long identifiers, text without spaces."""
+    if count(piece.start, piece.end) <= limit or piece.end - piece.start == 1:
+        yield piece
+        return
+    middle = (piece.start + piece.end) // 2
+    yield from _split_word(_Piece(piece.start, middle, piece.level), count, limit)
+    yield from _split_word(_Piece(middle, piece.end, len(SEPARATORS)), count, limit)
+
+
+def _pack(
+    pieces: Sequence[_Piece], count: Callable[[int, int], int], config: ChunkingConfig
+) -> Iterator[tuple[int, int]]:
+    """Yield stretches of whole pieces, of about equal length, none longer than the limit.
+
+    A stretch that begins inside a paragraph repeats the end of the one before, within the overlap.
+    """
+    total = count(pieces[0].start, pieces[-1].end)
+    target = total / -(-total // config.max_tokens)  # so that no small rest is left over at the end
+    first = 0
+    for index, piece in enumerate(pieces):
+        if index == first:
+            continue
+        length = count(pieces[first].start, pieces[index - 1].end)
+        grown = count(pieces[first].start, piece.end)
+        if grown > config.max_tokens or grown - target > target - length:
+            yield pieces[first].start, pieces[index - 1].end
+            first = _step_back(pieces, index, first, count, config)
+    yield pieces[first].start, pieces[-1].end
+
+
+def _step_back(
+    pieces: Sequence[_Piece], index: int, earlier: int, count: Callable[[int, int], int], config: ChunkingConfig
+) -> int:
+    """Return the piece that the next stretch begins with: the one at `index`, or one before it as an overlap."""
+    first = index
+    while (
+        pieces[first].level >= SENTENCE_LEVEL
+        and first - 1 > earlier
+        and count(pieces[first - 1].start, pieces[index].start) <= config.overlap_tokens
+        and count(pieces[first - 1].start, pieces[index].end) <= config.max_tokens
+    ):
+        first -= 1
+    return first

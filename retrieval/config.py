@@ -1,0 +1,223 @@
+"""What retrieval can be told: the schema, the defaults and the ranges of conf/retrieval.yaml and its groups.
+
+Plain Python, so that a wrong value is refused before anything heavy is imported. serve/ builds a Searcher from the same
+dataclasses. Does not know what the machine has.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from core.errors import ConfigError
+from core.layout import check_name
+
+MAX_K = 1000
+
+
+class Action(Enum):
+    """What retrieval/run.py does."""
+
+    ingest = "ingest"
+    search = "search"
+    status = "status"
+    rebuild = "rebuild"
+
+
+class Output(Enum):
+    """How results are printed: a table for people, one JSON object a line for programs."""
+
+    table = "table"
+    json = "json"
+
+
+class Device(Enum):
+    """Where the embedder and the reranker run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class IndexDevice(Enum):
+    """Where FAISS keeps the vectors; `auto` takes the GPU where FAISS has one that works."""
+
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class FusionMethod(Enum):
+    """How lexical and dense scores become one: weighted sum of normalised scores, or reciprocal ranks."""
+
+    weighted = "weighted"
+    rrf = "rrf"
+
+
+def check_ranges(prefix: str, values: dict[str, tuple[float | None, float, float]]) -> None:
+    """Refuse numbers out of range, all at once; None passes, it means «not set».
+
+    Args:
+        prefix: The group's name.
+        values: Value, least and largest by key.
+
+    Raises:
+        ConfigError: One or more values lie outside; each is named with its range.
+    """
+    faults = [
+        f"{prefix}.{key}: wanted {low:g} to {high:g}, found {value:g}"
+        for key, (value, low, high) in values.items()
+        if value is not None and not low <= value <= high
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults), param=prefix)
+
+
+@dataclass(slots=True)
+class PathsConfig:
+    """Where everything is kept.
+
+    Attributes:
+        data_dir: The data directory; relative to the working directory.
+    """
+
+    data_dir: str = "data"
+
+
+@dataclass(slots=True)
+class EmbedderConfig:
+    """Which model turns text into vectors, and how it is run.
+
+    Attributes:
+        name: Name of its folder under models/, in sentence-transformers' layout.
+        device: Where it runs; `auto`: a CUDA card where torch sees one, else the CPU.
+        batch_size: Texts at once.
+        query_prefix: What the model wants before a query (E5: `query: `).
+        passage_prefix: What the model wants before a passage (E5: `passage: `).
+    """
+
+    name: str = "all-minilm-l6-v2"
+    device: Device = Device.auto
+    batch_size: int = 32
+    query_prefix: str = ""
+    passage_prefix: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the name and the range."""
+        check_name(self.name, "embedder.name")
+        check_ranges("embedder", {"batch_size": (self.batch_size, 1, 4096)})
+
+
+@dataclass(slots=True)
+class ChunkingConfig:
+    """How documents are cut.
+
+    Attributes:
+        max_tokens: Longest chunk, in the embedder's tokens, its heading not counted.
+        overlap_tokens: Most that two chunks share where a single paragraph had to be cut; whole sentences.
+    """
+
+    max_tokens: int = 200
+    overlap_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        check_ranges(
+            "chunking",
+            {
+                "max_tokens": (self.max_tokens, 16, 4096),
+                "overlap_tokens": (self.overlap_tokens, 0, self.max_tokens // 2),
+            },
+        )
+
+
+@dataclass(slots=True)
+class SearchConfig:
+    """How chunks are found and ordered.
+
+    Attributes:
+        fusion: How the two scores become one.
+        dense_weight: Share of the dense score in the sum, 0 to 1; the lexical one has the rest.
+        candidates: Best chunks that each side brings before they are fused.
+        index_device: Where FAISS keeps the vectors.
+        reranker: Name of a cross-encoder's folder under models/; null: none.
+        rerank_depth: Fused chunks that the reranker reads.
+    """
+
+    fusion: FusionMethod = FusionMethod.weighted
+    dense_weight: float = 0.6
+    candidates: int = 100
+    index_device: IndexDevice = IndexDevice.auto
+    reranker: str | None = None
+    rerank_depth: int = 20
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        check_ranges(
+            "search",
+            {
+                "dense_weight": (self.dense_weight, 0, 1),
+                "candidates": (self.candidates, 1, 10_000),
+                "rerank_depth": (self.rerank_depth, 1, 1000),
+            },
+        )
+        if self.reranker is not None:
+            check_name(self.reranker, "search.reranker")
+
+
+@dataclass(slots=True)
+class ParsingConfig:
+    """What parsing one file may cost, in a child process.
+
+    Attributes:
+        workers: Child processes at once.
+        timeout_s: Longest time for one file, seconds.
+        memory_mib: Most memory that a child may ask for, MiB.
+        max_file_mib: Largest file that is read, MiB.
+    """
+
+    workers: int = 1
+    timeout_s: float = 60.0
+    memory_mib: int = 1024
+    max_file_mib: int = 200
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        check_ranges(
+            "parsing",
+            {
+                "workers": (self.workers, 1, 64),
+                "timeout_s": (self.timeout_s, 0.1, 3600),
+                "memory_mib": (self.memory_mib, 256, 65_536),
+                "max_file_mib": (self.max_file_mib, 1, 4096),
+            },
+        )
+
+
+@dataclass(slots=True)
+class RetrievalConfig:
+    """The whole configuration of retrieval/run.py.
+
+    Attributes:
+        paths: Where the data directory is.
+        embedder: The embedding model.
+        chunking: How documents are cut.
+        search: How chunks are found.
+        parsing: What parsing may cost.
+        action: What to do; required.
+        store: Name of the store; `status` without one lists all.
+        source: File or folder to ingest.
+        query_file: File that holds the query's text, or `-` for standard input.
+        k: How many hits.
+        output: How results are printed.
+    """
+
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
+    chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    parsing: ParsingConfig = field(default_factory=ParsingConfig)
+    action: Action | None = None
+    store: str | None = None
+    source: str | None = None
+    query_file: str | None = None
+    k: int = 5
+    output: Output = Output.table

@@ -1,0 +1,193 @@
+"""The SQLite database: opening, transactions, migrations. The only file that knows SQLite.
+
+Write-ahead log and synchronous=FULL: what a transaction has committed survives kill -9 and power loss, and readers
+never wait for a writer. Several processes may use the file at once; SQLite's locks arbitrate (docs/decisions/0010).
+Does not know what the tables mean; store.py does.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from core.errors import Conflict, ContractError, InputError, LoamError, StorageFull, describe_os_error
+
+BUSY_TIMEOUT_S = 30
+"""How long a writer waits for another process's transaction, which takes milliseconds."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE stores (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL UNIQUE,
+            embedder TEXT NOT NULL,
+            dimension INTEGER NOT NULL,
+            embedder_sha256 TEXT NOT NULL,
+            generation INTEGER NOT NULL DEFAULT 0,
+            created_at INTEGER NOT NULL
+        )""",
+        """CREATE TABLE documents (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            store_id INTEGER NOT NULL REFERENCES stores (id) ON DELETE CASCADE,
+            name TEXT NOT NULL,
+            sha256 TEXT NOT NULL,
+            recipe TEXT NOT NULL,
+            size_bytes INTEGER NOT NULL,
+            status TEXT NOT NULL CHECK (status IN ('completed', 'failed')),
+            error_code TEXT,
+            error TEXT,
+            text TEXT NOT NULL,
+            updated_at INTEGER NOT NULL,
+            UNIQUE (store_id, name)
+        )""",
+        """CREATE TABLE chunks (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            store_id INTEGER NOT NULL REFERENCES stores (id) ON DELETE CASCADE,
+            document_id INTEGER NOT NULL REFERENCES documents (id) ON DELETE CASCADE,
+            ordinal INTEGER NOT NULL,
+            start_offset INTEGER NOT NULL,
+            end_offset INTEGER NOT NULL,
+            page INTEGER,
+            heading TEXT,
+            text TEXT NOT NULL,
+            sha256 TEXT NOT NULL,
+            embeddings BLOB NOT NULL,
+            UNIQUE (document_id, ordinal)
+        )""",
+        "CREATE INDEX chunks_by_store ON chunks (store_id, id)",
+    ),
+)
+"""Append-only: entry n brings the schema from version n to n + 1, in one transaction. Never edit a released one."""
+
+
+def open_database(path: Path) -> Engine:
+    """Open the database, making or migrating it as needed.
+
+    Args:
+        path: Where it lies; its folder is made.
+
+    Returns:
+        An engine whose connections have every safety switch set.
+
+    Raises:
+        ContractError: The file is no database, is damaged, or was written by a newer Loam.
+        StorageFull: There is no space to make or migrate it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise describe_os_error(error, f"make {path.parent}") from error
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
+    event.listen(engine, "connect", _prepare_connection)
+    event.listen(engine, "begin", _begin)
+    _migrate(engine, path)
+    return engine
+
+
+def _prepare_connection(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # SQLAlchemy's own BEGIN below; sqlite3 would begin late and only for writes
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    """Open a transaction; one that will write takes the lock at once, so that it cannot fail half-way."""
+    is_write = connection.get_execution_options().get("is_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
+
+
+@contextmanager
+def read_transaction(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection that sees one state of the database throughout."""
+    with explain_database_errors(engine), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def write_transaction(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection whose changes are committed to disk together, or not at all."""
+    with explain_database_errors(engine), engine.execution_options(is_write=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def explain_database_errors(engine: Engine) -> Iterator[None]:
+    """Turn the database's errors into ours, each with what to do.
+
+    Raises:
+        StorageFull: The disk is full; the transaction was rolled back.
+        Conflict: Another process held the database for too long.
+        ContractError: The file is damaged.
+        InputError: The file cannot be written.
+    """
+    try:
+        yield
+    except (DBAPIError, sqlite3.Error) as error:  # the latter while a connection is prepared
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        described = describe_database_error(cause, str(engine.url.database))
+        if described is None:
+            raise
+        raise described from error
+
+
+def describe_database_error(error: BaseException | None, path: str) -> LoamError | None:
+    """Return our error for one of SQLite's, or None for one that is a bug of ours.
+
+    Source: https://www.sqlite.org/rescode.html; the low byte is the primary code.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    found = str(error)
+    if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE:
+        return StorageFull(f"{path}: could not write ({found}). Free some disk space and run the same command again.")
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Conflict(
+            f"{path}: another process has been writing for {BUSY_TIMEOUT_S} s ({found}). Try again.", retry_after_s=5
+        )
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return ContractError(f"{path}: wanted an SQLite database, found damage ({found}). Restore it from a backup.")
+    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
+        return InputError(f"{path}: the database cannot be used ({found}). Check its permissions and the disk.")
+    return None
+
+
+def read_version(connection: Connection) -> int:
+    """Return the schema's version: how many migrations the database has had."""
+    if not inspect(connection).has_table("schema_versions"):
+        return 0
+    return int(connection.execute(text("SELECT COALESCE(MAX(version), 0) FROM schema_versions")).scalar_one())
+
+
+def _migrate(engine: Engine, path: Path) -> None:
+    """Apply the migrations that the database has not had, each in a transaction of its own."""
+    with read_transaction(engine) as connection:
+        version = read_version(connection)
+    while version < len(MIGRATIONS):
+        with write_transaction(engine) as connection:
+            version = read_version(connection)  # again, under the lock: another process may have been quicker
+            if version < len(MIGRATIONS):
+                _apply_migration(connection, version)
+                version += 1
+    if version > len(MIGRATIONS):
+        raise ContractError(
+            f"{path}: wanted schema version {len(MIGRATIONS)} or older, found {version}. "
+            "It was written by a newer Loam: use that one, or another paths.data_dir."
+        )
+
+
+def _apply_migration(connection: Connection, version: int) -> None:
+    """Bring the schema from a version to the next."""
+    if version == 0:
+        connection.execute(
+            text("CREATE TABLE schema_versions (version INTEGER PRIMARY KEY, applied_at INTEGER NOT NULL)")
+        )
+    for statement in MIGRATIONS[version]:
+        connection.execute(text(statement))
+    connection.execute(
+        text("INSERT INTO schema_versions VALUES (:version, :now)"), {"version": version + 1, "now": int(time.time())}
+    )

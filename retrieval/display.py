@@ -1,0 +1,138 @@
+"""How results look: tables and the next command for people, one JSON object a line for programs.
+
+Programs get nothing else on standard output; progress goes to standard error. Does not know how results come about.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from retrieval.store import StoreStatus
+
+if TYPE_CHECKING:  # both come with faiss, which a status does not need
+    from retrieval.ingest import IngestReport
+    from retrieval.ingest import Progress as OnProgress
+    from retrieval.searcher import SearchResult
+
+EXCERPT_CHARS = 300
+PLAIN_INTERVAL_S = 5.0
+
+console = Console()
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one object on one line."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def show_hits(result: "SearchResult", *, as_json: bool) -> None:
+    """Print what a search found."""
+    if as_json:
+        for hit in result.hits:
+            print_json(hit.to_json())
+        return
+    searched = ", ".join(f"{store.store} ({store.chunks} chunks)" for store in result.searched)
+    if not result.hits:
+        console.print(f"Nothing found in {escape(searched)}.")
+        return
+    table = Table(show_lines=True, expand=True)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("where", ratio=1, overflow="fold")
+    table.add_column("text", ratio=2, overflow="fold")
+    for hit in result.hits:
+        place = [hit.file, *([f"page {hit.page}"] if hit.page else []), *([hit.heading] if hit.heading else [])]
+        text = hit.text if len(hit.text) <= EXCERPT_CHARS else hit.text[:EXCERPT_CHARS].rstrip() + " …"
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", escape("\n".join(place)), escape(text))
+    console.print(table)
+    console.print(f"[dim]searched {escape(searched)} in {result.timings_ms['total']:.0f} ms[/dim]")
+
+
+def show_status(stores: Sequence[StoreStatus], *, as_json: bool) -> None:
+    """Print each store's counts."""
+    if as_json:
+        for store in stores:
+            print_json(asdict(store))
+        return
+    if not stores:
+        console.print("There are no stores yet. Make one:")
+        suggest("python retrieval/run.py action=ingest store=NAME source=FOLDER")
+        return
+    table = Table()
+    for name in ("store", "files", "failed", "chunks", "embedder", "generation", "made"):
+        table.add_column(name, justify="right" if name in {"files", "failed", "chunks", "generation"} else "left")
+    for store in stores:
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(store.created_at))
+        counts = (store.files, store.failed, store.chunks)
+        table.add_row(escape(store.store), *map(str, counts), escape(store.embedder), str(store.generation), made)
+    console.print(table)
+    suggest(f'python scripts/search.py {stores[0].store} "what you want to know"')
+
+
+def show_report(report: "IngestReport", *, as_json: bool) -> None:
+    """Print what an ingestion did, with every file that could not be read."""
+    if as_json:
+        print_json(asdict(report))
+        return
+    rate = report.embedded / report.seconds if report.seconds else 0.0
+    console.print(
+        f"store {escape(report.store)}: {report.found} files found, {report.ingested} ingested, "
+        f"{report.unchanged} unchanged, {len(report.failures)} failed; {report.chunks} chunks, "
+        f"{report.embedded} embedded, in {report.seconds:.1f} s ({rate:.0f} chunks/s)"
+    )
+    if report.failures:
+        table = Table(title="Files that could not be read", title_justify="left")
+        table.add_column("file", overflow="fold")
+        table.add_column("code", no_wrap=True)
+        table.add_column("reason", overflow="fold")
+        for failure in report.failures:
+            table.add_row(escape(failure.file), failure.code, escape(failure.reason))
+        console.print(table)
+    if report.ingested or report.unchanged:
+        suggest(f'python scripts/search.py {report.store} "what you want to know"')
+
+
+def suggest(command: str) -> None:
+    """Print the command that comes next."""
+    console.print(f"next: [bold]{escape(command)}[/bold]", soft_wrap=True)
+
+
+@contextmanager
+def follow_progress() -> Iterator["OnProgress"]:
+    """Yield a callback that draws a bar on a terminal and prints a line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        yield _PlainProgress()
+        return
+    columns = (TextColumn("ingesting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("ingesting", total=None)
+
+        def update(report: "IngestReport") -> None:
+            bar.update(task, completed=_count_done(report), total=report.found)
+
+        yield update
+
+
+class _PlainProgress:
+    """Prints a line now and then."""
+
+    def __init__(self) -> None:
+        self._shown_at = time.monotonic()
+
+    def __call__(self, report: "IngestReport") -> None:
+        if time.monotonic() - self._shown_at >= PLAIN_INTERVAL_S:
+            self._shown_at = time.monotonic()
+            sys.stderr.write(f"ingesting {_count_done(report)}/{report.found} files, {report.chunks} chunks\n")
+
+
+def _count_done(report: "IngestReport") -> int:
+    return report.ingested + report.unchanged + len(report.failures)

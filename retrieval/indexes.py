@@ -1,0 +1,97 @@
+"""The indexes that a process holds in memory, each following its store's generation in the database.
+
+One cheap query before each search tells whether any process has changed the store. While one keeps changing it, an
+index that is costly to make is renewed only so often that little of the time goes into that. Does not know how a search
+is done.
+"""
+
+import logging
+import threading
+import time
+
+from sqlalchemy import Engine
+
+from core.layout import DataDir
+from retrieval.config import IndexDevice
+from retrieval.snapshot import StoreIndex, load_snapshot, open_index, snapshot_folder
+from retrieval.store import EmbedderIdentity, Store, check_embedder, find_store
+
+logger = logging.getLogger(__name__)
+
+REFRESH_SHARE = 0.2
+"""Most of the time that goes into renewing an index whose store keeps changing."""
+
+
+class FollowedStore:
+    """One store's index, replaced when the store has a new generation. Thread-safe."""
+
+    def __init__(self, engine: Engine, data: DataDir, device: IndexDevice) -> None:
+        """Begin without an index."""
+        self._engine = engine
+        self._data = data
+        self._device = device
+        self._lock = threading.Lock()
+        self._index: StoreIndex | None = None
+        self._made_at = 0.0
+        self._cost_s = 0.0
+
+    def read(self, store: Store) -> StoreIndex:
+        """Return the index of a store as the database has it now, or the one before while it keeps changing."""
+        index = self._index
+        if index is not None and _is_same(index.store, store):
+            return index
+        with self._lock:  # other threads wait here for one that makes it, rather than make it too
+            index = self._index
+            if index is None or index.store.id != store.id:
+                index = self._make(store)
+            elif not _is_same(index.store, store):
+                index = self._renew(index, store)
+            self._index = index
+            return index
+
+    def _make(self, store: Store) -> StoreIndex:
+        start = time.monotonic()
+        index = open_index(self._engine, self._data, store, self._device)
+        self._made_at = time.monotonic()
+        self._cost_s = self._made_at - start
+        return index
+
+    def _renew(self, index: StoreIndex, store: Store) -> StoreIndex:
+        snapshot = load_snapshot(snapshot_folder(self._data, store), store, self._device)
+        if snapshot is not None:
+            return snapshot
+        is_too_soon = (time.monotonic() - self._made_at) * REFRESH_SHARE < self._cost_s
+        return index if is_too_soon else self._make(store)
+
+
+def _is_same(one: Store, other: Store) -> bool:
+    return one.id == other.id and one.generation == other.generation
+
+
+class StoreIndexes:
+    """The indexes of a data directory's stores. Thread-safe."""
+
+    def __init__(self, engine: Engine, data: DataDir, device: IndexDevice) -> None:
+        """Begin without any."""
+        self._engine = engine
+        self._data = data
+        self._device = device
+        self._lock = threading.Lock()
+        self._followed: dict[str, FollowedStore] = {}
+
+    def read(self, name: str, embedder: EmbedderIdentity) -> StoreIndex:
+        """Return a store's index.
+
+        Args:
+            name: The store's name.
+            embedder: What queries are embedded with.
+
+        Raises:
+            NotFound: There is no such store; those that exist are listed.
+            Conflict: The store's vectors are of another embedder.
+        """
+        store = find_store(self._engine, name)
+        check_embedder(store, embedder)
+        with self._lock:
+            followed = self._followed.setdefault(name, FollowedStore(self._engine, self._data, self._device))
+        return followed.read(store)

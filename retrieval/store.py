@@ -1,0 +1,469 @@
+"""Stores, documents and chunks in the database: the truth that every index is made from.
+
+A document's text, chunks and embeddings are committed in one transaction and replaced in one. Each commit raises the
+store's generation. Chunk ids are never used twice, so an old id finds its text or nothing. Does not know how text is
+parsed, cut, embedded or searched.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
+
+from core.errors import Conflict, ContractError, LoamError, NotFound
+from core.layout import check_name
+from retrieval.database import read_transaction, write_transaction
+
+CHUNK_ID_PREFIX = "chunk-"
+MAX_SQL_PARAMETERS = 500
+
+
+class DocumentStatus(Enum):
+    """Whether a document can be found."""
+
+    completed = "completed"
+    failed = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderIdentity:
+    """Which embedder made a store's vectors; vectors of different identities cannot be compared.
+
+    Attributes:
+        name: The model folder's name.
+        dimension: Of its vectors.
+        sha256: Over everything that decides a vector: weights, tokenizer, pooling, prefixes.
+    """
+
+    name: str
+    dimension: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store as the database has it."""
+
+    id: int
+    name: str
+    embedder: EmbedderIdentity
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """What `action=status` tells about a store.
+
+    Attributes:
+        store: Its name.
+        files: Documents that can be found.
+        failed: Documents that could not be read.
+        chunks: Of the completed documents.
+        embedder: Name of the model that made its vectors.
+        dimension: Of the vectors.
+        generation: Number of its last committed change.
+        created_at: Unix seconds.
+    """
+
+    store: str
+    files: int
+    failed: int
+    chunks: int
+    embedder: str
+    dimension: int
+    generation: int
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewChunk:
+    """A chunk on its way into the database.
+
+    Attributes:
+        start: First character, as an offset into the document's text.
+        end: One past the last.
+        page: Counted from 1, or None.
+        heading: Heading path joined by " > ", or None.
+        text: The slice itself.
+        embeddings: (windows, dimension) float32, unit rows; one row unless the chunk is longer than the embedder reads.
+    """
+
+    start: int
+    end: int
+    page: int | None
+    heading: str | None
+    text: str
+    embeddings: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """A parsed document on its way into the database.
+
+    Attributes:
+        name: Path below the source, with "/".
+        sha256: Of the file's bytes.
+        recipe: Everything besides the bytes that decides the chunks; a change makes the document new.
+        size_bytes: Of the file.
+        text: What the chunks are slices of.
+        chunks: In order.
+    """
+
+    name: str
+    sha256: str
+    recipe: str
+    size_bytes: int
+    text: str
+    chunks: tuple[NewChunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A chunk as stored, with where it stands.
+
+    Attributes:
+        store: The store's name.
+        file: The document's name.
+        chunk_id: Unique in the data directory; never used again.
+        page: Counted from 1, or None.
+        heading: Heading path joined by " > ", or None.
+        start: First character, as an offset into the document's text.
+        end: One past the last.
+        text: The slice itself.
+    """
+
+    store: str
+    file: str
+    chunk_id: str
+    page: int | None
+    heading: str | None
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """What the indexes are made from: a chunk's number, its words and its vectors."""
+
+    id: int
+    heading: str | None
+    text: str
+    embeddings: NDArray[np.float32]
+
+
+def hash_chunk(heading: str | None, chunk_text: str) -> str:
+    """Return the SHA-256 of what a chunk says, heading included."""
+    return hashlib.sha256(f"{heading or ''}\0{chunk_text}".encode()).hexdigest()
+
+
+def list_stores(engine: Engine) -> list[StoreStatus]:
+    """Return every store with its counts, by name."""
+    query = text(
+        """SELECT s.name, s.embedder, s.dimension, s.generation, s.created_at,
+            (SELECT COUNT(*) FROM documents d WHERE d.store_id = s.id AND d.status = 'completed') AS files,
+            (SELECT COUNT(*) FROM documents d WHERE d.store_id = s.id AND d.status = 'failed') AS failed,
+            (SELECT COUNT(*) FROM chunks c WHERE c.store_id = s.id) AS chunks
+        FROM stores s ORDER BY s.name"""
+    )
+    with read_transaction(engine) as connection:
+        rows = connection.execute(query).mappings().all()
+    return [StoreStatus(store=row["name"], **{key: row[key] for key in row if key != "name"}) for row in rows]
+
+
+def find_store(engine: Engine, name: str) -> Store:
+    """Return a store by name.
+
+    Raises:
+        NotFound: There is none; those that exist are listed.
+    """
+    with read_transaction(engine) as connection:
+        store = _find_store(connection, name)
+        known = [] if store else [str(row) for row in connection.execute(text("SELECT name FROM stores")).scalars()]
+    if store is None:
+        found = f"wanted one of {', '.join(sorted(known))}" if known else "there are no stores yet"
+        raise NotFound(
+            f"store {name!r}: {found}. Make it: python retrieval/run.py action=ingest store={name} source=FOLDER",
+            param="store",
+        )
+    return store
+
+
+def _find_store(connection: Connection, name: str) -> Store | None:
+    row = connection.execute(text("SELECT * FROM stores WHERE name = :name"), {"name": name}).mappings().first()
+    if row is None:
+        return None
+    identity = EmbedderIdentity(row["embedder"], row["dimension"], row["embedder_sha256"])
+    return Store(row["id"], row["name"], identity, row["generation"])
+
+
+def make_store(engine: Engine, name: str, embedder: EmbedderIdentity) -> Store:
+    """Return the store of that name, made now if there was none.
+
+    Raises:
+        Conflict: It exists with vectors of another embedder.
+    """
+    check_name(name, "store")
+    with write_transaction(engine) as connection:
+        store = _find_store(connection, name)
+        if store is None:
+            connection.execute(
+                text(
+                    "INSERT INTO stores (name, embedder, dimension, embedder_sha256, created_at) "
+                    "VALUES (:name, :embedder, :dimension, :sha256, :now)"
+                ),
+                {
+                    "name": name,
+                    "embedder": embedder.name,
+                    "dimension": embedder.dimension,
+                    "sha256": embedder.sha256,
+                    "now": int(time.time()),
+                },
+            )
+            store = _find_store(connection, name)
+    if store is None:
+        raise ContractError(f"store {name!r}: was written and is not there. Check the disk.")
+    check_embedder(store, embedder)
+    return store
+
+
+def check_embedder(store: Store, embedder: EmbedderIdentity) -> None:
+    """Refuse an embedder that did not make a store's vectors.
+
+    Raises:
+        Conflict: Name, dimension or files differ; the message says what to do.
+    """
+    if store.embedder != embedder:
+        raise Conflict(
+            f"store {store.name!r}: its vectors are from {_describe(store.embedder)}; the embedder now is "
+            f"{_describe(embedder)}. Vectors of different embedders cannot be compared: use the first one "
+            f"(embedder.name={store.embedder.name}), or ingest the documents into a store of another name.",
+            param="embedder",
+        )
+
+
+def _describe(embedder: EmbedderIdentity) -> str:
+    return f"{embedder.name} ({embedder.dimension} dimensions, files {embedder.sha256[:12]})"
+
+
+def read_fingerprints(engine: Engine, store: Store) -> dict[str, tuple[str, str]]:
+    """Return SHA-256 and recipe of each completed document, by name."""
+    query = text("SELECT name, sha256, recipe FROM documents WHERE store_id = :id AND status = 'completed'")
+    with read_transaction(engine) as connection:
+        return {row.name: (row.sha256, row.recipe) for row in connection.execute(query, {"id": store.id})}
+
+
+def read_embeddings(engine: Engine, store: Store, name: str) -> dict[str, NDArray[np.float32]]:
+    """Return the vectors of a document's chunks by the hash of what they say, so that unchanged ones are kept."""
+    query = text(
+        "SELECT c.sha256, c.embeddings FROM chunks c JOIN documents d ON d.id = c.document_id "
+        "WHERE d.store_id = :id AND d.name = :name"
+    )
+    with read_transaction(engine) as connection:
+        rows = connection.execute(query, {"id": store.id, "name": name}).all()
+    return {row.sha256: _unpack(row.embeddings, store.embedder.dimension) for row in rows}
+
+
+def commit_document(engine: Engine, store: Store, document: NewDocument) -> int:
+    """Put a document in place of its earlier version, in one transaction; on disk when this returns.
+
+    Returns:
+        The store's new generation.
+    """
+    with write_transaction(engine) as connection:
+        _delete_document(connection, store.id, document.name)
+        document_id = _insert_document(
+            connection, store.id, document, DocumentStatus.completed, error_code=None, error=None
+        )
+        if document.chunks:
+            connection.execute(
+                text(
+                    "INSERT INTO chunks (store_id, document_id, ordinal, start_offset, end_offset, page, heading, "
+                    "text, sha256, embeddings) VALUES (:store_id, :document_id, :ordinal, :start, :end, :page, "
+                    ":heading, :text, :sha256, :embeddings)"
+                ),
+                [_chunk_values(store, document_id, number, chunk) for number, chunk in enumerate(document.chunks)],
+            )
+        return _raise_generation(connection, store.id)
+
+
+def commit_failure(engine: Engine, store: Store, document: NewDocument, error: LoamError) -> bool:
+    """Record that a file could not be read. An earlier version that could be read stays.
+
+    Returns:
+        Whether an earlier version stays.
+    """
+    with write_transaction(engine) as connection:
+        earlier = connection.execute(
+            text("SELECT status FROM documents WHERE store_id = :id AND name = :name"),
+            {"id": store.id, "name": document.name},
+        ).scalar()
+        if earlier == DocumentStatus.completed.value:
+            return True
+        _delete_document(connection, store.id, document.name)
+        _insert_document(
+            connection, store.id, document, DocumentStatus.failed, error_code=error.openai_code, error=error.message
+        )
+        return False
+
+
+def _delete_document(connection: Connection, store_id: int, name: str) -> None:
+    connection.execute(
+        text("DELETE FROM documents WHERE store_id = :id AND name = :name"), {"id": store_id, "name": name}
+    )  # its chunks go with it (ON DELETE CASCADE)
+
+
+def _insert_document(
+    connection: Connection,
+    store_id: int,
+    document: NewDocument,
+    status: DocumentStatus,
+    *,
+    error_code: str | None,
+    error: str | None,
+) -> int:
+    result = connection.execute(
+        text(
+            "INSERT INTO documents (store_id, name, sha256, recipe, size_bytes, status, error_code, error, text, "
+            "updated_at) VALUES (:store_id, :name, :sha256, :recipe, :size_bytes, :status, :error_code, :error, :text, "
+            ":now) RETURNING id"
+        ),
+        {
+            "store_id": store_id,
+            "name": document.name,
+            "sha256": document.sha256,
+            "recipe": document.recipe,
+            "size_bytes": document.size_bytes,
+            "status": status.value,
+            "error_code": error_code,
+            "error": error,
+            "text": document.text,
+            "now": int(time.time()),
+        },
+    )
+    return int(result.scalar_one())
+
+
+def _chunk_values(store: Store, document_id: int, ordinal: int, chunk: NewChunk) -> dict[str, Any]:
+    embeddings = np.ascontiguousarray(chunk.embeddings, dtype="<f4")
+    if embeddings.ndim != 2 or embeddings.shape[1] != store.embedder.dimension or not len(embeddings):
+        raise ValueError(f"embeddings: wanted (windows, {store.embedder.dimension}), found {embeddings.shape}")
+    return {
+        "store_id": store.id,
+        "document_id": document_id,
+        "ordinal": ordinal,
+        "start": chunk.start,
+        "end": chunk.end,
+        "page": chunk.page,
+        "heading": chunk.heading,
+        "text": chunk.text,
+        "sha256": hash_chunk(chunk.heading, chunk.text),
+        "embeddings": embeddings.tobytes(),
+    }
+
+
+def _raise_generation(connection: Connection, store_id: int) -> int:
+    query = text("UPDATE stores SET generation = generation + 1 WHERE id = :id RETURNING generation")
+    return int(connection.execute(query, {"id": store_id}).scalar_one())
+
+
+def read_chunks(engine: Engine, store: Store) -> tuple[Store, list[ChunkRow]]:
+    """Read what a store's indexes are made from, as one state of the database.
+
+    Args:
+        engine: The database.
+        store: The store, of any generation.
+
+    Returns:
+        The store as it is now and all its chunks, by rising number.
+
+    Raises:
+        NotFound: The store has gone.
+        ContractError: A row breaks its contract.
+    """
+    query = text(
+        "SELECT c.id, c.heading, c.text, c.sha256, c.embeddings FROM chunks c WHERE c.store_id = :id ORDER BY c.id"
+    )
+    with read_transaction(engine) as connection:
+        now = _find_store(connection, store.name)
+        if now is None or now.id != store.id:
+            raise NotFound(f"store {store.name!r}: it has just been removed.", param="store")
+        rows = connection.execute(query, {"id": store.id}).mappings()
+        return now, [_to_chunk_row(row, now.embedder.dimension) for row in rows]
+
+
+def _to_chunk_row(row: RowMapping, dimension: int) -> ChunkRow:
+    check_chunk(row)
+    return ChunkRow(row["id"], row["heading"], row["text"], _unpack(row["embeddings"], dimension))
+
+
+def check_chunk(row: RowMapping) -> None:
+    """Refuse a chunk whose words are not those that were stored.
+
+    Raises:
+        ContractError: The hash differs.
+    """
+    if hash_chunk(row["heading"], row["text"]) != row["sha256"]:
+        raise ContractError(
+            f"{CHUNK_ID_PREFIX}{row['id']}: its text is not what was stored; the database is damaged. Restore it from "
+            "a backup, or ingest the documents into a new paths.data_dir."
+        )
+
+
+def _unpack(data: bytes, dimension: int) -> NDArray[np.float32]:
+    """Return (windows, dimension) float32 from a chunk's bytes."""
+    if not data or len(data) % (4 * dimension):
+        raise ContractError(f"embeddings: wanted rows of {4 * dimension} bytes, found {len(data)}. Restore a backup.")
+    return np.frombuffer(data, dtype="<f4").reshape(-1, dimension)
+
+
+def read_passages(engine: Engine, numbers: Sequence[int]) -> dict[int, Passage]:
+    """Return passages by chunk number; numbers that are gone are left out.
+
+    Raises:
+        ContractError: A passage's text is not what was stored.
+    """
+    query = text(
+        "SELECT c.id, s.name AS store, d.name AS file, c.page, c.heading, c.start_offset, c.end_offset, c.text, "
+        "c.sha256 FROM chunks c JOIN documents d ON d.id = c.document_id JOIN stores s ON s.id = c.store_id "
+        "WHERE c.id IN :numbers"
+    ).bindparams(bindparam("numbers", expanding=True))
+    passages: dict[int, Passage] = {}
+    with read_transaction(engine) as connection:
+        for start in range(0, len(numbers), MAX_SQL_PARAMETERS):
+            batch = [int(number) for number in numbers[start : start + MAX_SQL_PARAMETERS]]
+            for row in connection.execute(query, {"numbers": batch}).mappings():
+                check_chunk(row)
+                passages[row["id"]] = _to_passage(row)
+    return passages
+
+
+def _to_passage(row: RowMapping) -> Passage:
+    return Passage(
+        store=row["store"],
+        file=row["file"],
+        chunk_id=f"{CHUNK_ID_PREFIX}{row['id']}",
+        page=row["page"],
+        heading=row["heading"],
+        start=row["start_offset"],
+        end=row["end_offset"],
+        text=row["text"],
+    )
+
+
+def parse_chunk_id(chunk_id: str) -> int:
+    """Return the number in a chunk's id.
+
+    Raises:
+        NotFound: It is no chunk's id.
+    """
+    number = chunk_id.removeprefix(CHUNK_ID_PREFIX)
+    if not chunk_id.startswith(CHUNK_ID_PREFIX) or not number.isascii() or not number.isdigit() or len(number) > 18:
+        raise NotFound(f"chunk {chunk_id!r}: there is none. Search again for a current one.", param="chunk_id")
+    return int(number)
