@@ -18,6 +18,7 @@ from core.layout import DataDir
 from core.manifest import ADAPTER_MANIFEST
 from train.config import QuantKind, Resume, TrainConfig, resolve_path
 from train.data import ChatFile, read_chats
+from train.launch import is_launched
 from train.template import TrainingTemplate, find_template
 
 T = TypeVar("T")
@@ -104,7 +105,7 @@ def _read_data(path: str | None, key: str, template: TrainingTemplate | None) ->
 
 def _check_folder(folder: Path, config: TrainConfig) -> None:
     """Refuse a run that would overwrite another, or go on with one that was told otherwise."""
-    if not folder.exists():
+    if not folder.exists() or is_launched():  # the first process has checked
         return
     if (folder / "adapter" / ADAPTER_MANIFEST).is_file():
         raise Conflict(

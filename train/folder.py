@@ -13,6 +13,7 @@ import yaml
 from core.errors import Conflict, LoamError
 from core.events import EventWriter, read_events
 from core.layout import write_file
+from train.launch import is_main, rank
 
 
 @contextmanager
@@ -27,6 +28,9 @@ def claim_folder(folder: Path, configuration: dict[str, object]) -> Iterator[Non
         Conflict: Another process trains in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if not is_main():
+        yield
+        return
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,6 +40,11 @@ def claim_folder(folder: Path, configuration: dict[str, object]) -> Iterator[Non
             ) from error
         write_file(folder / "config.yaml", yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True))
         yield
+
+
+def open_events(folder: Path) -> EventWriter:
+    """Open a run's events for writing; of several processes, each but the main one has a file of its own."""
+    return EventWriter(folder / ("events.jsonl" if is_main() else f"events.rank{rank()}.jsonl"))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ Ends with runs/<run_id>/adapter/ and report.md. `--cfg job` prints every key; co
 """
 
 import logging
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -24,7 +25,8 @@ from core.logs import configure_logging
 from core.manifest import AdapterManifest, BaseIdentity
 from train.checks import CheckedRun, check_run, to_plain
 from train.config import Resume, TrainConfig
-from train.folder import claim_folder, read_steps, record_failure
+from train.folder import claim_folder, open_events, read_steps, record_failure
+from train.launch import is_launched, is_main, launch
 
 logger = logging.getLogger("train")
 
@@ -32,11 +34,14 @@ logger = logging.getLogger("train")
 def main(composed: DictConfig) -> None:
     """Check a run and do it."""
     configure_logging()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until training listens itself
     config = load_config(composed, TrainConfig)
     checked = check_run(config)
+    if config.hardware.processes > 1 and not is_launched():
+        launch(checked.run_id, config.hardware.processes, config.hardware.device.value)
     with (
         claim_folder(checked.folder, to_plain(config)),
-        EventWriter(checked.folder / "events.jsonl") as events,
+        open_events(checked.folder) as events,
         record_failure(events),
     ):
         train(config, checked, events)
@@ -74,6 +79,8 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter) -> None
     arguments = trainer.build_arguments(config, machine, plan, checkpoints, has_valid=held_out is not None)
     sft = trainer.build_trainer(adapted, tokenizer, learned, held_out, arguments, callback)
     result = trainer.train(sft, callback, last)
+    if not is_main():
+        return
 
     manifest = AdapterManifest(
         run_id=checked.run_id,

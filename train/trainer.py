@@ -295,6 +295,7 @@ def build_arguments(
         disable_tqdm=True,
         report_to=options.options.get("report_to", "none"),
         use_cpu=machine.device.type == "cpu",
+        ddp_find_unused_parameters=False if config.hardware.processes > 1 else None,
         bf16=is_bfloat16,
         gradient_checkpointing=plan.gradient_checkpointing,
         dataloader_pin_memory=machine.device.type == "cuda",
