@@ -183,7 +183,7 @@ class Boundary:
         headers = Headers(scope=scope)
         if self._key is not None and scope["path"] not in OPEN_PATHS:
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key):
                 return InvalidKey("Wanted a valid API key as «Authorization: Bearer KEY», found none that is known.")
         length = headers.get("content-length", "0")
         if not length.isdecimal():

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 LOG_LINES_SHOWN = 12
 POLL_INTERVAL_S = 0.25
 HEALTH_FAILURES_ALLOWED = 3
+HEALTH_TIMEOUT_S = 10.0
 
 Progress = Callable[[float, str], None]
 """Told now and then while the engine starts: seconds since the start, last line of its log."""
@@ -69,6 +70,7 @@ class Engine:
         self.config = config
         self.state = EngineState.STOPPED
         self.restarts = 0
+        self.max_model_len = 0
         self.scratch = Path(tempfile.mkdtemp(prefix="loam-"))  # 0700, and short: a socket's path has at most 107 bytes
         self._adapters = list(adapters)
         self._log_path = log_path
@@ -151,6 +153,7 @@ class Engine:
         self._started_at = time.monotonic()
         self._process = await launch(command, self.socket, self._log_path)
         await self._wait_until_healthy(self._process, progress)
+        self.max_model_len = await self._read_context_length()
         for adapter in self._adapters:
             await self._load(adapter)
         self._last_ready_s = time.monotonic() - self._started_at
@@ -177,10 +180,22 @@ class Engine:
 
     async def _is_healthy(self) -> bool:
         try:
-            answer = await self.client.get("/health", headers=self.headers, timeout=10.0)
+            answer = await self.client.get("/health", headers=self.headers, timeout=HEALTH_TIMEOUT_S)
         except httpx.HTTPError:
             return False
         return answer.status_code == httpx.codes.OK
+
+    async def _read_context_length(self) -> int:
+        """Return how many tokens prompt and answer may have together.
+
+        Raises:
+            EngineUnavailable: The engine does not say.
+        """
+        try:
+            answer = await self.client.get("/v1/models", headers=self.headers, timeout=30.0)
+            return int(answer.json()["data"][0]["max_model_len"])
+        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+            raise EngineUnavailable("vLLM did not tell its context length.") from error
 
     async def _load(self, adapter: Adapter) -> None:
         """Load one adapter into the running engine.

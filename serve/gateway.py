@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from core.errors import ConfigError, LoamError
 from serve.boundary import Boundary, answer_error
 from serve.gateway_state import ClientGone, Gateway
-from serve.routes import chat, health, models
+from serve.routes import chat, embeddings, health, models, sources
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -67,8 +67,8 @@ def build_app(gateway: Gateway, api_key: str | None, max_body_bytes: int) -> Fas
     """
     app = FastAPI(title="Loam", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
-    for router in (health.router, models.router, chat.router):
-        app.include_router(router)
+    for noun in (health, models, chat, embeddings, sources):
+        app.include_router(noun.router)
     for kind in (LoamError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.add_exception_handler(ClientGone, answer_nobody)

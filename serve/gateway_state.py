@@ -7,8 +7,10 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
+from serve.answering import Answering
 from serve.catalog import Catalog
 from serve.engine import Engine
+from serve.library import Library
 
 T = TypeVar("T")
 
@@ -20,12 +22,18 @@ class Gateway:
     Attributes:
         engine: The vLLM server.
         catalog: The names that are served.
+        library: The stores and the embedder.
+        answering: What answers as an assistant.
+        url: How clients reach the gateway; None: as the request says.
         first_byte_timeout_s: Longest wait for the first byte of a stream.
         answer_timeout_s: Longest wait for a whole answer.
     """
 
     engine: Engine
     catalog: Catalog
+    library: Library
+    answering: Answering
+    url: str | None
     first_byte_timeout_s: float
     answer_timeout_s: float
 
@@ -34,6 +42,11 @@ def get_gateway(request: Request) -> Gateway:
     """Return the gateway that a request came to."""
     gateway: Gateway = request.app.state.gateway
     return gateway
+
+
+def read_base_url(request: Request, gateway: Gateway) -> str:
+    """Return the gateway's own URL as this client reaches it."""
+    return gateway.url or str(request.base_url)
 
 
 CurrentGateway = Annotated[Gateway, Depends(get_gateway)]

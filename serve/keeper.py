@@ -24,7 +24,8 @@ def kill_group(group: int) -> None:
 
 def kill_at_end_of_input(group: int) -> None:
     """Wait until standard input is closed by whoever holds its other end, then kill the group."""
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not sys.stdin: its lock would abort the interpreter's exit while this thread waits
+        continue
     kill_group(group)
 
 

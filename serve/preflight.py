@@ -15,7 +15,8 @@ from core.config import CONF_DIR
 from core.errors import ConfigError, LoamError
 from core.layout import DataDir, check_name, sha256_bytes
 from core.manifest import AdapterManifest, BaseIdentity, ModelKind, ModelManifest, check_adapter, read_chat_template
-from serve.answering import AssistantConfig
+from retrieval.config import EmbedderConfig, PathsConfig, SearchConfig
+from serve.answering import Assistant, AssistantConfig
 from serve.catalog import Catalog, Entry, EntryKind
 from serve.engine_command import LORA_RANKS, EngineConfig
 from serve.gateway import LOOPBACK_HOSTS, GatewayConfig
@@ -24,13 +25,6 @@ DEFAULT_MODEL = "llama-3.2-3b-instruct"
 MIN_FREE_BYTES = 256 * 2**20
 MIN_LORA_RANK = 16
 PLAIN_INITIALIZATIONS = frozenset({"True", "true", "False", "false", "gaussian", "None"})
-
-
-@dataclass(slots=True)
-class PathsConfig:
-    """What stands under `paths`."""
-
-    data_dir: str = "data"
 
 
 @dataclass(slots=True)
@@ -52,7 +46,8 @@ class ServeConfig:
         gateway: The endpoint.
         adapters: Run ids; None: every finished run that fits.
         assistants: By name.
-        embedder: Name of the embedder's folder under models/.
+        embedder: What the stores were embedded with; /v1/embeddings serves it, citations are checked with it.
+        search: How passages are found.
         template_date: What Llama 3 templates print, where no adapter says otherwise.
     """
 
@@ -63,7 +58,8 @@ class ServeConfig:
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     adapters: list[str] | None = None
     assistants: dict[str, AssistantConfig] = field(default_factory=dict)
-    embedder: str = "all-minilm-l6-v2"
+    embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     template_date: str = "26 Jul 2024"
 
 
@@ -95,6 +91,8 @@ class Plan:
         max_lora_rank: What the engine is started for.
         template_date: What the chat template prints; None where it prints no date.
         catalog: Every name that is served.
+        assistants: The assistants, by name.
+        api_key: What every request must carry, or None.
         listener: The bound socket.
     """
 
@@ -104,6 +102,8 @@ class Plan:
     max_lora_rank: int
     template_date: str | None
     catalog: Catalog
+    assistants: dict[str, Assistant]
+    api_key: str | None
     listener: socket.socket
 
 
@@ -125,7 +125,7 @@ def make_plan(config: ServeConfig, data: DataDir, api_key: str | None, stores: s
     faults: list[str] = []
     faults += find_gateway_faults(config.gateway, api_key) + find_disk_faults(data.root)
     model = choose_model(config, data, faults)
-    embedder = find_model(data, config.embedder, ModelKind.EMBEDDER, faults)
+    embedder = find_model(data, config.embedder.name, ModelKind.EMBEDDER, faults)
     adapters, left_out = ([], []) if model is None else choose_adapters(config, data, model, faults)
     max_rank = config.engine.max_lora_rank or fit_rank(adapters)
     catalog = Catalog()
@@ -138,7 +138,10 @@ def make_plan(config: ServeConfig, data: DataDir, api_key: str | None, stores: s
         if listener is not None:
             listener.close()
         raise ConfigError(faults[0] if len(faults) == 1 else "".join(f"\n  {fault}" for fault in faults))
-    return Plan(model, adapters, left_out, max_rank, date, catalog, listener)
+    assistants = {
+        name: Assistant(name, catalog.entries[name].target, value) for name, value in config.assistants.items()
+    }
+    return Plan(model, adapters, left_out, max_rank, date, catalog, assistants, api_key, listener)
 
 
 def find_gateway_faults(config: GatewayConfig, api_key: str | None) -> list[str]:

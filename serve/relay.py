@@ -134,6 +134,30 @@ class EventStream:
             yield format_error_event(describe_loss(self._engine))
 
 
+async def read_chunks(stream: EventStream) -> AsyncIterator[dict[str, Any]]:
+    """Yield the chunks of a stream as values, for those who need to look inside.
+
+    Args:
+        stream: Not read from yet.
+
+    Raises:
+        EngineError: The engine failed in the middle, or sent something that is no chunk.
+    """
+    async for events in stream:
+        for event in events.split(b"\n\n"):
+            data = event.removeprefix(b"data: ")
+            if not data or data == b"[DONE]":
+                continue
+            try:
+                chunk: dict[str, Any] = json.loads(data)
+            except ValueError as error:
+                raise EngineError("The model server sent something that cannot be read.") from error
+            if "error" in chunk:
+                kind = EngineUnavailable if chunk["error"]["code"] == EngineUnavailable.openai_code else EngineError
+                raise kind(chunk["error"]["message"], retry_after_s=1)
+            yield chunk
+
+
 async def open_stream(engine: Engine, path: str, body: bytes, deadline_s: float) -> EventStream:
     """Send a request to the engine and return its event stream, once the first bytes are there.
 

@@ -25,15 +25,20 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from omegaconf import DictConfig
+from tokenizers import Tokenizer
 
 from core.config import load_config, run_app
+from core.errors import LoamError
 from core.layout import DataDir
 from core.logs import configure_logging
+from retrieval.searcher import Searcher
+from serve.answering import Answering
 from serve.engine import Adapter, Engine
-from serve.engine_command import EngineConfig, build_command
+from serve.engine_command import EngineCommand, EngineConfig, build_command
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
 from serve.hardware import fill_engine_config
+from serve.library import Library
 from serve.lock import lock_data_dir
 from serve.preflight import Plan, ServeConfig, make_plan
 
@@ -60,10 +65,14 @@ def main(composed: DictConfig) -> None:
     data = DataDir(Path(config.paths.data_dir))
     api_key = os.environ.get("LOAM_API_KEY") or None
     with lock_data_dir(data.root):
-        plan = make_plan(config, data, api_key, set())
-        engine_config = dataclasses.replace(engine_config, max_lora_rank=plan.max_lora_rank)
-        print_plan(plan)
-        asyncio.run(serve(config, engine_config, data, plan, api_key))
+        searcher = Searcher(data, config.embedder, config.search)
+        try:
+            plan = make_plan(config, data, api_key, {status.store for status in searcher.list_stores()})
+            print_plan(plan)
+            engine_config = dataclasses.replace(engine_config, max_lora_rank=plan.max_lora_rank)
+            asyncio.run(serve(config, engine_config, data, plan, searcher))
+        finally:
+            searcher.close()
 
 
 def print_plan(plan: Plan) -> None:
@@ -76,7 +85,7 @@ def print_plan(plan: Plan) -> None:
 
 
 async def serve(
-    config: ServeConfig, engine_config: EngineConfig, data: DataDir, plan: Plan, api_key: str | None
+    config: ServeConfig, engine_config: EngineConfig, data: DataDir, plan: Plan, searcher: Searcher
 ) -> None:
     """Start the engine and the gateway, and stop both when a signal comes."""
     stop = asyncio.Event()
@@ -85,19 +94,55 @@ async def serve(
     adapters = [Adapter(adapter.name, adapter.path) for adapter in plan.adapters]
     engine = Engine(engine_config, adapters, data.root / "logs" / "vllm.log")
     command = build_command(engine_config, plan.model, plan.model.name, plan.template_date, engine.scratch)
+    library = Library(searcher, config.embedder.name)
     try:
         progress = Progress()
-        if not await finish_unless_stopped(engine.start(command, progress.show), stop):
+        if not await finish_unless_stopped(start(engine, command, library, plan, progress), stop):
             return
-        gateway = Gateway(engine, plan.catalog, engine_config.first_byte_timeout_s, config.gateway.answer_timeout_s)
-        app = build_app(gateway, api_key, config.gateway.max_body_mib * 2**20)
+        gateway = build_gateway(config, engine_config, engine, library, plan)
+        app = build_app(gateway, plan.api_key, config.gateway.max_body_mib * 2**20)
         host, port = plan.listener.getsockname()[:2]
         progress.end(f"ready        http://{host}:{port}/v1  (Ctrl-C stops it)")
         await listen(app, config, plan, stop)
     finally:
         plan.listener.close()
         await engine.stop()
+        library.close()
         say("stopped")
+
+
+async def start(engine: Engine, command: EngineCommand, library: Library, plan: Plan, progress: "Progress") -> None:
+    """Start the engine, and meanwhile load what the assistants search, so that the first question waits for nothing."""
+    stores = sorted({store for assistant in plan.assistants.values() for store in assistant.config.stores})
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(engine.start(command, progress.show))
+            group.create_task(library.warm_up(stores))
+    except* LoamError as faults:
+        raise faults.exceptions[0] from None
+
+
+def build_gateway(
+    config: ServeConfig, engine_config: EngineConfig, engine: Engine, library: Library, plan: Plan
+) -> Gateway:
+    """Put the gateway's parts together."""
+    tokenizer = Tokenizer.from_file(str(plan.model / "tokenizer.json"))
+    answering = Answering(
+        engine=engine,
+        library=library,
+        assistants=plan.assistants,
+        count_tokens=lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids),
+        first_byte_timeout_s=engine_config.first_byte_timeout_s,
+    )
+    return Gateway(
+        engine=engine,
+        catalog=plan.catalog,
+        library=library,
+        answering=answering,
+        url=config.gateway.url,
+        first_byte_timeout_s=engine_config.first_byte_timeout_s,
+        answer_timeout_s=config.gateway.answer_timeout_s,
+    )
 
 
 async def finish_unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:

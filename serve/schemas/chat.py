@@ -201,6 +201,10 @@ class ChatRequest(StrictModel):
             raise ValueError("tool_choice needs tools")
         return self
 
+    def list_served_fields(self) -> set[str]:
+        """Return the names of the fields that the client set and that are not ignored."""
+        return {name for name in self.model_fields_set if getattr(self, name) is not None} - IGNORED_FIELDS
+
     def to_upstream(self, model: str) -> bytes:
         """Return the body that goes to vLLM: served fields that the client set, and the engine's name of the model."""
         return self.model_copy(update={"model": model}).model_dump_json(

@@ -1,0 +1,188 @@
+"""Citing: which retrieved passage supports a sentence of an answer, decided by code and never by the model.
+
+A sentence is cited to the passage that holds its words and its numbers and is near it in meaning; where none does, it
+stands uncited. Sentences that say nothing (an opening, a closing line, a reference code, a refusal) are never cited.
+Works on finished sentences, so that stream and non-stream agree. Does not know where passages come from.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import Stemmer
+
+MIN_COVERAGE = 0.5
+"""Least share of a sentence's words and numbers that the passage must hold."""
+MIN_SIMILARITY = 0.3
+"""Least cosine of sentence and passage."""
+MIN_TERMS = 2
+"""A sentence with fewer words of its own says too little to be checked."""
+MIN_MATCHED = 2
+COVERAGE_WEIGHT = 0.6
+
+NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+TERM = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?")
+LIST_NUMBER = re.compile(r"\s*(?:\d{1,3}[.)]|[-*•–])\s+")
+LABELLED_CODE = re.compile(r"[\w ]{1,24}:\s*[A-Z][A-Z0-9]*(?:[-/_][A-Z0-9]+)+\W*")
+"""A line that only names a code, such as «Ref: ACME-RET-2»."""
+REFUSAL = re.compile(
+    r"\b(?:documents?|passages?|context|sources?)\b.{0,40}(?:\b(?:do|does|is|are|did|can)(?: not|n't|not)\b|\bno\b)"
+    r"|\b(?:could|can|do|did)(?: not|n't|not) (?:find|know|say|answer)\b"
+    r"|\bnot (?:stated|mentioned|specified)\b|\bnot in the (?:documents?|passages?|context|sources?)\b"
+    r"|\bno (?:information|answer|mention)\b",
+    re.IGNORECASE,
+)
+"""A sentence that says that the documents are silent."""
+
+_STOP_WORDS = """
+    a about above after again all also am an and any are as at be because been before being below between both
+    but by can could did do does doing down during each few for from further had has have having he her here
+    hers him his how i if in into is it its itself just me more most must my no nor not now of off on once only
+    or other our ours out over own please same shall she should so some such than that the their theirs them
+    then there these they this those through to too under until up very was we were what when where which while
+    who whom why will with within would yes you your yours it's don't"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+NUMBER_WORDS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split())}
+_STEMMER = Stemmer.Stemmer("english")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A passage that the model was given.
+
+    Attributes:
+        n: Its number in the answer, from 1, by the order in which the model read them.
+        file: The document's name.
+        heading: Path of headings above the passage, or None; it counts as said, too.
+        url: The gateway's own page for it.
+        text: What it says.
+    """
+
+    n: int
+    file: str
+    heading: str | None
+    url: str
+    text: str
+
+    @property
+    def title(self) -> str:
+        """Document and heading, as the model read them and as people see them."""
+        return f"{self.file} | {self.heading}" if self.heading else self.file
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The words and numbers of a text, without those that say nothing."""
+
+    words: frozenset[str]
+    numbers: frozenset[str]
+
+    def __len__(self) -> int:
+        return len(self.words) + len(self.numbers)
+
+
+@lru_cache(maxsize=1024)
+def read_terms(text: str) -> Terms:
+    """Return the stemmed content words and the numbers of a text; small numbers in words count as numbers."""
+    words, numbers = set(), set()
+    for match in TERM.finditer(text.lower().replace("’", "'")):
+        term = match[0]
+        if term[0].isdigit():
+            numbers.add(normalize_number(term))
+        elif term in NUMBER_WORDS:
+            numbers.add(NUMBER_WORDS[term])
+        elif term not in STOP_WORDS and len(term) > 1:
+            words.add(_STEMMER.stemWord(term))
+    return Terms(frozenset(words), frozenset(numbers))
+
+
+def normalize_number(text: str) -> str:
+    """Return a number without separators of thousands and trailing zeros: 1,200.50 and 1200.5 are the same."""
+    text = re.sub(r"(?<=\d),(?=\d{3}(?:\D|\Z))", "", text)
+    return re.sub(r"(\.\d*?)0+\Z", r"\1", text).rstrip(".")
+
+
+def strip_list_number(sentence: str) -> str:
+    """Return a sentence without the number or dash of its list."""
+    return LIST_NUMBER.sub("", sentence, count=1) if LIST_NUMBER.match(sentence) else sentence
+
+
+def is_citable(sentence: str) -> bool:
+    """Tell whether a sentence says something that a document could support."""
+    text = strip_list_number(sentence).strip(" *_#>\t")
+    if text.endswith((":", "?")) or LABELLED_CODE.fullmatch(text) or REFUSAL.search(text):
+        return False
+    return len(read_terms(text)) >= MIN_TERMS
+
+
+def find_candidates(sentence: str, sources: Sequence[Source]) -> dict[int, float]:
+    """Return the sources that hold a sentence's words and all of its numbers, with the share that they hold.
+
+    Args:
+        sentence: A finished sentence.
+        sources: What the model was given.
+
+    Returns:
+        Coverage, 0 to 1, by position in `sources`; empty where the sentence cannot be cited.
+    """
+    if not is_citable(sentence):
+        return {}
+    said = read_terms(strip_list_number(sentence))
+    candidates = {}
+    for position, source in enumerate(sources):
+        held = read_terms(f"{source.heading or ''}\n{source.text}")
+        if not said.numbers <= held.numbers:
+            continue
+        matched = len(said.words & held.words) + len(said.numbers)
+        coverage = matched / len(said)
+        if matched >= MIN_MATCHED and coverage >= MIN_COVERAGE:
+            candidates[position] = coverage
+    return candidates
+
+
+def choose_source(
+    candidates: dict[int, float], similarities: Sequence[float], sources: Sequence[Source]
+) -> Source | None:
+    """Return the source that supports a sentence best, or None where none is near enough.
+
+    Args:
+        candidates: What `find_candidates` returned.
+        similarities: Cosine of the sentence and each source.
+        sources: What the model was given.
+    """
+    near = {
+        position: COVERAGE_WEIGHT * coverage + (1 - COVERAGE_WEIGHT) * similarities[position]
+        for position, coverage in candidates.items()
+        if similarities[position] >= MIN_SIMILARITY
+    }
+    return sources[max(near, key=lambda position: (near[position], -position))] if near else None
+
+
+@dataclass(slots=True)
+class CitedText:
+    """An answer's text with its marks, as far as it has been written.
+
+    Attributes:
+        length: Characters (code points) so far.
+        annotations: One url_citation for each mark; its indices cover the mark, [n], and text[start:end] is the mark.
+    """
+
+    length: int
+    annotations: list[dict[str, Any]]
+
+    def write(self, text: str) -> str:
+        """Add the answer's own text; return it."""
+        self.length += len(text)
+        return text
+
+    def cite(self, source: Source) -> str:
+        """Add a mark for a source; return it with the blank in front."""
+        mark = f" [{source.n}]"
+        start = self.length + 1
+        self.length += len(mark)
+        citation = {"start_index": start, "end_index": self.length, "title": source.title, "url": source.url}
+        self.annotations.append({"type": "url_citation", "url_citation": citation})
+        return mark

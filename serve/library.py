@@ -1,0 +1,66 @@
+"""The library: the gateway's door to retrieval. Runs retrieval's blocking calls in a bounded pool of threads.
+
+Does not know how anything is found (retrieval/ does), nor what an answer is.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.searcher import Searcher, SearchResult
+from retrieval.store import Passage
+
+WORKERS = 4
+"""Searches at the same time; more would only fight for the cores."""
+
+T = TypeVar("T")
+
+
+class Library:
+    """The stores and the embedder of one gateway."""
+
+    def __init__(self, searcher: Searcher, embedder_name: str) -> None:
+        """Use an open searcher; who opened it closes it, after this.
+
+        Args:
+            searcher: Retrieval on this data directory.
+            embedder_name: What /v1/embeddings calls the embedder.
+        """
+        self.embedder_name = embedder_name
+        self._searcher = searcher
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="library")
+
+    async def search(self, stores: Sequence[str], query: str, k: int) -> SearchResult:
+        """Return the best k passages of some stores."""
+        return await self._run(self._searcher.search, stores, query, k)
+
+    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return unit vectors; (texts, dimension)."""
+        return await self._run(self._searcher.embed_texts, texts)
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return each text's length in the embedder's tokens."""
+        return await self._run(self._searcher.count_tokens, texts)
+
+    async def read_passage(self, chunk_id: str) -> Passage:
+        """Return a chunk as it is stored.
+
+        Raises:
+            NotFound: There is no such chunk, or none any more.
+        """
+        return await self._run(self._searcher.read_passage, chunk_id)
+
+    async def warm_up(self, stores: Sequence[str]) -> None:
+        """Load the embedder and the stores' indexes, so that the first question does not wait for them."""
+        await self._run(self._searcher.warm_up, stores)
+
+    def close(self) -> None:
+        """Wait for running calls; those that wait are dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    async def _run(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)

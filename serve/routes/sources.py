@@ -1,0 +1,45 @@
+"""GET /sources/{chunk_id}: the passage behind a citation, as a page for people."""
+
+from html import escape
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from fastapi.responses import HTMLResponse
+
+from retrieval.store import Passage
+from serve.gateway_state import CurrentGateway
+
+router = APIRouter(prefix="/sources", tags=["sources"])
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+"""The page runs nothing and loads nothing, whatever a document holds."""
+STYLE = (
+    "body{font:16px/1.6 system-ui,sans-serif;max-width:42rem;margin:3rem auto;padding:0 1rem;color:#222}"
+    "h1{font-size:1.2rem;margin:0}p.where{color:#666;margin:.2rem 0 1.5rem}"
+    "blockquote{white-space:pre-wrap;border-left:.25rem solid #7a9;margin:0;padding:.2rem 1rem}"
+)
+
+
+@router.get("/{chunk_id}")
+async def get_source(
+    chunk_id: Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9_-]+$")], gateway: CurrentGateway
+) -> HTMLResponse:
+    """Show a passage with its document, heading and page."""
+    return HTMLResponse(render_passage(await gateway.library.read_passage(chunk_id)), headers=HEADERS)
+
+
+def render_passage(passage: Passage) -> str:
+    """Return the page; everything that comes from a document is escaped."""
+    where = [f"store {passage.store}", f"characters {passage.start} to {passage.end}"]
+    if passage.page is not None:
+        where.insert(1, f"page {passage.page}")
+    heading = f"<p class=where>{escape(passage.heading)}</p>" if passage.heading else ""
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(passage.file)}</title><style>{STYLE}</style>"
+        f"<h1>{escape(passage.file)}</h1>{heading}<blockquote>{escape(passage.text)}</blockquote>"
+        f"<p class=where>{escape(', '.join(where))}</p></html>"
+    )

@@ -1,0 +1,162 @@
+"""A whole gateway in the test's process: the real app and engine supervision, a fake vLLM and a searcher in memory."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import httpx
+import openai
+import uvicorn
+
+from core.errors import LoamError
+from retrieval.searcher import Searcher
+from retrieval.store import Passage
+from serve.answering import Answering, Assistant, AssistantConfig
+from serve.catalog import Catalog, Entry, EntryKind
+from serve.engine import Adapter, Engine
+from serve.gateway import build_app
+from serve.gateway_state import Gateway
+from serve.library import Library
+from tests.fakes.engine import BASE, fake_command, quick_config, read_state, set_script
+from tests.fakes.searcher import FakeSearcher
+
+EMBEDDER = "hash-embedder"
+ADAPTER = f"ft:{BASE}:local:mine:0123abcd"
+ALIAS = "mine"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGateway:
+    """A gateway that listens.
+
+    Attributes:
+        url: Its base URL, without /v1.
+        engine: Its engine, on the fake vLLM.
+        searcher: What it searches.
+        loop: The loop that it runs on.
+    """
+
+    url: str
+    engine: Engine
+    searcher: FakeSearcher
+    loop: asyncio.AbstractEventLoop
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the gateway's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+
+    def script(self, **script: Any) -> None:
+        """Tell the fake vLLM how to answer."""
+        self.run(set_script(self.engine, **script))
+
+    def state(self) -> dict[str, Any]:
+        """Return what the fake vLLM has seen."""
+        return self.run(read_state(self.engine))
+
+    def client(self, key: str = "none") -> openai.OpenAI:
+        """Return the stock client; it retries nothing, so that a test sees the first answer."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=20)
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        """Post JSON."""
+        return httpx.post(f"{self.url}{path}", json=body, timeout=20)
+
+    def chat(self, **body: Any) -> httpx.Response:
+        """Post a chat to the base model, changed by `body`."""
+        message = {"role": "user", "content": "hello there"}
+        return self.post("/v1/chat/completions", {"model": BASE, "messages": [message], **body})
+
+
+def make_catalog(assistants: dict[str, AssistantConfig]) -> Catalog:
+    """Return a catalogue of one base model, one adapter with its alias, an embedder and some assistants."""
+    catalog = Catalog()
+    catalog.add(Entry(BASE, EntryKind.BASE, BASE, 1))
+    catalog.add(Entry(ADAPTER, EntryKind.ADAPTER, ADAPTER, 2))
+    catalog.add(Entry(ALIAS, EntryKind.ALIAS, ADAPTER, 2))
+    catalog.add(Entry(EMBEDDER, EntryKind.EMBEDDER, EMBEDDER, 3))
+    for name, config in assistants.items():
+        catalog.add(Entry(name, EntryKind.ASSISTANT, catalog.get(config.model).target, 4))
+    return catalog
+
+
+@contextmanager
+def running_gateway(
+    folder: Path,
+    passages: Sequence[Passage] = (),
+    assistants: dict[str, AssistantConfig] | None = None,
+    *,
+    api_key: str | None = None,
+    max_body_bytes: int = 2**20,
+    first_byte_timeout_s: float = 5.0,
+    answer_timeout_s: float = 10.0,
+) -> Iterator[RunningGateway]:
+    """Run a gateway on a free port for the time of the block."""
+    adapter = folder / "adapter"
+    adapter.mkdir(exist_ok=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    searcher = FakeSearcher(passages)
+    listener = socket.create_server(("127.0.0.1", 0))
+    ready = threading.Event()
+    made: list[RunningGateway] = []
+    faults: list[LoamError] = []
+    stop: list[asyncio.Event] = []
+
+    async def run() -> None:
+        engine = Engine(quick_config(), [Adapter(ADAPTER, adapter)], folder / "vllm.log")
+        library = Library(cast("Searcher", searcher), EMBEDDER)
+        catalog = make_catalog(assistants or {})
+        served = {
+            name: Assistant(name, catalog.get(name).target, config) for name, config in (assistants or {}).items()
+        }
+        answering = Answering(engine, library, served, lambda text: len(text.split()), first_byte_timeout_s)
+        gateway = Gateway(engine, catalog, library, answering, None, first_byte_timeout_s, answer_timeout_s)
+        app = build_app(gateway, api_key, max_body_bytes)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+        server.capture_signals = no_signals  # type: ignore[method-assign]
+        stop.append(asyncio.Event())
+        try:
+            await engine.start(fake_command(), lambda _seconds, _line: None)
+            port = listener.getsockname()[1]
+            made.append(RunningGateway(f"http://127.0.0.1:{port}", engine, searcher, asyncio.get_running_loop()))
+            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+            ready.set()
+            await stop[0].wait()
+            server.should_exit = True
+            await serving
+        finally:
+            await engine.stop()
+            library.close()
+
+    def main() -> None:
+        try:
+            asyncio.run(run())
+        except LoamError as error:
+            faults.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    ready.wait(30)
+    try:
+        if faults:
+            raise faults[0]
+        yield made[0]
+    finally:
+        if made:
+            made[0].loop.call_soon_threadsafe(stop[0].set)
+        thread.join(30)
+        listener.close()
+
+
+@contextmanager
+def no_signals() -> Iterator[None]:
+    """Leave signals to pytest; a thread could not take them anyway."""
+    yield

@@ -1,0 +1,263 @@
+"""A scripted vLLM: what serve/ needs of vLLM's server, without a model.
+
+Run as `python -m tests.fakes.vllm --uds PATH --served-model-name NAME`, with its key in VLLM_API_KEY, as the real one.
+`POST /fake/script` sets how it answers from then on, `GET /fake/state` tells what it saw. The contract test in
+tests/integration/ holds it to the behaviour of the real server. Does not know the gateway.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+CONTEXT_LENGTH = 4096
+"""As conf/engine/cpu.yaml starts the real one."""
+
+
+@dataclass(slots=True)
+class Script:
+    """How the fake answers.
+
+    Attributes:
+        reply: What it says; None repeats the last message.
+        first_delay_s: Silence before the first byte of an answer.
+        token_delay_s: Silence between tokens.
+        die_after: Kill the process after so many tokens.
+        break_after: Close the connection after so many tokens.
+        error_after: Send vLLM's error event, then [DONE], after so many tokens, as vLLM does.
+        garbage_after: Send what is no JSON after so many tokens.
+        status: Answer chats with this status and vLLM's error body.
+        is_sick: Answer /health with 503, as vLLM does when its engine core is dead.
+        is_deaf: Never answer /health.
+    """
+
+    reply: str | None = None
+    first_delay_s: float = 0.0
+    token_delay_s: float = 0.0
+    die_after: int | None = None
+    break_after: int | None = None
+    error_after: int | None = None
+    garbage_after: int | None = None
+    status: int | None = None
+    is_sick: bool = False
+    is_deaf: bool = False
+
+
+@dataclass(slots=True)
+class State:
+    """What the fake has seen."""
+
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    adapters: dict[str, str] = field(default_factory=dict)
+    running: int = 0
+    aborted: int = 0
+
+
+class BrokenOffError(Exception):
+    """Raised in a stream to make uvicorn cut the connection."""
+
+
+class FakeVllm:
+    """The fake server: its routes as methods."""
+
+    def __init__(self, model: str, key: str) -> None:
+        """Make a server.
+
+        Args:
+            model: Name of the base model.
+            key: What requests below /v1 must carry.
+        """
+        self.model = model
+        self.key = key
+        self.script = Script()
+        self.state = State()
+        routes = [
+            Route("/health", self.get_health),
+            Route("/fake/script", self.set_script, methods=["POST"]),
+            Route("/fake/state", self.get_state),
+            Route("/v1/models", self.list_models),
+            Route("/v1/load_lora_adapter", self.load_adapter, methods=["POST"]),
+            Route("/v1/unload_lora_adapter", self.unload_adapter, methods=["POST"]),
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+        ]
+        self.app = Starlette(routes=routes)
+
+    def find_key_fault(self, request: Request) -> Response | None:
+        """Refuse a request without the key, as vLLM does."""
+        if request.headers.get("authorization") == f"Bearer {self.key}":
+            return None
+        return JSONResponse({"error": "Unauthorized"}, 401)
+
+    async def get_health(self, _request: Request) -> Response:
+        """Tell whether the engine core is alive."""
+        if self.script.is_deaf:
+            await asyncio.sleep(3600)
+        return Response(status_code=503 if self.script.is_sick else 200)
+
+    async def set_script(self, request: Request) -> Response:
+        """Take a new script."""
+        self.script = Script(**await request.json())
+        return Response()
+
+    async def get_state(self, _request: Request) -> Response:
+        """Tell what was seen."""
+        return JSONResponse({"pid": os.getpid(), **asdict(self.state)})
+
+    async def list_models(self, request: Request) -> Response:
+        """List the base model and the adapters."""
+        base = {"id": self.model, "object": "model", "max_model_len": CONTEXT_LENGTH}
+        adapters = [{"id": name, "object": "model", "max_model_len": None} for name in self.state.adapters]
+        return self.find_key_fault(request) or JSONResponse({"object": "list", "data": [base, *adapters]})
+
+    async def load_adapter(self, request: Request) -> Response:
+        """Take an adapter."""
+        body = await request.json()
+        name, folder = body["lora_name"], Path(body["lora_path"])
+        if name in self.state.adapters:
+            return refuse(400, f"The lora adapter '{name}' has already been loaded.")
+        if not has_adapter(folder):
+            return refuse(404, f"Loading lora {name} failed: No adapter found for {folder}")
+        self.state.adapters[name] = str(folder)
+        return Response(f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def unload_adapter(self, request: Request) -> Response:
+        """Drop an adapter."""
+        name = (await request.json())["lora_name"]
+        if self.state.adapters.pop(name, None) is None:
+            return refuse(404, f"The lora adapter '{name}' cannot be found.")
+        return Response(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a chat as scripted."""
+        body = await request.json()
+        self.state.requests.append(body)
+        prompt = sum(len(str(message["content"]).split()) for message in body["messages"])
+        fault = self.find_key_fault(request) or self.find_fault(body, prompt)
+        if fault is not None:
+            return fault
+        tokens, finish = self.choose_tokens(body)
+        usage = {"prompt_tokens": prompt, "completion_tokens": len(tokens), "total_tokens": prompt + len(tokens)}
+        self.state.running += 1
+        if body.get("stream"):
+            return StreamingResponse(self.stream(body, tokens, finish, usage), media_type="text/event-stream")
+        try:
+            if not await self.stay_silent(request):
+                return Response(status_code=499)
+            message = {"role": "assistant", "content": "".join(tokens)}
+            choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+            common = {"id": "chatcmpl-fake", "object": "chat.completion", "created": 1, "model": body["model"]}
+            return JSONResponse({**common, "choices": [choice], "usage": usage})
+        finally:
+            self.state.running -= 1
+
+    def find_fault(self, body: dict[str, Any], prompt: int) -> Response | None:
+        """Refuse what vLLM refuses."""
+        if body["model"] != self.model and body["model"] not in self.state.adapters:
+            return refuse(404, f"The model `{body['model']}` does not exist.", param="model")
+        if prompt > CONTEXT_LENGTH:
+            return refuse(400, f"This model's maximum context length is {CONTEXT_LENGTH} tokens.", param="input_tokens")
+        return None if self.script.status is None else refuse(self.script.status, "scripted")
+
+    def choose_tokens(self, body: dict[str, Any]) -> tuple[list[str], str]:
+        """Return the words to say and why they end."""
+        reply = body["messages"][-1]["content"] if self.script.reply is None else self.script.reply
+        tokens = re.findall(r"\s*\S+|\s+\Z", reply)
+        limit = body.get("max_completion_tokens") or body.get("max_tokens") or len(tokens)
+        return tokens[:limit], "stop" if len(tokens) <= limit else "length"
+
+    async def stay_silent(self, request: Request) -> bool:
+        """Wait as scripted; return whether the client is still there."""
+        if self.script.die_after is not None:
+            os._exit(137)
+        for _ in range(round(self.script.first_delay_s / 0.02)):
+            await asyncio.sleep(0.02)
+            if await request.is_disconnected():
+                self.state.aborted += 1
+                return False
+        return True
+
+    async def stream(
+        self, body: dict[str, Any], tokens: list[str], finish: str, usage: dict[str, int]
+    ) -> AsyncIterator[str]:
+        """Yield a chat's events as scripted."""
+        common = {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
+
+        def shape(delta: dict[str, Any], finish_reason: str | None = None) -> str:
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+            return f"data: {json.dumps({**common, 'choices': [choice]})}\n\n"
+
+        is_finished = False
+        script = self.script
+        try:
+            await asyncio.sleep(script.first_delay_s)
+            yield shape({"role": "assistant", "content": ""})
+            for index, token in enumerate(tokens):
+                yield self.misbehave(index) + shape({"content": token})
+                await asyncio.sleep(script.token_delay_s)
+                if index + 1 == script.error_after:
+                    error = {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "code": 500}
+                    yield f"data: {json.dumps({'error': error})}\n\n"
+                    yield "data: [DONE]\n\n"
+                    return
+            yield shape({}, finish)
+            if (body.get("stream_options") or {}).get("include_usage"):
+                yield f"data: {json.dumps({**common, 'choices': [], 'usage': usage})}\n\n"
+            yield "data: [DONE]\n\n"
+            is_finished = True
+        finally:
+            self.state.running -= 1
+            self.state.aborted += not is_finished
+
+    def misbehave(self, index: int) -> str:
+        """Die, break off or send garbage before a token, where the script says so."""
+        if index == self.script.die_after:
+            os._exit(137)
+        if index == self.script.break_after:
+            raise BrokenOffError
+        return "data: {{{\n\n" if index == self.script.garbage_after else ""
+
+
+def has_adapter(folder: Path) -> bool:
+    """Tell whether a folder holds an adapter."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def refuse(status: int, message: str, param: str | None = None) -> JSONResponse:
+    """Return vLLM's error answer."""
+    kind = "NotFoundError" if status == 404 else "BadRequestError"
+    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": status}}, status)
+
+
+def main() -> None:
+    """Serve on the socket of the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--uds", required=True)
+    parser.add_argument("--served-model-name", default="base")
+    parser.add_argument("--start-delay", type=float, default=0.0)
+    parser.add_argument("--fail", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.fail:
+        raise SystemExit("no such model: scripted to fail")
+    fake = FakeVllm(arguments.served_model_name, os.environ["VLLM_API_KEY"])
+    server = uvicorn.Server(uvicorn.Config(fake.app, uds=arguments.uds, log_level="warning"))
+
+    async def serve() -> None:
+        await asyncio.sleep(arguments.start_delay)
+        await server.serve()
+
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()

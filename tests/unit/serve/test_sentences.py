@@ -1,0 +1,111 @@
+"""Sentences and marks: where they end, and that the way a text is cut into pieces changes nothing."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.sentences import MarkRemover, Piece, SentenceSplitter, remove_marks, split_sentences
+
+ALPHABET = 'aB1 .!?\n\t[]()【】,;-:"”)0e.gé'
+texts = st.text(alphabet=ALPHABET, max_size=80)
+
+
+def cut(text: str, sizes: list[int]) -> list[str]:
+    """Cut a text into pieces of the given sizes; the rest is the last piece."""
+    pieces, start = [], 0
+    for size in sizes:
+        pieces.append(text[start : start + size])
+        start += size
+    return [*pieces, text[start:]]
+
+
+def run_remover(pieces: list[str]) -> str:
+    remover = MarkRemover()
+    return "".join(remover.feed(piece) for piece in pieces) + remover.finish()
+
+
+def run_splitter(pieces: list[str]) -> list[Piece]:
+    splitter = SentenceSplitter()
+    return [piece for part in pieces for piece in splitter.feed(part)] + splitter.finish()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("The pump runs. It hums.", ["The pump runs.", "It hums."]),
+        ("1. Open the valve.\n2. Close it.", ["1. Open the valve.", "2. Close it."]),
+        ("1. Open it. Then wait.\n2. Close it.", ["1. Open it. Then wait.", "2. Close it."]),
+        ("- One. Two.\n- Three", ["- One. Two.", "- Three"]),
+        (
+            "Use 3.5 bar, e.g. Brook 40, approx. No. 5 of it. Done",
+            ["Use 3.5 bar, e.g. Brook 40, approx. No. 5 of it.", "Done"],
+        ),
+        ("See https://a.b/c.d?e=1 now. Dr. Smith knows.", ["See https://a.b/c.d?e=1 now.", "Dr. Smith knows."]),
+        ('He said "Stop." Then he left!', ['He said "Stop."', "Then he left!"]),
+        ("Is it? No. You must pay.", ["Is it?", "No.", "You must pay."]),
+        ("Version 2. is lower case. End", ["Version 2. is lower case.", "End"]),
+        ("Wait... Then go… Now", ["Wait...", "Then go…", "Now"]),
+        ("Heading\n\nText without an end", ["Heading", "Text without an end"]),
+        ("In all there were 7. 8 came later.", ["In all there were 7.", "8 came later."]),
+        ("  \n \n", []),
+    ],
+)
+def test_sentences_end_where_people_end_them(text: str, sentences: list[str]) -> None:
+    assert split_sentences(text) == sentences
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Thirty days [1].", "Thirty days."),
+        ("Thirty days.[1][2] More", "Thirty days. More"),
+        ("Both [1, 2] and [3-5]; 【6†source】 end", "Both and; end"),
+        ("array[i] and [a] and [ ] stay", "array[i] and [a] and [ ] stay"),
+        ("unfinished [12", "unfinished [12"),
+    ],
+)
+def test_the_models_own_marks_go(text: str, expected: str) -> None:
+    assert remove_marks(text) == expected
+
+
+@given(texts, st.lists(st.integers(0, 9), max_size=12))
+def test_marks_go_alike_however_the_text_is_cut(text: str, sizes: list[int]) -> None:
+    assert run_remover(cut(text, sizes)) == remove_marks(text)
+
+
+@given(texts, st.lists(st.integers(0, 9), max_size=12))
+def test_sentences_end_alike_however_the_text_is_cut(text: str, sizes: list[int]) -> None:
+    whole, parts = run_splitter([text]), run_splitter(cut(text, sizes))
+    assert [piece.sentence for piece in parts if piece.sentence] == [
+        piece.sentence for piece in whole if piece.sentence
+    ]
+    assert find_ends(parts) == find_ends(whole)
+
+
+def find_ends(pieces: list[Piece]) -> list[int]:
+    """Return where in the text each sentence ends."""
+    ends, length = [], 0
+    for piece in pieces:
+        length += len(piece.text)
+        if piece.sentence is not None:
+            ends.append(length)
+    return ends
+
+
+@given(texts)
+def test_the_pieces_are_the_text(text: str) -> None:
+    assert "".join(piece.text for piece in run_splitter([text])) == text
+
+
+@given(texts)
+def test_a_sentence_ends_right_behind_its_last_character(text: str) -> None:
+    for end in find_ends(run_splitter([text])):
+        assert not text[end - 1].isspace()
+        assert end == len(text) or text[end].isspace()
+
+
+def test_text_flows_while_a_sentence_is_written() -> None:
+    splitter = SentenceSplitter()
+    assert splitter.feed("The pump ") == [Piece("The pump")]
+    assert splitter.feed("runs.") == [Piece(" runs.")]
+    assert splitter.feed(" I") == [Piece("", "The pump runs."), Piece(" I")]
