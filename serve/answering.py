@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from omegaconf import MISSING
-from retrieval.searcher import Hit, SearchResult
 
 from core.errors import ConfigError
+from retrieval.searcher import Hit, SearchResult
 from serve.boundary import InvalidRequest
 from serve.citing import CitedText, Source, choose_source, find_candidates, strip_list_number
 from serve.engine import Engine
@@ -63,7 +63,7 @@ class AssistantConfig:
     stores: list[str] = field(default_factory=list)
     instructions: str = INSTRUCTIONS
     k: int = 3
-    min_score: float = 0.2
+    min_score: float = 0.25
     nothing_found: str = NOTHING_FOUND
     max_tokens: int = 512
     temperature: float = 0.0
