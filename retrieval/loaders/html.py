@@ -80,7 +80,7 @@ def load_markup(markup: str, outline: Outline) -> None:
     """Add a page that is decoded already; its title is the first heading where it has no h1.
 
     Raises:
-        InvalidFile: The page cannot be parsed at all.
+        InvalidFile: The page cannot be parsed, or is nested too deeply.
     """
     markup = _XML_DECLARATION.sub("", markup).replace("\0", "")
     parser = html.HTMLParser(remove_comments=True, remove_pis=True, no_network=True, huge_tree=False)
@@ -88,6 +88,9 @@ def load_markup(markup: str, outline: Outline) -> None:
         page = html.document_fromstring(markup, parser=parser)
     except (etree.ParserError, etree.XMLSyntaxError) as error:
         raise InvalidFile(f"The HTML cannot be read: {error}.") from error
+    if any(entry.type == etree.ErrorTypes.ERR_RESOURCE_LIMIT for entry in parser.error_log):
+        # The parser stops there without an exception; what follows would be missing silently.
+        raise InvalidFile("The HTML is nested more than 256 deep. Close the tags that were left open.")
     root = _find_content(page)
     if root.find(".//h1") is None:
         first_h1 = page.find(".//h1")

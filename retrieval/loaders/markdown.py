@@ -21,7 +21,7 @@ _KNOWN_TAG = re.compile(r"</?[a-z]{1,10}/?>", re.IGNORECASE)
 _TAG = re.compile(r"<(?=/?([A-Za-z][\w:.-]*))")
 # The tags of static-site generators (Jekyll, Eleventy, Hugo). Code is matched first, so that it stays as it is.
 _TEMPLATE = re.compile(
-    r"(?P<code>^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)|`[^`\n]{1,500}`)"
+    r"(?P<code>^(?P<fence>`{3,}+|~{3,}+).*?^(?P=fence)|`[^`\n]{1,500}`)"
     r"|(?P<link>\]\()\s*(?:\{%[^%\n]{0,300}%\}|\{\{[^{}\n]{0,300}\}\})"
     r"|\{%-?(?P<tag>[^%\n]{0,300})%\}",
     re.MULTILINE | re.DOTALL,
@@ -56,7 +56,7 @@ def _write_template(match: re.Match[str]) -> str:
 
 
 def _build_parser() -> MarkdownIt:
-    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    parser = MarkdownIt("commonmark", {"maxNesting": 100}).enable(["table", "strikethrough"])
     parser.add_render_rule("html_inline", _render_html)
     parser.add_render_rule("html_block", _render_html)
     return parser

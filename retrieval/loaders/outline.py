@@ -21,7 +21,6 @@ _UNSEEN = re.compile(
 )
 _LINE_ENDS = re.compile("\r\n|[\r\x0c\x85\u2028\u2029]")
 _SPACES = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-_TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{3,}")
 _NUMBER = re.compile(r"[-+(]?[^\w\s]?\s?\d[\d.,:/\s]*[^\w\s]?\)?")
 
@@ -29,13 +28,15 @@ _NUMBER = re.compile(r"[-+(]?[^\w\s]?\s?\d[\d.,:/\s]*[^\w\s]?\)?")
 def clean_text(text: str) -> str:
     r"""Return text in NFC with "\n" line ends, plain spaces, no unseen signs, no outer or repeated empty lines."""
     text = _SPACES.sub(" ", _UNSEEN.sub("", _LINE_ENDS.sub("\n", text)))
-    text = _BLANK_LINES.sub("\n\n", _TRAILING.sub("", unicodedata.normalize("NFC", text)))
-    return text.strip("\n") if text.strip() else ""
+    lines = (line.rstrip(" \t") for line in unicodedata.normalize("NFC", text).split("\n"))
+    text = _BLANK_LINES.sub("\n\n", "\n".join(lines)).strip("\n")
+    return text if text.strip() else ""
 
 
 def join_line(text: str) -> str:
     """Return the text on one line, with single spaces."""
-    return " ".join(clean_text(text).split())
+    is_clean = text.isascii() and text.isprintable()  # as most cells of large tables are
+    return " ".join((text if is_clean else clean_text(text)).split())
 
 
 class Outline:

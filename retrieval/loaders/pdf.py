@@ -99,9 +99,9 @@ def _drop_furniture(pages: list[list[Line]]) -> list[list[Line]]:
 
 
 def _find_rim(lines: list[Line]) -> list[Line]:
-    """Return the two highest and the two lowest rows of a page."""
+    """Return the two highest and the two lowest rows of a page; the lowest only where there are few, none of one."""
     heights = sorted({round(line.y) for line in lines})
-    edge = {*heights[:2], *heights[-2:]} if len(heights) > 4 else {*heights[:1]}
+    edge = {*heights[:2], *heights[-2:]} if len(heights) > 4 else {*heights[: len(heights) > 1]}
     return [line for line in lines if round(line.y) in edge]
 
 
