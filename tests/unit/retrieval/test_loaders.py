@@ -177,3 +177,18 @@ def test_table_values_stand_beside_their_names(rows: list[list[str]], wanted: st
 def test_a_table_without_names_has_none() -> None:
     assert find_column_names([["1", "2"], ["3", "4"]]) == []
     assert find_column_names([["Year", "Ducks"], ["2019", "120"]]) == ["Year", "Ducks"]
+
+
+@pytest.mark.timeout(20)  # each takes minutes where a pattern goes back over what it has read
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("spaces.txt", (" " * 20_000 + "x\n") * 500),
+        ("ticks.md", "x\n\n" + "`" * 200_000),
+        ("tags.md", "{% " * 100_000),
+        ("brackets.md", "[" * 5_000 + "x"),
+        ("metas.html", "<p>x</p>" + "<meta " * 100_000),
+    ],
+)
+def test_no_pattern_takes_forever(tmp_path: Path, name: str, content: str) -> None:
+    load_document(write(tmp_path, name, content))
