@@ -5,6 +5,7 @@ kept dequantized, so that they are not computed anew in every layer of every ste
 """
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def quiet_libraries() -> None:
+    """Leave out what would only puzzle a reader of the log: a kernel that nobody asked for, bars without a terminal."""
+    from transformers.utils.logging import disable_progress_bar
+
+    # On some CPUs bitsandbytes looks for a kernel package that would fetch code from a hub; it is left out on purpose.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+
+
 def load_base(folder: Path, quant: QuantConfig, machine: Machine, attention: str) -> Any:
     """Load a base model for training.
 
@@ -47,6 +58,7 @@ def load_base(folder: Path, quant: QuantConfig, machine: Machine, attention: str
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    quiet_libraries()
     options: dict[str, Any] = {
         "dtype": machine.dtype,
         "device_map": {"": machine.device},
