@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import StorageFull
 from retrieval.config import IndexDevice
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,15 @@ def _finish(flat: Any, owners: NDArray[np.int64], device: IndexDevice) -> DenseI
 
 
 def save_dense(index: DenseIndex, folder: Path) -> None:
-    """Write an index into a folder."""
-    faiss.write_index(index.flat, str(folder / INDEX_FILE))
+    """Write an index into a folder.
+
+    Raises:
+        StorageFull: FAISS could not write it.
+    """
+    try:
+        faiss.write_index(index.flat, str(folder / INDEX_FILE))
+    except RuntimeError as error:
+        raise StorageFull(f"{folder}: FAISS could not write ({_first_line(error)}). Free some disk space.") from error
     np.save(folder / OWNERS_FILE, index.owners, allow_pickle=False)
 
 

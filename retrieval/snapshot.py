@@ -57,8 +57,8 @@ def open_index(engine: Engine, data: DataDir, store: Store, device: IndexDevice)
         index = build_index(engine, store, device)
         try:
             save_snapshot(index, data)
-        except LoamError as error:  # a cache: searching goes on without it
-            logger.warning("the index of store %r was not saved: %s", store.name, error.message)
+        except (LoamError, OSError) as error:  # a cache: searching goes on without it
+            logger.warning("the index of store %r was not saved: %s", store.name, error)
     return index
 
 

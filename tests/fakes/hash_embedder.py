@@ -1,0 +1,60 @@
+"""An embedder without a model: each word adds a fixed random direction, so texts that share words are near.
+
+Held to tests/fakes/embedder_contract.py like the real one. Deterministic, and quick enough for the unit tier.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.store import EmbedderIdentity
+
+TOKEN = re.compile(r"\w{1,8}|[^\w\s]")
+"""Long words have several tokens, as with a real tokenizer."""
+
+
+class HashEmbedder:
+    """Embeds by hashing words."""
+
+    def __init__(self, dimension: int = 64, max_tokens: int = 64, name: str = "hash") -> None:
+        """Choose the sizes."""
+        self._identity = EmbedderIdentity(name, dimension, hashlib.sha256(name.encode()).hexdigest())
+        self._max_tokens = max_tokens
+        self.embedded: list[str] = []
+
+    @property
+    def identity(self) -> EmbedderIdentity:
+        """Which embedder this is."""
+        return self._identity
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a text that one vector can stand for."""
+        return self._max_tokens
+
+    def token_starts(self, text: str) -> Sequence[int]:
+        """Return where each token of a text starts."""
+        return [match.start() for match in TOKEN.finditer(text)]
+
+    def embed_query(self, query: str) -> NDArray[np.float32]:
+        """Return (dimension,) float32 of unit length."""
+        return self._embed(query)
+
+    def embed_windows(self, windows: Sequence[str]) -> NDArray[np.float32]:
+        """Return (windows, dimension) float32, unit rows; like a real model it reads no further than it can."""
+        self.embedded += windows
+        if not windows:
+            return np.zeros((0, self._identity.dimension), dtype=np.float32)
+        return np.stack([self._embed(window) for window in windows])
+
+    def _embed(self, text: str) -> NDArray[np.float32]:
+        starts = self.token_starts(text)
+        read = text if len(starts) <= self._max_tokens else text[: starts[self._max_tokens]]
+        vector = np.full(self._identity.dimension, 1e-3, dtype=np.float32)
+        for word in re.findall(r"\w+", read.casefold()):
+            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+            vector += np.random.default_rng(seed).standard_normal(self._identity.dimension, dtype=np.float32)
+        return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)

@@ -1,0 +1,159 @@
+"""The database is opened safely: durable settings, ordered migrations, and errors that say what to do."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from core.errors import Conflict, ContractError, InputError, StorageFull
+from retrieval import database
+from retrieval.database import MIGRATIONS, open_database, read_transaction, read_version, write_transaction
+
+
+def test_commits_are_durable_and_readers_do_not_wait(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "new" / "loam.db")
+    with read_transaction(engine) as connection:
+        values = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "secure_delete")
+        }
+    assert values == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1}
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "loam.db")
+    insert = text(
+        "INSERT INTO stores (name, embedder, dimension, embedder_sha256, created_at) VALUES (:n, '', 1, '', 0)"
+    )
+
+    def fail_half_way() -> None:
+        with write_transaction(engine) as connection:
+            connection.execute(insert, {"n": "a"})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    with read_transaction(engine) as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM stores")).scalar() == 0
+
+
+def test_a_reader_sees_one_state_while_another_writes(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "loam.db")
+    insert = text(
+        "INSERT INTO stores (name, embedder, dimension, embedder_sha256, created_at) VALUES ('a', '', 1, '', 0)"
+    )
+    with read_transaction(engine) as reader:
+        assert reader.execute(text("SELECT COUNT(*) FROM stores")).scalar() == 0
+        with write_transaction(engine) as writer:
+            writer.execute(insert)
+        assert reader.execute(text("SELECT COUNT(*) FROM stores")).scalar() == 0
+    with read_transaction(engine) as reader:
+        assert reader.execute(text("SELECT COUNT(*) FROM stores")).scalar() == 1
+
+
+def test_migrations_are_applied_in_order_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "loam.db"
+    open_database(path).dispose()
+    later = (*MIGRATIONS, ("CREATE TABLE later (id INTEGER)", "INSERT INTO later VALUES (1)"))
+    monkeypatch.setattr(database, "MIGRATIONS", later)
+    for _ in range(2):
+        engine = open_database(path)
+        with read_transaction(engine) as connection:
+            assert read_version(connection) == len(later)
+            assert connection.execute(text("SELECT COUNT(*) FROM later")).scalar() == 1
+        engine.dispose()
+
+
+def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "loam.db"
+    open_database(path).dispose()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            database, "MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE later (id INTEGER)", "INSERT INTO none_such"))
+        )
+        with pytest.raises(Exception, match=r"none_such|incomplete input"):
+            open_database(path)
+    engine = open_database(path)
+    with read_transaction(engine) as connection:
+        assert read_version(connection) == len(MIGRATIONS)
+        assert connection.execute(text("SELECT COUNT(*) FROM sqlite_master WHERE name = 'later'")).scalar() == 0
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "loam.db"
+    engine = open_database(path)
+    with write_transaction(engine) as connection:
+        connection.execute(text("INSERT INTO schema_versions VALUES (99, 0)"))
+    with pytest.raises(ContractError, match=r"found 99.*newer Loam"):
+        open_database(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is no database at all " * 100, b"SQLite format 3\0" + bytes(range(256)) * 40]
+)
+def test_what_is_no_database_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "loam.db"
+    path.write_bytes(content)
+    with pytest.raises(ContractError, match="found damage"):
+        open_database(path)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loam.db").mkdir()
+    with pytest.raises(InputError, match="cannot be used"):
+        open_database(tmp_path / "loam.db")
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_content(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "loam.db")
+
+    def write_too_much() -> None:
+        with write_transaction(engine) as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            connection.execute(text("CREATE TABLE big AS SELECT randomblob(1000000) AS data"))
+
+    with pytest.raises(StorageFull, match="Free some disk space"):
+        write_too_much()
+    with read_transaction(engine) as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM sqlite_master WHERE name = 'big'")).scalar() == 0
+
+
+def test_a_writer_that_never_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
+    path = tmp_path / "loam.db"
+    engine = open_database(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Conflict, match="another process"), write_transaction(engine):
+        raise AssertionError("the transaction must not begin")
+    other.close()
+    with write_transaction(engine) as connection:
+        connection.execute(text("DELETE FROM stores"))
+
+
+def test_threads_may_open_a_new_database_at_once(tmp_path: Path) -> None:
+    barrier = threading.Barrier(6)
+
+    def open_one(_: int) -> int:
+        barrier.wait()
+        engine = open_database(tmp_path / "loam.db")
+        with read_transaction(engine) as connection:
+            return read_version(connection)
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(open_one, range(6))) == [len(MIGRATIONS)] * 6
+
+
+def test_processes_may_open_a_new_database_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from retrieval.database import open_database as o; o(Path(sys.argv[1]))"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "loam.db")]) for _ in range(4)]
+    assert [child.wait(timeout=60) for child in children] == [0, 0, 0, 0]

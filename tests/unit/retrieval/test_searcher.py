@@ -1,0 +1,163 @@
+"""Search finds by words and by meaning, tells both scores, follows other processes, and refuses bad input."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import Conflict, InputError, NotFound
+from core.layout import DataDir
+from retrieval.config import ChunkingConfig, ParsingConfig, SearchConfig
+from retrieval.ingest import ingest
+from retrieval.searcher import HIT_KEYS, Searcher
+from tests.fakes.hash_embedder import HashEmbedder
+
+FILES = {
+    "pump.md": "# Pump\n\nThe pump has a warranty of 26 months.\n\n## Care\n\nClean the filter every month.\n",
+    "duck.md": "# Duck\n\nDucks eat grain and grass.\n\n## Water\n\nDucks swim in ponds. A pond needs no pump.\n",
+    "hours.txt": "The desk is open from nine to five.",
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDir:
+    return DataDir(tmp_path / "data")
+
+
+def fill(data: DataDir, store: str, files: dict[str, str], embedder: HashEmbedder | None = None) -> None:
+    folder = data.root.parent / f"{store}-source"
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    ingest(
+        data,
+        store,
+        folder,
+        embedder=embedder or HashEmbedder(),
+        chunking=ChunkingConfig(60, overlap_tokens=16),
+        parsing=ParsingConfig(),
+    )
+
+
+@pytest.fixture
+def searcher(data: DataDir) -> Iterator[Searcher]:
+    fill(data, "acme", FILES)
+    searcher = Searcher(data, make_embedder=HashEmbedder)
+    yield searcher
+    searcher.close()
+
+
+def test_a_hit_tells_all_about_its_chunk(searcher: Searcher) -> None:
+    result = searcher.search(["acme"], "warranty of the pump", k=2)
+    hit = result.hits[0]
+    assert (hit.rank, hit.store, hit.file, hit.page, hit.heading) == (1, "acme", "pump.md", None, "Pump")
+    assert hit.text == "The pump has a warranty of 26 months."
+    assert (hit.start, hit.end) == (0, len(hit.text))
+    assert 0 < hit.score == hit.fused_score <= 1
+    assert -1 <= hit.dense_score <= 1
+    assert hit.lexical_score > 0
+    assert hit.rerank_score is None
+    assert tuple(hit.to_json()) == HIT_KEYS
+    assert [hit.rank for hit in result.hits] == [1, 2]
+    (searched,) = result.searched
+    assert (searched.store, searched.chunks, searched.candidates) == ("acme", 5, 5)
+    assert {"refresh", "embed", "dense", "lexical", "fuse", "read", "total"} <= set(result.timings_ms)
+
+
+def test_the_dense_score_is_the_cosine_whatever_the_weight(data: DataDir, searcher: Searcher) -> None:
+    embedder = HashEmbedder()
+    query = "what do ducks eat"
+    for weight in (0.0, 0.5, 1.0):
+        other = Searcher(data, search=SearchConfig(dense_weight=weight), make_embedder=HashEmbedder)
+        for hit in other.search(["acme"], query, k=5).hits:
+            seen = f"{hit.heading}\n{hit.text}" if hit.heading else hit.text
+            cosine = float(embedder.embed_windows([seen])[0] @ embedder.embed_query(query))
+            assert hit.dense_score == pytest.approx(cosine, abs=1e-5)
+        other.close()
+
+
+def test_hits_come_in_the_order_of_their_score_and_k_only_cuts(searcher: Searcher) -> None:
+    hits = searcher.search(["acme"], "pump", k=5).hits
+    scores = [hit.score for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert searcher.search(["acme"], "pump", k=2).hits == hits[:2]
+
+
+def test_stores_are_merged_by_score(data: DataDir, searcher: Searcher) -> None:
+    fill(data, "zoo", {"goose.md": "# Goose\n\nGeese eat grass all day.\n"})
+    result = searcher.search(["acme", "zoo", "acme"], "who eats grass", k=10)
+    assert {hit.store for hit in result.hits} == {"acme", "zoo"}
+    assert [hit.rank for hit in result.hits] == list(range(1, 7))
+    assert len({hit.chunk_id for hit in result.hits}) == 6
+    assert [searched.store for searched in result.searched] == ["acme", "zoo"]
+    assert {hit.store for hit in searcher.search(["zoo"], "pump warranty").hits} == {"zoo"}
+
+
+def test_a_change_by_another_process_is_seen_by_the_next_search(data: DataDir, searcher: Searcher) -> None:
+    old = searcher.search(["acme"], "warranty").hits[0]
+    fill(data, "acme", {"pump.md": "# Pump\n\nThe pump has a warranty of 30 years.\n"})
+    new = searcher.search(["acme"], "warranty").hits[0]
+    assert new.text == "The pump has a warranty of 30 years."
+    assert searcher.read_passage(new.chunk_id).text == new.text
+    with pytest.raises(NotFound, match="may have been replaced"):
+        searcher.read_passage(old.chunk_id)
+
+
+def test_texts_are_embedded_and_counted(searcher: Searcher) -> None:
+    vectors = searcher.embed_texts(["Clean the filter.", "clean the FILTER", "grass"])
+    assert vectors.shape == (3, 64)
+    assert float(vectors[0] @ vectors[1]) == pytest.approx(1, abs=1e-5)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert searcher.count_tokens(["one two", ""]) == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("stores", "query", "k", "param"),
+    [(["acme"], "  ", 5, "query"), (["acme"], "x", 0, "k"), (["acme"], "x", 1001, "k"), ([], "x", 5, "store")],
+)
+def test_bad_input_is_refused(searcher: Searcher, stores: list[str], query: str, k: int, param: str) -> None:
+    with pytest.raises(InputError, match=f"{param}: wanted") as caught:
+        searcher.search(stores, query, k)
+    assert caught.value.param == param
+
+
+def test_an_unknown_store_is_told_with_the_known_ones(searcher: Searcher) -> None:
+    with pytest.raises(NotFound, match="wanted one of acme"):
+        searcher.search(["acme", "none"], "pump")
+    with pytest.raises(NotFound):
+        searcher.warm_up(["none"])
+
+
+def test_a_store_of_another_embedder_is_refused(data: DataDir, searcher: Searcher) -> None:
+    fill(data, "other", FILES, HashEmbedder(name="other"))
+    with pytest.raises(Conflict, match=r"embedder\.name=other"):
+        searcher.search(["other"], "pump")
+
+
+def test_an_empty_store_gives_no_hits(data: DataDir, searcher: Searcher) -> None:
+    fill(data, "empty", {"bad.md": ""})
+    result = searcher.search(["empty"], "pump")
+    assert result.hits == []
+    assert result.searched[0].chunks == 0
+    assert searcher.search(["empty", "acme"], "pump").hits
+
+
+def test_a_missing_model_is_told(data: DataDir, searcher: Searcher) -> None:
+    plain = Searcher(data)
+    assert [status.store for status in plain.list_stores()] == ["acme"]
+    with pytest.raises(NotFound, match=r"scripts/models\.py get all-minilm-l6-v2"):
+        plain.search(["acme"], "pump")
+    with pytest.raises(NotFound, match=r"search\.reranker=null"):
+        Searcher(data, search=SearchConfig(reranker="none"), make_embedder=HashEmbedder).search(["acme"], "pump")
+
+
+def test_threads_get_the_answers_of_one(data: DataDir, searcher: Searcher) -> None:
+    queries = ["pump warranty", "ducks grass", "desk open", "clean filter"] * 20
+    wanted = [searcher.search(["acme"], query).hits for query in queries]
+    fresh = Searcher(data, make_embedder=HashEmbedder)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda query: fresh.search(["acme"], query).hits, queries))
+    assert found == wanted
+    fresh.close()

@@ -1,0 +1,134 @@
+"""Snapshots are caches: good ones are loaded, damage is seen, and the database makes them again without embedding."""
+
+import json
+import logging
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+
+from core.layout import DataDir
+from retrieval import snapshot
+from retrieval.config import IndexDevice
+from retrieval.database import open_database
+from retrieval.dense import search_dense
+from retrieval.lexical import score_lexical
+from retrieval.snapshot import StoreIndex, build_index, load_snapshot, open_index, save_snapshot, snapshot_folder
+from retrieval.store import NewChunk, NewDocument, Store, commit_document, find_store, make_store
+from tests.fakes.hash_embedder import HashEmbedder
+
+TEXTS = ["The pump has a warranty of 26 months.", "Ducks eat grain and grass.", "Clean the filter every month."]
+EMBEDDER = HashEmbedder()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDir:
+    return DataDir(tmp_path)
+
+
+@pytest.fixture
+def engine(data: DataDir) -> Engine:
+    return open_database(data.database)
+
+
+@pytest.fixture
+def acme(engine: Engine) -> Store:
+    store = make_store(engine, "acme", EMBEDDER.identity)
+    for number, text in enumerate(TEXTS):
+        chunk = NewChunk(0, len(text), None, None, text, EMBEDDER.embed_windows([text]))
+        commit_document(engine, store, NewDocument(f"{number}.md", str(number), "1", 1, text, (chunk,)))
+    return find_store(engine, "acme")
+
+
+def ask(index: StoreIndex) -> list[object]:
+    """The answers of an index to a few questions."""
+    answers: list[object] = [index.numbers.tolist(), index.store]
+    for query in ("warranty of the pump", "what do ducks eat?"):
+        positions, scores = search_dense(index.dense, EMBEDDER.embed_query(query), 3) if index.dense else ([], [])
+        answers += [list(positions), list(scores), score_lexical(index.lexical, query).tolist()]
+    return answers
+
+
+def test_a_saved_index_answers_like_a_new_one(engine: Engine, data: DataDir, acme: Store) -> None:
+    built = build_index(engine, acme, IndexDevice.cpu)
+    save_snapshot(built, data)
+    loaded = load_snapshot(snapshot_folder(data, acme), acme, IndexDevice.cpu)
+    assert loaded is not None
+    assert ask(loaded) == ask(built)
+
+
+def test_opening_saves_and_then_loads(
+    engine: Engine, data: DataDir, acme: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ask(open_index(engine, data, acme, IndexDevice.cpu))
+    monkeypatch.setattr(snapshot, "build_index", None)  # calling it would fail
+    assert ask(open_index(engine, data, acme, IndexDevice.cpu)) == first
+
+
+def test_an_empty_store_has_an_index_too(engine: Engine, data: DataDir) -> None:
+    empty = make_store(engine, "empty", EMBEDDER.identity)
+    for _ in range(2):
+        index = open_index(engine, data, empty, IndexDevice.cpu)
+        assert index.dense is None
+        assert score_lexical(index.lexical, "pump").tolist() == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_damage_is_seen_and_mended(
+    engine: Engine, data: DataDir, acme: Store, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = ask(open_index(engine, data, acme, IndexDevice.cpu))
+    folder = snapshot_folder(data, acme)
+    damage = spoil(folder, random.Random(seed))
+    with caplog.at_level(logging.WARNING):
+        assert load_snapshot(folder, acme, IndexDevice.cpu) is None, damage
+    assert "made again from the database" in caplog.text
+    assert ask(open_index(engine, data, acme, IndexDevice.cpu)) == wanted
+    assert load_snapshot(folder, acme, IndexDevice.cpu) is not None
+
+
+def spoil(folder: Path, random: random.Random) -> str:
+    """Change, cut or remove one file of a snapshot; return what was done."""
+    path = random.choice(sorted(folder.iterdir()))
+    content = bytearray(path.read_bytes())
+    kind = random.choice(["bit", "cut", "remove", "header"])
+    if kind == "remove":
+        path.unlink()
+    elif kind == "cut":
+        path.write_bytes(content[: random.randrange(len(content))])
+    else:
+        place = random.randrange(len(content)) if kind == "bit" else 0
+        content[place] ^= 1 << random.randrange(8)
+        path.write_bytes(content)
+    return f"{kind} {path.name}"
+
+
+def test_a_manifest_that_lies_is_seen(engine: Engine, data: DataDir, acme: Store) -> None:
+    open_index(engine, data, acme, IndexDevice.cpu)
+    path = snapshot_folder(data, acme) / snapshot.MANIFEST
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "chunks": 2}))
+    assert load_snapshot(path.parent, acme, IndexDevice.cpu) is None
+
+
+def test_a_snapshot_of_another_generation_or_store_is_not_used(engine: Engine, data: DataDir, acme: Store) -> None:
+    index = open_index(engine, data, acme, IndexDevice.cpu)
+    old = snapshot_folder(data, acme)
+    chunk = NewChunk(0, 3, None, None, "new", EMBEDDER.embed_windows(["new"]))
+    commit_document(engine, acme, NewDocument("new.md", "n", "1", 3, "new", (chunk,)))
+    now = find_store(engine, "acme")
+    assert load_snapshot(old, now, IndexDevice.cpu) is None
+    assert len(open_index(engine, data, now, IndexDevice.cpu).numbers) == len(index.numbers) + 1
+    assert not old.exists()
+    assert [path.name for path in old.parent.iterdir()] == [str(now.generation)]
+
+
+def test_a_disk_without_space_costs_the_snapshot_only(
+    engine: Engine, data: DataDir, acme: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    data.indexes.write_text("a file where the folder should be")
+    index = open_index(engine, data, acme, IndexDevice.cpu)
+    assert np.array_equal(index.numbers, build_index(engine, acme, IndexDevice.cpu).numbers)
+    assert "was not saved" in caplog.text
