@@ -17,9 +17,11 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 CONTEXT_LENGTH = 4096
 """As conf/engine/cpu.yaml starts the real one."""
@@ -93,11 +95,13 @@ class FakeVllm:
         ]
         self.app = Starlette(routes=routes)
 
-    def find_key_fault(self, request: Request) -> Response | None:
-        """Refuse a request without the key, as vLLM does."""
-        if request.headers.get("authorization") == f"Bearer {self.key}":
-            return None
-        return JSONResponse({"error": "Unauthorized"}, 401)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; below /v1 only with the key, as vLLM does."""
+        is_open = scope["type"] != "http" or not scope["path"].startswith("/v1")
+        if is_open or Headers(scope=scope).get("authorization") == f"Bearer {self.key}":
+            await self.app(scope, receive, send)
+        else:
+            await JSONResponse({"error": "Unauthorized"}, 401)(scope, receive, send)
 
     async def get_health(self, _request: Request) -> Response:
         """Tell whether the engine core is alive."""
@@ -114,11 +118,11 @@ class FakeVllm:
         """Tell what was seen."""
         return JSONResponse({"pid": os.getpid(), **asdict(self.state)})
 
-    async def list_models(self, request: Request) -> Response:
+    async def list_models(self, _request: Request) -> Response:
         """List the base model and the adapters."""
         base = {"id": self.model, "object": "model", "max_model_len": CONTEXT_LENGTH}
         adapters = [{"id": name, "object": "model", "max_model_len": None} for name in self.state.adapters]
-        return self.find_key_fault(request) or JSONResponse({"object": "list", "data": [base, *adapters]})
+        return JSONResponse({"object": "list", "data": [base, *adapters]})
 
     async def load_adapter(self, request: Request) -> Response:
         """Take an adapter."""
@@ -143,7 +147,7 @@ class FakeVllm:
         body = await request.json()
         self.state.requests.append(body)
         prompt = sum(len(str(message["content"]).split()) for message in body["messages"])
-        fault = self.find_key_fault(request) or self.find_fault(body, prompt)
+        fault = self.find_fault(body, prompt)
         if fault is not None:
             return fault
         tokens, finish = self.choose_tokens(body)
@@ -250,7 +254,7 @@ def main() -> None:
     if arguments.fail:
         raise SystemExit("no such model: scripted to fail")
     fake = FakeVllm(arguments.served_model_name, os.environ["VLLM_API_KEY"])
-    server = uvicorn.Server(uvicorn.Config(fake.app, uds=arguments.uds, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(fake, uds=arguments.uds, log_level="warning"))
 
     async def serve() -> None:
         await asyncio.sleep(arguments.start_delay)

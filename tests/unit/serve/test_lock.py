@@ -1,0 +1,65 @@
+"""The data directory's lock: one holder, named; freed however the holder ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.errors import Conflict
+from serve.lock import LOCK_NAME, lock_data_dir
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from serve.lock import lock_data_dir
+with lock_data_dir(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def start_holder(root: Path) -> subprocess.Popen[str]:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(root)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.stdout.close()
+    return holder
+
+
+def test_a_second_one_is_refused_with_the_first_ones_id_until_it_is_killed(tmp_path: Path) -> None:
+    holder = start_holder(tmp_path)
+    with pytest.raises(Conflict, match=str(holder.pid)), lock_data_dir(tmp_path):
+        pytest.fail("two held the lock")
+    holder.kill()
+    holder.wait()
+    with lock_data_dir(tmp_path):
+        assert (tmp_path / LOCK_NAME).read_text() == f"{os.getpid()}\n"
+
+
+def test_it_is_free_again_after_use_and_makes_its_folder(tmp_path: Path) -> None:
+    for _ in range(2):
+        with lock_data_dir(tmp_path / "new" / "data"):
+            assert (tmp_path / "new" / "data" / LOCK_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_stale_file_does_not_block(tmp_path: Path) -> None:
+    (tmp_path / LOCK_NAME).write_text("999999999 and more\n")
+    with lock_data_dir(tmp_path):
+        assert (tmp_path / LOCK_NAME).read_text() == f"{os.getpid()}\n"
+
+
+def test_a_child_does_not_inherit_it(tmp_path: Path) -> None:
+    with lock_data_dir(tmp_path):
+        sleep = "print('here', flush=True); import time; time.sleep(60)"
+        child = subprocess.Popen([sys.executable, "-c", sleep], close_fds=False, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"here\n"  # the new program runs: descriptors were closed by now
+        child.stdout.close()
+        with lock_data_dir(tmp_path):
+            assert child.poll() is None
+    finally:
+        child.kill()
+        child.wait()
