@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from core import offline
@@ -49,7 +50,7 @@ HOUSE_STYLE = re.compile(
 CITATION_MARK = re.compile(r" ?\[\d+\]")
 SERVE_TIMEOUT_S = 300
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 @dataclass(slots=True)
@@ -159,7 +160,8 @@ def serve(data: DataDir, port: int) -> Iterator[str]:
         f"paths.data_dir={data.root}",
     ]
     console.print(f"[dim]$ python {escape(' '.join(command))}[/dim]")
-    process = subprocess.Popen([sys.executable, *command], cwd=PROJECT)
+    process = subprocess.Popen([sys.executable, *command], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    Thread(target=show_words, args=(process, data.root / "logs" / "demo-serve.log"), daemon=True).start()
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(process, url)
@@ -173,7 +175,16 @@ def serve(data: DataDir, port: int) -> Iterator[str]:
             process.wait()
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+def show_words(process: subprocess.Popen[str], log: Path) -> None:
+    """Copy what the server tells people to the terminal, and its JSON log lines to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file:
+        for line in process.stderr or ():
+            is_log_line = line.startswith("{")
+            print(line, end="", file=file if is_log_line else sys.stderr, flush=True)
+
+
+def wait_until_ready(process: subprocess.Popen[str], url: str) -> None:
     """Wait for the gateway and the engine behind it; the server prints its own progress."""
     deadline = time.monotonic() + SERVE_TIMEOUT_S
     while time.monotonic() < deadline:
