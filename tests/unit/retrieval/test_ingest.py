@@ -5,15 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from core.errors import Conflict, InputError, NotFound, StorageFull
 from core.layout import DataDir
-from retrieval import ingest as ingest_module
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import open_database
 from retrieval.ingest import IngestReport, ingest, list_files, lock_store, rebuild
 from retrieval.snapshot import snapshot_folder
-from retrieval.store import find_store, list_stores, read_chunks
+from retrieval.store import NewDocument, Store, commit_document, find_store, list_stores, read_chunks
 from tests.fakes.hash_embedder import HashEmbedder
 
 PUMP = "# Pump\n\nThe pump has a warranty of 26 months.\n\n## Care\n\nClean the filter every month.\n"
@@ -168,16 +168,16 @@ def test_one_process_at_a_time_changes_a_store(data: DataDir, source: Path) -> N
 def test_a_full_disk_ends_the_run_and_keeps_what_was_committed(
     data: DataDir, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, committed = ingest_module.commit_document, []
+    committed: list[str] = []
 
-    def fill_disk(*arguments: object) -> int:
+    def fill_disk(engine: Engine, store: Store, document: NewDocument) -> int:
         if committed:
             raise StorageFull("full")
-        committed.append(arguments)
-        return commit(*arguments)  # type: ignore[arg-type]
+        committed.append(document.name)
+        return commit_document(engine, store, document)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ingest_module, "commit_document", fill_disk)
+        patch.setattr("retrieval.ingest.commit_document", fill_disk)
         with pytest.raises(StorageFull):
             run(data, source)
     assert list_stores(open_database(data.database))[0].files == 1

@@ -46,8 +46,9 @@ def ask(index: StoreIndex) -> list[object]:
     """The answers of an index to a few questions."""
     answers: list[object] = [index.numbers.tolist(), index.store]
     for query in ("warranty of the pump", "what do ducks eat?"):
-        positions, scores = search_dense(index.dense, EMBEDDER.embed_query(query), 3) if index.dense else ([], [])
-        answers += [list(positions), list(scores), score_lexical(index.lexical, query).tolist()]
+        assert index.dense is not None
+        positions, scores = search_dense(index.dense, EMBEDDER.embed_query(query), 3)
+        answers += [positions.tolist(), scores.tolist(), score_lexical(index.lexical, query).tolist()]
     return answers
 
 
