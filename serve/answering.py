@@ -24,7 +24,7 @@ from serve.engine import Engine
 from serve.library import Library
 from serve.relay import ContextTooLong, open_stream, read_chunks
 from serve.schemas.chat import AssistantMessage, ChatRequest, SystemMessage, ToolMessage, UserMessage, read_text
-from serve.sentences import MarkRemover, Piece, SentenceSplitter, remove_marks
+from serve.sentences import SENTENCE_END, MarkRemover, Piece, SentenceSplitter, remove_marks
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +204,8 @@ class Answering:
                     for piece in splitter.feed(text):
                         yield TextEvent(await support.cite(piece, cited))
         for piece in splitter.feed(remover.finish()) + splitter.finish():
-            yield TextEvent(await support.cite(piece, cited))
+            is_cut = finish_reason == "length" and not SENTENCE_END.search(piece.sentence or "")
+            yield TextEvent(await support.cite(Piece(piece.text) if is_cut else piece, cited))
         yield GroundsEvent(cited.annotations, {})
         yield EndEvent(finish_reason, usage)
 

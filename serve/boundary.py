@@ -169,15 +169,16 @@ class Boundary:
                 raise
             await answer_error(Request(scope), error)(scope, receive, send_with_id)
         finally:
+            ms = round((time.perf_counter() - started) * 1000, 1)
             extra = {
                 "request_id": request_id,
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,
-                "ms": round((time.perf_counter() - started) * 1000, 1),
-                **scope["state"].get("log", {}),
+                "ms": ms,
             }
-            logger.info("request", extra=extra)
+            extra.update(scope["state"].get("log", {}))
+            logger.info("%s %s %d in %.1f ms", scope["method"], scope["path"], status, ms, extra=extra)
 
     def _find_fault(self, scope: Scope) -> LoamError | None:
         headers = Headers(scope=scope)

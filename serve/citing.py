@@ -13,7 +13,7 @@ from typing import Any
 
 import Stemmer
 
-MIN_COVERAGE = 0.5
+MIN_COVERAGE = 0.6
 """Least share of a sentence's words and numbers that the passage must hold."""
 MIN_SIMILARITY = 0.3
 """Least cosine of sentence and passage."""
@@ -22,7 +22,9 @@ MIN_TERMS = 2
 MIN_MATCHED = 2
 COVERAGE_WEIGHT = 0.6
 
-NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+NAME = re.compile(r"\b[^\W\d_a-zß-öø-ÿ][^\W\d_]+")
+STARTS_A_SENTENCE = frozenset('.!?:…"“„*(')
+"""Signs after which a word is capitalized without being a name."""
 TERM = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?")
 LIST_NUMBER = re.compile(r"\s*(?:\d{1,3}[.)]|[-*•–])\s+")
 LABELLED_CODE = re.compile(r"[\w ]{1,24}:\s*[A-Z][A-Z0-9]*(?:[-/_][A-Z0-9]+)+\W*")
@@ -105,6 +107,19 @@ def normalize_number(text: str) -> str:
     return re.sub(r"(\.\d*?)0+\Z", r"\1", text).rstrip(".")
 
 
+def read_names(sentence: str) -> frozenset[str]:
+    """Return the stemmed words that are capitalized within a sentence: names of people, places and products.
+
+    Languages that capitalize every noun have more of them; their sentences must repeat the passage's nouns.
+    """
+    names = set()
+    for match in NAME.finditer(sentence):
+        before = sentence[: match.start()].rstrip()
+        if before and before[-1] not in STARTS_A_SENTENCE and match[0].lower() not in STOP_WORDS:
+            names.add(_STEMMER.stemWord(match[0].lower()))
+    return frozenset(names)
+
+
 def strip_list_number(sentence: str) -> str:
     """Return a sentence without the number or dash of its list."""
     return LIST_NUMBER.sub("", sentence, count=1) if LIST_NUMBER.match(sentence) else sentence
@@ -119,7 +134,7 @@ def is_citable(sentence: str) -> bool:
 
 
 def find_candidates(sentence: str, sources: Sequence[Source]) -> dict[int, float]:
-    """Return the sources that hold a sentence's words and all of its numbers, with the share that they hold.
+    """Return the sources that hold a sentence's words and all of its numbers and names, with the share that they hold.
 
     Args:
         sentence: A finished sentence.
@@ -130,13 +145,15 @@ def find_candidates(sentence: str, sources: Sequence[Source]) -> dict[int, float
     """
     if not is_citable(sentence):
         return {}
-    said = read_terms(strip_list_number(sentence))
+    text = strip_list_number(sentence)
+    said, names = read_terms(text), read_names(text)
     candidates = {}
     for position, source in enumerate(sources):
         held = read_terms(f"{source.heading or ''}\n{source.text}")
-        if not said.numbers <= held.numbers:
+        words = held.words | read_terms(source.file).words  # a file is named after what it is about
+        if not (said.numbers <= held.numbers and names <= words):
             continue
-        matched = len(said.words & held.words) + len(said.numbers)
+        matched = len(said.words & words) + len(said.numbers)
         coverage = matched / len(said)
         if matched >= MIN_MATCHED and coverage >= MIN_COVERAGE:
             candidates[position] = coverage

@@ -29,6 +29,8 @@ LOG_LINES_SHOWN = 12
 POLL_INTERVAL_S = 0.25
 HEALTH_FAILURES_ALLOWED = 3
 HEALTH_TIMEOUT_S = 10.0
+MAX_TEMPORARY_PATH = 50
+"""Bytes that leave room for our folder's name and for the names of vLLM's own sockets, 36 bytes each."""
 
 Progress = Callable[[float, str], None]
 """Told now and then while the engine starts: seconds since the start, last line of its log."""
@@ -56,6 +58,12 @@ class Adapter:
     path: Path
 
 
+def make_scratch() -> Path:
+    """Make a private folder (0700) whose path is short enough for sockets: they may have 107 bytes."""
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="loam-", dir=usual if len(usual) <= MAX_TEMPORARY_PATH else "/tmp"))  # noqa: S108
+
+
 class Engine:
     """A supervised vLLM server on a unix socket in a private folder."""
 
@@ -71,7 +79,7 @@ class Engine:
         self.state = EngineState.STOPPED
         self.restarts = 0
         self.max_model_len = 0
-        self.scratch = Path(tempfile.mkdtemp(prefix="loam-"))  # 0700, and short: a socket's path has at most 107 bytes
+        self.scratch = make_scratch()
         self._adapters = list(adapters)
         self._log_path = log_path
         self._process: EngineProcess | None = None

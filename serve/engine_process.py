@@ -71,7 +71,7 @@ async def launch(command: EngineCommand, socket: Path, log_path: Path) -> Engine
 
     Args:
         command: What to run.
-        socket: Where it shall listen; a file left by an earlier engine is removed.
+        socket: Where it shall listen, in a folder of its own; a file left by an earlier engine is removed.
         log_path: Takes what it prints, appended.
 
     Raises:
@@ -83,6 +83,7 @@ async def launch(command: EngineCommand, socket: Path, log_path: Path) -> Engine
             sys.executable,
             "-P",
             keeper.__file__,
+            str(socket.parent),
             *command.arguments,
             "--uds",
             str(socket),

@@ -59,7 +59,8 @@ class Server(uvicorn.Server):
 
 def main(composed: DictConfig) -> None:
     """Check, start, serve, stop."""
-    configure_logging("json")
+    configure_logging("text" if sys.stderr.isatty() else "json")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # this program says itself when it listens and when it stops
     config = load_config(composed, ServeConfig)
     engine_config = fill_engine_config(config.engine)
     data = DataDir(Path(config.paths.data_dir))

@@ -12,8 +12,11 @@ MARK = re.compile(r"[ \t]*(?:\[\d[\d ,;\u2013-]{0,29}\]|【[^】\n]{0,60}】)")
 MARK_BEGUN = re.compile(r"[ \t]*(?:\[(?:\d[\d ,;\u2013-]{0,29})?|【[^】\n]{0,60})?\Z")
 """The end of a text that may yet become a mark."""
 
-LIST_ITEM = re.compile(r"\s*(?:\d{1,3}[.)]|[-*•–])\s")
+LIST_MARKER = re.compile(r"\d{1,3}[.)]|[-*•–]")
 """How a line of a list begins; the whole line counts as one sentence."""
+LIST_MARKER_BEGUN = re.compile(r"\d{1,3}[.)]?|[-*•–]")
+LINE_END = re.compile(r"[.!?…。！？:：][\"'”’»)\]*_]*\Z")
+"""A line that ends so ends its sentence, too."""
 SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]*_]*\Z")
 LAST_WORD = re.compile(r"([^\s(\[\"'“‘]+)\.[\"'”’»)\]*_]*\Z")
 
@@ -70,16 +73,20 @@ class Piece:
 class SentenceSplitter:
     """Finds the ends of sentences in a stream of text.
 
-    Blanks after a sentence belong to the next piece, so that a mark put after a piece with a sentence stands directly
-    behind its last character. Joined, the pieces are the text.
+    A sentence ends at its last sign, at an empty line, and at the end of a list's line; a line that is merely wrapped
+    goes on in the next. Blanks after a sentence belong to the next piece, so that a mark put after a piece with a
+    sentence stands directly behind its last character. Joined, the pieces are the text.
     """
 
     def __init__(self) -> None:
         """Begin a text."""
+        self._pieces: list[Piece] = []
+        self._written = ""  # given out with the next piece
         self._sentence = ""  # of the sentence so far, without blanks in front
         self._blanks = ""  # seen after the last other character, not yet given out
+        self._marker = ""  # begins the next line and may yet become a list's number or dash
         self._is_list_item = False
-        self._line_has_boundary = False
+        self._begins_line = True
 
     def feed(self, text: str) -> list[Piece]:
         """Take the next stretch of the text.
@@ -90,48 +97,89 @@ class SentenceSplitter:
         Returns:
             What is certain by now; a blank waits for the character after it.
         """
-        pieces: list[Piece] = []
-        written = ""
         for character in text:
-            if character.isspace():
-                if character == "\n" and self._sentence:
-                    pieces.append(self._end_sentence(written))
-                    written = ""
-                if character == "\n":
-                    self._line_has_boundary = self._is_list_item = False
-                self._blanks += character
-                continue
-            if self._blanks and self._sentence:
-                self._is_list_item = self._is_list_item or self._begins_list_item()
-                if not self._is_list_item and is_boundary(self._sentence, character):
-                    pieces.append(self._end_sentence(written))
-                    written = ""
-                    self._line_has_boundary = True
-                else:
-                    self._sentence += self._blanks
-            written += self._blanks + character
-            self._blanks = ""
-            self._sentence += character
-        if written:
-            pieces.append(Piece(written))
-        return pieces
+            self._take(character)
+        return self._give()
 
     def finish(self) -> list[Piece]:
         """End the text: return the last sentence's end and the blanks that were held back."""
-        pieces = [self._end_sentence("")] if self._sentence else []
-        if self._blanks:
-            pieces.append(Piece(self._blanks))
-            self._blanks = ""
+        if self._marker:
+            self._go_on()
+        if self._sentence:
+            self._end_sentence()
+        self._written += self._blanks
+        self._blanks = ""
+        return self._give()
+
+    def _give(self) -> list[Piece]:
+        pieces, self._pieces = self._pieces, []
+        if self._written:
+            pieces.append(Piece(self._written))
+            self._written = ""
         return pieces
 
-    def _begins_list_item(self) -> bool:
-        """Tell whether the line so far is nothing but a list's number or dash."""
-        return not self._line_has_boundary and LIST_ITEM.fullmatch(self._sentence + " ") is not None
+    def _take(self, character: str) -> None:
+        if self._marker:
+            self._take_after_marker(character)
+        elif character.isspace():
+            self._take_blank(character)
+        elif not self._sentence:
+            self._begins_line = self._begins_line or "\n" in self._blanks
+            self._write(character)
+        elif "\n" in self._blanks:
+            self._marker = character
+            if not LIST_MARKER_BEGUN.fullmatch(character):
+                self._go_on()
+        else:
+            if self._blanks:
+                self._end_sentence_before(character)
+            self._write(character)
 
-    def _end_sentence(self, written: str) -> Piece:
-        piece = Piece(written, self._sentence)
-        self._sentence = ""
-        return piece
+    def _end_sentence_before(self, following: str) -> None:
+        """Decide whether the sentence ends at the blanks before a character of the same line."""
+        if self._begins_line and LIST_MARKER.fullmatch(self._sentence):
+            self._is_list_item = True
+        elif not self._is_list_item and is_boundary(self._sentence, following):
+            self._end_sentence()
+            self._begins_line = False
+
+    def _take_blank(self, character: str) -> None:
+        """Hold a blank back; end the sentence where the line's end ends it."""
+        is_line_end = character == "\n" and self._sentence
+        if is_line_end and (self._is_list_item or "\n" in self._blanks or LINE_END.search(self._sentence)):
+            self._end_sentence()
+        self._blanks += character
+
+    def _take_after_marker(self, character: str) -> None:
+        """Decide whether the new line is a list's: then the sentence has ended before it, else it goes on."""
+        if character.isspace() and LIST_MARKER.fullmatch(self._marker):
+            self._end_sentence()
+            marker, self._marker = self._marker, ""
+            self._begins_line = True
+            self._write(marker)
+            self._take_blank(character)
+        elif LIST_MARKER_BEGUN.fullmatch(self._marker + character):
+            self._marker += character
+        else:
+            self._go_on()
+            self._take(character)
+
+    def _go_on(self) -> None:
+        """Take what was held back for the sentence's own."""
+        marker, self._marker = self._marker, ""
+        self._write(marker)
+
+    def _write(self, text: str) -> None:
+        if self._sentence:
+            self._sentence += self._blanks
+        self._sentence += text
+        self._written += self._blanks + text
+        self._blanks = ""
+
+    def _end_sentence(self) -> None:
+        self._pieces.append(Piece(self._written, self._sentence))
+        self._written = self._sentence = ""
+        self._is_list_item = False
 
 
 def split_sentences(text: str) -> list[str]:

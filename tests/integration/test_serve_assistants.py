@@ -145,9 +145,13 @@ def test_a_stream_flows_and_tells_usage_when_asked(gateway: RunningGateway) -> N
     assert raw.text.endswith("data: [DONE]\n\n")
 
 
-def test_a_cut_answer_says_so(gateway: RunningGateway) -> None:
-    gateway.script(reply=REPLY)
-    assert ask(gateway, max_tokens=3).choices[0].finish_reason == "length"
+def test_a_cut_answer_says_so_and_its_torn_sentence_is_not_cited(gateway: RunningGateway) -> None:
+    gateway.script(reply="A customer can return a product within 45 days of delivery and more.")
+    cut = ask(gateway, max_tokens=11)
+    assert cut.choices[0].finish_reason == "length"
+    assert cut.choices[0].message.content == "A customer can return a product within 45 days of delivery"
+    assert read_stream(ask(gateway, max_tokens=11, stream=True))[0] == cut.choices[0].message.content
+    assert ask(gateway).choices[0].message.content.endswith("and more. [1]")
 
 
 def test_when_nothing_is_near_the_answer_says_so_without_the_model(gateway: RunningGateway) -> None:

@@ -175,6 +175,7 @@ def test_kill_9_of_the_gateway_takes_it_along(tmp_path: Path) -> None:
     while find_processes(socket) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert find_processes(socket) == []
+    assert not Path(socket).parent.exists()
 
 
 def test_the_progress_tells_seconds_and_the_last_line(tmp_path: Path) -> None:

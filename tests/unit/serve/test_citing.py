@@ -9,6 +9,7 @@ from serve.citing import (
     find_candidates,
     is_citable,
     normalize_number,
+    read_names,
     read_terms,
 )
 
@@ -33,6 +34,9 @@ SOURCES = [RETURNS, WARRANTY]
         ("Returned products are accepted within 45 days after delivery.", [0]),
         ("You can return a product within 30 days of delivery.", []),
         ("The Brook 40 pump has a warranty of 24 months.", []),
+        ("The Reed sensor has a warranty of 26 months.", []),
+        ("The Brook 40 pump in Bergen has a warranty of 26 months.", []),
+        ("The warranty for the Torrent pump is 26 months.", []),
         ("Our office in Leeds opens early on Mondays.", []),
     ],
 )
@@ -59,6 +63,26 @@ def test_a_sentence_is_cited_to_what_holds_its_words_and_numbers(sentence: str, 
 )
 def test_what_says_nothing_is_never_cited(sentence: str) -> None:
     assert find_candidates(sentence, SOURCES) == {}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "names"),
+    [
+        ("The Brook 40 pump is in Zürich.", {"brook", "zürich"}),
+        ("Open it. Keep the invoice: Write to Acme.", {"acm"}),
+        ("Philippa Ondrasek leads it", {"ondrasek"}),
+        ("the Élan, the NPSH and iPad", {"élan", "npsh"}),
+        ('ask "Help" (Often)', set()),
+    ],
+)
+def test_names_are_capitalized_words_within_a_sentence(sentence: str, names: set[str]) -> None:
+    assert read_names(sentence) == names
+
+
+def test_a_file_name_tells_what_a_passage_is_about() -> None:
+    source = Source(1, "torrent_manual.pdf", None, "u", "The pump has a warranty of 26 months.")
+    assert find_candidates("The Torrent pump has a warranty of 26 months.", [source])
+    assert find_candidates("The Torrent 90 pump has a warranty of 26 months.", [source]) == {}
 
 
 def test_a_heading_counts_as_said() -> None:

@@ -45,6 +45,24 @@ def test_a_chosen_profile_is_left_alone() -> None:
     assert fill_engine_config(chosen) == chosen
 
 
+@pytest.mark.parametrize(
+    ("cpu_info", "dtype"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 sse\n", "bfloat16"),
+        ("Features\t: fp asimd bf16\n", "bfloat16"),
+        ("flags\t\t: fpu avx512f\nbugs : avx512_bf16\n", "float32"),
+        ("", "float32"),
+    ],
+)
+def test_a_cpu_takes_the_dtype_that_it_has_arithmetic_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu_info: str, dtype: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpu_info)
+    monkeypatch.setattr("serve.hardware.CPU_INFO", tmp_path / "cpuinfo")
+    assert fill_engine_config(EngineConfig(device="cpu")).dtype == dtype
+    assert fill_engine_config(EngineConfig(device="cpu", dtype="float16")).dtype == "float16"
+
+
 def test_all_threads_are_named_one_by_one() -> None:
     filled = fill_engine_config(EngineConfig(device="cpu", cpu_threads="all"))
     assert filled.cpu_threads == ",".join(map(str, sorted(os.sched_getaffinity(0))))

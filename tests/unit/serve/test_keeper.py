@@ -28,9 +28,9 @@ time.sleep(60)
 """
 
 
-def start_keeper(*command: str) -> tuple[subprocess.Popen[bytes], int]:
+def start_keeper(scratch: Path, *command: str) -> tuple[subprocess.Popen[bytes], int]:
     process = subprocess.Popen(
-        [sys.executable, "-P", keeper.__file__, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-P", keeper.__file__, str(scratch), *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     group = int(process.stdout.readline())
@@ -62,15 +62,20 @@ def wait_for_end(pid: int) -> None:
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_the_exit_code_is_passed_on_and_the_rest_of_the_group_dies(tmp_path: Path, code: int) -> None:
-    process, _group = start_keeper(sys.executable, "-c", FAMILY, str(tmp_path / "pid"), "0.2", str(code))
+    (tmp_path / "scratch").mkdir()
+    process, _group = start_keeper(
+        tmp_path / "scratch", sys.executable, "-c", FAMILY, str(tmp_path / "pid"), "0.2", str(code)
+    )
     assert process.stdin is not None
     assert process.wait(10) == code
     process.stdin.close()
     wait_for_end(int((tmp_path / "pid").read_text()))
+    assert (tmp_path / "scratch").exists()  # the next start needs it
 
 
 def test_the_end_of_its_input_kills_the_whole_group(tmp_path: Path) -> None:
-    process, group = start_keeper(sys.executable, "-c", FAMILY, str(tmp_path / "pid"), "60", "0")
+    process, group = start_keeper(tmp_path / "scratch", sys.executable, "-c", FAMILY, str(tmp_path / "pid"), "60", "0")
+    (tmp_path / "scratch").mkdir()
     grandchild = wait_for_file(tmp_path / "pid")
     assert is_alive(group)
     assert process.stdin is not None
@@ -78,10 +83,11 @@ def test_the_end_of_its_input_kills_the_whole_group(tmp_path: Path) -> None:
     assert process.wait(10) == 128 + signal.SIGKILL
     wait_for_end(group)
     wait_for_end(grandchild)
+    assert not (tmp_path / "scratch").exists()
 
 
 def test_sigterm_is_passed_on(tmp_path: Path) -> None:
-    process, group = start_keeper(sys.executable, "-c", POLITE, str(tmp_path / "ready"))
+    process, group = start_keeper(tmp_path / "scratch", sys.executable, "-c", POLITE, str(tmp_path / "ready"))
     wait_for_file(tmp_path / "ready")
     process.terminate()
     assert process.wait(10) == 7

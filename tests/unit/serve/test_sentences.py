@@ -48,6 +48,18 @@ def run_splitter(pieces: list[str]) -> list[Piece]:
         ("Heading\n\nText without an end", ["Heading", "Text without an end"]),
         ("In all there were 7. 8 came later.", ["In all there were 7.", "8 came later."]),
         ("  \n \n", []),
+        (
+            "It was founded by the sisters\nVerity and Maud. It grew.",
+            ["It was founded by the sisters\nVerity and Maud.", "It grew."],
+        ),
+        (
+            "Choose one of\n1. Open it\n2) Close it\n- Leave it",
+            ["Choose one of", "1. Open it", "2) Close it", "- Leave it"],
+        ),
+        ("There are\n12 pumps and\n-5 degrees", ["There are\n12 pumps and\n-5 degrees"]),
+        ("Steps:\nGo on\n \nThen stop", ["Steps:", "Go on", "Then stop"]),
+        ("1. Open it\nThen this", ["1. Open it", "Then this"]),
+        ("wrapped\n12", ["wrapped\n12"]),
     ],
 )
 def test_sentences_end_where_people_end_them(text: str, sentences: list[str]) -> None:
