@@ -102,17 +102,24 @@ def load_config(composed: DictConfig, schema: type[T]) -> T:
     if not isinstance(values, dict):
         raise ConfigError(f"configuration: wanted a mapping, found {type(values).__name__}")
     values.pop("hydra", None)
-    faults = list(_find_faults(schema, [], values))
+    faults = []
+    for path, fault in list(_find_faults(schema, [], values)):
+        faults.append(fault)
+        _remove(values, path)  # so that what else is wrong is still found
+    merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+    missing = sorted(OmegaConf.missing_keys(merged))
+    faults += [f"{key}: missing. Give it on the command line: {key}=…" for key in missing]
+    faults += _find_range_faults(merged)
     if not faults:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
-        faults = [
-            f"{key}: missing. Give it on the command line: {key}=…" for key in sorted(OmegaConf.missing_keys(merged))
-        ]
-        if not faults:
-            faults = list(_find_range_faults(merged))
-        if not faults:
-            return _to_object(merged, schema)
+        return _to_object(merged, schema)
     raise ConfigError("; ".join(faults) if len(faults) == 1 else "".join(f"\n  {fault}" for fault in faults))
+
+
+def _remove(values: dict[Any, Any], path: list[str]) -> None:
+    """Take one key out of nested mappings."""
+    for key in path[:-1]:
+        values = values[key]
+    values.pop(path[-1], None)
 
 
 def _to_object(merged: Any, schema: type[T]) -> T:
@@ -122,8 +129,8 @@ def _to_object(merged: Any, schema: type[T]) -> T:
     return config
 
 
-def _find_faults(schema: type, path: list[str], value: Any) -> Iterator[str]:
-    """Yield a sentence for each key that the schema refuses, descending only where a whole node fails."""
+def _find_faults(schema: type, path: list[str], value: Any) -> Iterator[tuple[list[str], str]]:
+    """Yield path and sentence of each key that the schema refuses, descending only where a whole node fails."""
     nested = value
     for key in reversed(path):
         nested = {key: nested}
@@ -134,7 +141,7 @@ def _find_faults(schema: type, path: list[str], value: Any) -> Iterator[str]:
             for key, item in value.items():
                 yield from _find_faults(schema, [*path, str(key)], item)
         else:
-            yield _describe_fault(schema, path, value, error)
+            yield path, _describe_fault(schema, path, value, error)
 
 
 def _describe_fault(schema: type, path: list[str], value: Any, error: OmegaConfBaseException) -> str:
@@ -162,7 +169,7 @@ def _find_range_faults(merged: Any) -> Iterator[str]:
     """Yield what each part's `__post_init__` refuses, one part after the other, so that none hides another."""
     for key in merged:
         node = merged.get(key)
-        if isinstance(node, DictConfig):
+        if isinstance(node, DictConfig) and not OmegaConf.missing_keys(node):
             try:
                 OmegaConf.to_object(node)
             except ConfigError as error:

@@ -69,6 +69,12 @@ def test_range_faults_of_several_parts_come_together() -> None:
     assert "found -1" in message
 
 
+def test_faults_of_every_kind_come_together() -> None:
+    message = refusal({"nme": 1, "first": {"rank": 0}, "second": {"rank": "many"}})
+    for part in ("nme: no such", "second.rank: found 'many'", "rank: wanted 1 or more, found 0", "name: missing"):
+        assert part in message
+
+
 def test_an_open_dict_takes_anything() -> None:
     config = load_config(OmegaConf.create({"name": "x", "extra": {"a": [1, {"b": None}]}}), Root)
     assert config.extra == {"a": [1, {"b": None}]}
