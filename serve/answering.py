@@ -166,14 +166,16 @@ class Answering:
         """
         assistant = self.assistants[name]
         check_fields(request)
-        chat = read_chat(request)
+        chat = await self.library.run(read_chat, request)
         self.engine.check_ready()
         found = await self.library.search(assistant.config.stores, chat.question, assistant.config.k)
         hits = [hit for hit in found.hits if hit.dense_score >= assistant.config.min_score]
         limit = self.engine.max_model_len
         answer_tokens = request.max_completion_tokens or request.max_tokens or assistant.config.max_tokens
         answer_tokens = min(answer_tokens, limit // 2)
-        hits, history = fit_budget(assistant.config, chat, hits, self.count_tokens, limit - answer_tokens)
+        hits, history = await self.library.run(
+            fit_budget, assistant.config, chat, hits, self.count_tokens, limit - answer_tokens
+        )
         sources = list_sources(hits, base_url)
         if not sources:
             yield TextEvent(assistant.config.nothing_found)

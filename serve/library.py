@@ -36,15 +36,15 @@ class Library:
 
     async def search(self, stores: Sequence[str], query: str, k: int) -> SearchResult:
         """Return the best k passages of some stores."""
-        return await self._run(self._searcher.search, stores, query, k)
+        return await self.run(self._searcher.search, stores, query, k)
 
     async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return unit vectors; (texts, dimension)."""
-        return await self._run(self._searcher.embed_texts, texts)
+        return await self.run(self._searcher.embed_texts, texts)
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return each text's length in the embedder's tokens."""
-        return await self._run(self._searcher.count_tokens, texts)
+        return await self.run(self._searcher.count_tokens, texts)
 
     async def read_passage(self, chunk_id: str) -> Passage:
         """Return a chunk as it is stored.
@@ -52,15 +52,16 @@ class Library:
         Raises:
             NotFound: There is no such chunk, or none any more.
         """
-        return await self._run(self._searcher.read_passage, chunk_id)
+        return await self.run(self._searcher.read_passage, chunk_id)
 
     async def warm_up(self, stores: Sequence[str]) -> None:
         """Load the embedder and the stores' indexes, so that the first question does not wait for them."""
-        await self._run(self._searcher.warm_up, stores)
+        await self.run(self._searcher.warm_up, stores)
 
     def close(self) -> None:
         """Wait for running calls; those that wait are dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    async def _run(self, call: Callable[..., T], *arguments: Any) -> T:
+    async def run(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Return what a call returns that would hold up the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)

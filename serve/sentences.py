@@ -7,9 +7,10 @@ result is the same as for the whole. Does not know what a source is.
 import re
 from dataclasses import dataclass
 
-MARK = re.compile(r"[ \t]*(?:\[\d[\d ,;\u2013-]{0,29}\]|【[^】\n]{0,60}】)")
-"""A citation mark as models make them up: [1], [1, 2], 【3†source】, with the blanks in front of it."""
-MARK_BEGUN = re.compile(r"[ \t]*(?:\[(?:\d[\d ,;\u2013-]{0,29})?|【[^】\n]{0,60})?\Z")
+MARK = re.compile(r"(?<![ \t])[ \t]*(?:\[\d[\d ,;\u2013-]{0,29}\]|【[^】\n]{0,60}】)")
+"""A citation mark as models make them up: [1], [1, 2], 【3†source】, with the blanks in front of it. The look behind keeps
+a long run of blanks from being tried at every blank."""
+MARK_BEGUN = re.compile(r"(?<![ \t])[ \t]*(?:\[(?:\d[\d ,;\u2013-]{0,29})?|【[^】\n]{0,60})?\Z")
 """The end of a text that may yet become a mark."""
 
 LIST_MARKER = re.compile(r"\d{1,3}[.)]|[-*•–]")
@@ -20,6 +21,9 @@ LINE_END = re.compile(r"[.!?…。！？:：][\"'”’»)\]*_]*\Z")
 SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]*_]*\Z")
 LAST_WORD = re.compile(r"([^\s(\[\"'“‘]+)\.[\"'”’»)\]*_]*\Z")
 
+TAIL = 64
+"""Characters at the end of a sentence that tell whether it is one; looking at more would cost time in long ones."""
+
 ABBREVIATIONS = frozenset(
     {
         "e.g", "i.e", "etc", "cf", "vs", "approx", "mr", "mrs", "ms", "dr", "prof", "st", "ca", "incl", "excl", "ext",
@@ -27,7 +31,10 @@ ABBREVIATIONS = frozenset(
     }
 )  # fmt: skip
 """Words whose dot ends no sentence."""
-NUMBER_ABBREVIATIONS = frozenset({"no", "nr", "art", "sec", "fig", "p", "pp", "ch", "para", "vol"})
+NUMBER_TAIL = 64
+"""Characters at the end of a sentence that tell whether it is one; looking at more would cost time in long ones."""
+
+ABBREVIATIONS = frozenset({"no", "nr", "art", "sec", "fig", "p", "pp", "ch", "para", "vol"})
 """Words whose dot ends no sentence before a number."""
 
 
@@ -146,7 +153,7 @@ class SentenceSplitter:
     def _take_blank(self, character: str) -> None:
         """Hold a blank back; end the sentence where the line's end ends it."""
         is_line_end = character == "\n" and self._sentence
-        if is_line_end and (self._is_list_item or "\n" in self._blanks or LINE_END.search(self._sentence)):
+        if is_line_end and (self._is_list_item or "\n" in self._blanks or LINE_END.search(self._sentence[-TAIL:])):
             self._end_sentence()
         self._blanks += character
 
@@ -196,9 +203,10 @@ def is_boundary(sentence: str, following: str) -> bool:
         sentence: The text since the last end.
         following: The first character after the blanks.
     """
-    if not SENTENCE_END.search(sentence) or following.islower():
+    tail = sentence[-TAIL:]
+    if not SENTENCE_END.search(tail) or following.islower():
         return False
-    last = LAST_WORD.search(sentence)
+    last = LAST_WORD.search(tail)
     if last is None:
         return True
     word = last[1].lower()
