@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 
 MARK = re.compile(r"(?<![ \t])[ \t]*(?:\[\d[\d ,;\u2013-]{0,29}\]|【[^】\n]{0,60}】)")
-"""A citation mark as models make them up: [1], [1, 2], 【3†source】, with the blanks in front of it. The look behind keeps
-a long run of blanks from being tried at every blank."""
+"""A citation mark as models make them up, such as [1], [1, 2], 【3†source】, with the blanks in front of it. The look
+behind keeps a long run of blanks from being tried at every blank."""
 MARK_BEGUN = re.compile(r"(?<![ \t])[ \t]*(?:\[(?:\d[\d ,;\u2013-]{0,29})?|【[^】\n]{0,60})?\Z")
 """The end of a text that may yet become a mark."""
 
@@ -31,10 +31,7 @@ ABBREVIATIONS = frozenset(
     }
 )  # fmt: skip
 """Words whose dot ends no sentence."""
-NUMBER_TAIL = 64
-"""Characters at the end of a sentence that tell whether it is one; looking at more would cost time in long ones."""
-
-ABBREVIATIONS = frozenset({"no", "nr", "art", "sec", "fig", "p", "pp", "ch", "para", "vol"})
+NUMBER_ABBREVIATIONS = frozenset({"no", "nr", "art", "sec", "fig", "p", "pp", "ch", "para", "vol"})
 """Words whose dot ends no sentence before a number."""
 
 
