@@ -1,7 +1,7 @@
 """The SQLite database: opening, transactions, migrations. The only file that knows SQLite.
 
 Write-ahead log and synchronous=FULL: what a transaction has committed survives kill -9 and power loss, and readers
-never wait for a writer. Several processes may use the file at once; SQLite's locks arbitrate (docs/decisions/0010).
+never wait for a writer. Several processes may use the file at once; SQLite's locks arbitrate (docs/decisions/0011).
 Does not know what the tables mean; store.py does.
 """
 

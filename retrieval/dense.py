@@ -1,7 +1,7 @@
 """Dense search: a flat FAISS index by inner product, exact, on the CPU or on a GPU.
 
 A chunk may have several vectors (windows); its score is that of the best. The GPU is probed once a process, and where
-it does not work the CPU takes over with one warning (docs/decisions/0011). Does not know texts or the database.
+it does not work the CPU takes over with one warning (docs/decisions/0012). Does not know texts or the database.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Lexical search: BM25 over stemmed words without stop words, by bm25s.
 
-Chosen over SQLite's FTS5 by measurement (docs/decisions/0012). Does not know the database, vectors or fusion.
+Chosen over SQLite's FTS5 by measurement (docs/decisions/0013). Does not know the database, vectors or fusion.
 """
 
 import logging

@@ -6,7 +6,7 @@
     python retrieval/run.py action=rebuild store=NAME
 
 Reads conf/retrieval.yaml. For a question typed by hand: python scripts/search.py NAME "free text". May run beside a
-gateway on the same data directory (docs/decisions/0010).
+gateway on the same data directory (docs/decisions/0011).
 """
 
 import sys

@@ -8,6 +8,7 @@ combined.
 import json
 import logging
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ FORMAT = 1
 """Raised when the files or the way words are split change: older snapshots are then made again."""
 MANIFEST = "manifest.json"
 NUMBERS_FILE = "chunks.npy"
+ABANDONED_AFTER_S = 3600
+"""A temporary folder older than this belongs to a process that was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,15 @@ def save_snapshot(index: StoreIndex, data: DataDir) -> None:
             "files": {path.name: sha256_file(path) for path in sorted(temporary.iterdir())},
         }
         write_json(temporary / MANIFEST, {**content, "sha256": _hash_content(content)})
-    for other in folder.parent.iterdir():
-        if other.name.isdigit() and int(other.name) < index.store.generation:
+    _remove_outdated(folder.parent, index.store.generation)
+
+
+def _remove_outdated(folder: Path, generation: int) -> None:
+    """Remove a store's earlier snapshots, and what a killed process left half-written."""
+    for other in folder.iterdir():
+        is_earlier = other.name.isdigit() and int(other.name) < generation
+        is_abandoned = other.name.startswith(".") and time.time() - other.stat().st_mtime > ABANDONED_AFTER_S
+        if is_earlier or is_abandoned:
             shutil.rmtree(other, ignore_errors=True)  # a reader that is just opening it builds from the database
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 from pathlib import Path
 
@@ -124,6 +125,16 @@ def test_a_snapshot_of_another_generation_or_store_is_not_used(engine: Engine, d
     assert len(open_index(engine, data, now, IndexDevice.cpu).numbers) == len(index.numbers) + 1
     assert not old.exists()
     assert [path.name for path in old.parent.iterdir()] == [str(now.generation)]
+
+
+def test_what_a_killed_process_left_is_removed_after_a_while(engine: Engine, data: DataDir, acme: Store) -> None:
+    folder = data.indexes / str(acme.id)
+    old, fresh = folder / ".3.old.tmp", folder / ".3.fresh.tmp"
+    for path in (old, fresh):
+        path.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    open_index(engine, data, acme, IndexDevice.cpu)
+    assert (old.exists(), fresh.exists()) == (False, True)
 
 
 def test_a_disk_without_space_costs_the_snapshot_only(
