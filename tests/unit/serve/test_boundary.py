@@ -1,0 +1,81 @@
+"""The boundary: any error becomes OpenAI's body with an id, and tells nothing of our insides."""
+
+import asyncio
+import logging
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from core.errors import EngineUnavailable, LoamError, StorageFull
+from serve.boundary import Boundary
+from serve.catalog import Catalog
+from serve.gateway import build_app
+from serve.gateway_state import Gateway
+
+
+class BrokenCatalog(Catalog):
+    """A catalogue that fails as told."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def get(self, name: str) -> Any:
+        raise self._error
+
+
+def ask(error: Exception) -> httpx.Response:
+    nothing = cast("Any", None)
+    gateway = Gateway(nothing, BrokenCatalog(error), nothing, nothing, None, 1.0, 1.0)
+    app = build_app(gateway, api_key=None, max_body_bytes=10)
+
+    async def send() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            return await client.get("/v1/models/any")
+
+    return asyncio.run(send())
+
+
+def test_a_bug_is_500_without_its_details_but_the_log_has_them(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        answer = ask(ZeroDivisionError("secret /etc/path"))
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+    record = next(record for record in caplog.records if record.message == "unforeseen error")
+    assert record.__dict__["request_id"] == answer.headers["x-request-id"]
+    assert "secret /etc/path" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry_after"),
+    [(EngineUnavailable("away", retry_after_s=7), 503, "7"), (StorageFull("full"), 507, None)],
+)
+def test_an_error_of_ours_keeps_its_status_and_its_retry_after(
+    error: LoamError, status: int, retry_after: str | None
+) -> None:
+    answer = ask(error)
+    assert answer.status_code == status
+    assert answer.json() == error.to_openai()
+    assert answer.headers.get("retry-after") == retry_after
+
+
+@pytest.mark.parametrize("length", ["abc", "-1", "1e3", "٣"])
+def test_a_content_length_that_is_no_number_is_refused(length: str) -> None:
+    sent: list[Any] = []
+
+    async def run() -> None:
+        headers = [(b"content-length", length.encode())]
+        scope = {"type": "http", "method": "POST", "path": "/x", "query_string": b"", "headers": headers}
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await Boundary(cast("Any", None), None, 10)(scope, receive, send)
+
+    asyncio.run(run())
+    assert sent[0]["status"] == 400
