@@ -143,7 +143,7 @@ class SearchConfig:
     """
 
     fusion: FusionMethod = FusionMethod.weighted
-    dense_weight: float = 0.6
+    dense_weight: float = 0.7
     candidates: int = 100
     index_device: IndexDevice = IndexDevice.auto
     reranker: str | None = None

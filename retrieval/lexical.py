@@ -16,8 +16,8 @@ import Stemmer
 from numpy.typing import NDArray
 
 LANGUAGE = "english"
-K1 = 1.5
-B = 0.75
+K1 = 0.9
+B = 0.6
 WORD = re.compile(r"[^\W_]+")
 STOP_WORDS = frozenset(
     word

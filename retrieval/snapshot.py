@@ -27,7 +27,7 @@ from retrieval.store import Store, read_chunks
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the files or the way words are split change: older snapshots are then made again."""
 MANIFEST = "manifest.json"
 NUMBERS_FILE = "chunks.npy"
