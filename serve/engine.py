@@ -64,6 +64,12 @@ def make_scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix="loam-", dir=usual if len(usual) <= MAX_TEMPORARY_PATH else "/tmp"))  # noqa: S108
 
 
+def report_crash(watcher: "asyncio.Task[None]") -> None:
+    """Log what ended the watching over the engine, if it was not the engine's own stop."""
+    if not watcher.cancelled() and (error := watcher.exception()):
+        logger.critical("nobody watches over the engine any more: restart the gateway", exc_info=error)
+
+
 class Engine:
     """A supervised vLLM server on a unix socket in a private folder."""
 
@@ -142,6 +148,7 @@ class Engine:
             await self.stop()
             raise
         self._watcher = asyncio.create_task(self._watch(command), name="engine-watcher")
+        self._watcher.add_done_callback(report_crash)
 
     async def stop(self) -> None:
         """Stop the engine and everything it started, and remove its folder. May be called twice."""

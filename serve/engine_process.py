@@ -93,7 +93,12 @@ async def launch(command: EngineCommand, socket: Path, log_path: Path) -> Engine
             stderr=log,
             start_new_session=True,  # Ctrl-C at the terminal reaches the gateway alone
         )
-    first_line = await process.stdout.readline() if process.stdout else b""
+    try:
+        first_line = await process.stdout.readline() if process.stdout else b""
+    except asyncio.CancelledError:
+        if process.stdin:
+            process.stdin.close()  # the keeper takes whatever it has started along
+        raise
     if not first_line.strip().isdigit():
         await process.wait()
         raise EngineUnavailable(f"wanted to start {command.arguments[0]}, found that it cannot run. See {log_path}.")
