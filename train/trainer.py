@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl.trainer.sft_config import SFTConfig
@@ -32,6 +33,7 @@ from train.hardware import Machine
 from train.head import can_score_trained_tokens, score_trained_tokens
 from train.memory import MemoryPlan
 from train.model import restore_float32
+from train.sampler import LengthGroupedBatches
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +185,19 @@ class EventCallback(TrainerCallback):
         result.tokens_per_s = round((tokens - self._tokens_at_start) / max(self._total_seconds, 1e-9), 1)
 
 
+class Trainer(SFTTrainer):
+    """TRL's trainer with another order of rows; everything else is TRL's."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
+        """Group rows by length where the configuration says so."""
+        if self.args.train_sampling_strategy != "group_by_length":
+            sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+            return sampler
+        dataset: Any = train_dataset or self.train_dataset
+        lengths = [len(ids) for ids in dataset["input_ids"]]
+        return LengthGroupedBatches(lengths, self.args.train_batch_size, self.args.seed)
+
+
 def train(trainer: SFTTrainer, callback: EventCallback, checkpoint: Path | None) -> Result:
     """Train and, where there are held-out chats, evaluate at the end.
 
@@ -230,7 +245,7 @@ def build_trainer(
     Returns:
         The trainer, ready for `train()`.
     """
-    trainer = SFTTrainer(
+    trainer = Trainer(
         model=model,
         args=arguments,
         processing_class=tokenizer,
@@ -248,12 +263,11 @@ def build_trainer(
 
 
 def to_dataset(encoded: Encoded) -> Dataset:
-    """Return examples as TRL wants them, each with its length for grouping."""
+    """Return examples as TRL wants them."""
     return Dataset.from_dict(
         {
             "input_ids": [example["input_ids"] for example in encoded.examples],
             "labels": [example["labels"] for example in encoded.examples],
-            "length": [len(example["input_ids"]) for example in encoded.examples],
         }
     )
 
@@ -283,7 +297,6 @@ def build_arguments(
         max_length=None,  # data.py has cut the rows already
         dataset_kwargs={"skip_prepare_dataset": True},
         train_sampling_strategy="group_by_length" if options.group_by_length else "random",
-        length_column_name="length",
         seed=options.seed,
         eval_strategy="steps" if has_valid and options.eval_every else "no",
         eval_steps=options.eval_every,
