@@ -6,6 +6,7 @@ at INFO. Does not know about progress bars: long work draws those itself, on a t
 
 import json
 import logging
+import os
 import sys
 import time
 from typing import Any, Literal
@@ -48,3 +49,5 @@ def configure_logging(form: Literal["text", "json"] = "text", level: str = "INFO
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported: libraries' bars are for terminals only

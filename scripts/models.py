@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,10 +222,7 @@ def _convert_gguf(path: Path, folder: Path) -> None:
     """Write a GGUF model as an ordinary checkpoint: bfloat16 safetensors, tokenizer, chat template."""
     import torch  # heavy, like transformers, and `list` needs neither
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
 
-    if not sys.stderr.isatty():
-        disable_progress_bar()
     source: dict[str, Any] = {"gguf_file": path.name}
     read = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **source)
     config = AutoConfig.from_pretrained(path.parent, **source)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,9 @@ from core.logs import JsonFormatter, configure_logging
 
 
 @pytest.fixture(autouse=True)
-def restored_root() -> Iterator[None]:
+def restored_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TQDM_DISABLE", "")  # so that what is set below is taken back
+    monkeypatch.delenv("TQDM_DISABLE")
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -45,3 +48,12 @@ def test_noisy_libraries_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("httpx").info("GET /")
     logging.getLogger("loam").info("hello")
     assert capsys.readouterr().err.strip().endswith("hello")
+
+
+def test_libraries_draw_no_bars_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    configure_logging()
+    assert "TQDM_DISABLE" not in os.environ
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    configure_logging()
+    assert os.environ["TQDM_DISABLE"] == "1"
