@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -24,6 +25,25 @@ from core.errors import ConfigError, LoamError, describe_os_error
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 T = TypeVar("T")
+
+
+class Device(Enum):
+    """Where tensors live; `auto` takes a CUDA card where torch sees one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclasses.dataclass(slots=True)
+class PathsConfig:
+    """Where everything is kept.
+
+    Attributes:
+        data_dir: The data directory; relative to the working directory.
+    """
+
+    data_dir: str = "data"
 
 
 def run_app(config_name: str, main: Callable[[DictConfig], None]) -> None:

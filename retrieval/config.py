@@ -7,6 +7,7 @@ dataclasses. Does not know what the machine has.
 from dataclasses import dataclass, field
 from enum import Enum
 
+from core.config import Device, PathsConfig
 from core.errors import ConfigError
 from core.layout import check_name
 
@@ -27,14 +28,6 @@ class Output(Enum):
 
     table = "table"
     json = "json"
-
-
-class Device(Enum):
-    """Where the embedder and the reranker run."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class IndexDevice(Enum):
@@ -69,17 +62,6 @@ def check_ranges(prefix: str, values: dict[str, tuple[float | None, float, float
     ]
     if faults:
         raise ConfigError("; ".join(faults), param=prefix)
-
-
-@dataclass(slots=True)
-class PathsConfig:
-    """Where everything is kept.
-
-    Attributes:
-        data_dir: The data directory; relative to the working directory.
-    """
-
-    data_dir: str = "data"
 
 
 @dataclass(slots=True)

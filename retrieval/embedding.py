@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from core.config import Device
 from core.errors import ContractError, NotFound
 from core.manifest import MODEL_MANIFEST, ModelManifest, hash_files, refuse_code_bearing
-from retrieval.config import Device, EmbedderConfig
+from retrieval.config import EmbedderConfig
 from retrieval.store import EmbedderIdentity
 
 logger = logging.getLogger(__name__)

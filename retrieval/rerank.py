@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.config import Device
 from core.errors import NotFound
 from core.manifest import refuse_code_bearing
-from retrieval.config import Device
 
 BATCH_SIZE = 32
 

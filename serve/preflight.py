@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.config import CONF_DIR
+from core.config import CONF_DIR, PathsConfig
 from core.errors import ConfigError, LoamError
 from core.layout import DataDir, check_name, sha256_bytes
 from core.manifest import AdapterManifest, BaseIdentity, ModelKind, ModelManifest, check_adapter, read_chat_template
-from retrieval.config import EmbedderConfig, PathsConfig, SearchConfig
+from retrieval.config import EmbedderConfig, SearchConfig
 from serve.answering import Assistant, AssistantConfig
 from serve.catalog import Catalog, Entry, EntryKind
 from serve.engine_command import LORA_RANKS, EngineConfig

@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from core.config import Device, PathsConfig
 from core.errors import ConfigError
 from core.layout import check_name
 
@@ -26,14 +27,6 @@ OWNED_OPTIONS = frozenset(
     }
 )  # fmt: skip
 """Keys of TRL's SFTConfig that Loam sets from its own configuration: they have one home."""
-
-
-class Device(Enum):
-    """Where training runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Dtype(Enum):
@@ -82,17 +75,6 @@ def check_range(key: str, value: float | None, low: float, high: float) -> None:
     """
     if value is not None and not low <= value <= high:
         raise ConfigError(f"{key}: wanted {low:g} to {high:g}, found {value:g}", param=key)
-
-
-@dataclass(slots=True)
-class PathsConfig:
-    """Where everything is kept.
-
-    Attributes:
-        data_dir: The data directory; relative to the working directory.
-    """
-
-    data_dir: str = "data"
 
 
 @dataclass(slots=True)

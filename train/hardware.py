@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from core.config import Device
 from core.errors import ConfigError
-from train.config import Device, Dtype, HardwareConfig
+from train.config import Dtype, HardwareConfig
 
 logger = logging.getLogger(__name__)
 

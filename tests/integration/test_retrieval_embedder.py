@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from core.config import Device
 from core.errors import InvalidFile
 from core.layout import DataDir
-from retrieval.config import ChunkingConfig, Device, EmbedderConfig, ParsingConfig, SearchConfig
+from retrieval.config import ChunkingConfig, EmbedderConfig, ParsingConfig, SearchConfig
 from retrieval.embedding import Embedder, SentenceEmbedder
 from retrieval.ingest import ingest
 from retrieval.rerank import Reranker

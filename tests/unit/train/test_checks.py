@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from core.config import PathsConfig
 from core.errors import ConfigError, Conflict, InputError, ModelNotFound
 from core.layout import write_json
 from tests.fakes.byte_tokenizer import read_smollm2_template
@@ -13,7 +14,6 @@ from train.config import (
     DataConfig,
     HardwareConfig,
     ModelConfig,
-    PathsConfig,
     QuantConfig,
     QuantKind,
     Resume,

@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from core.config import CONF_DIR, load_config
+from core.config import CONF_DIR, Device, load_config
 from core.errors import ConfigError
 from train.config import (
     PROJECT_DIR,
-    Device,
     HardwareConfig,
     LoraConfig,
     QuantKind,

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from core.config import Device
 from core.errors import ConfigError
-from train.config import Device, Dtype, HardwareConfig
+from train.config import Dtype, HardwareConfig
 from train.hardware import find_machine, has_bfloat16_arithmetic
 
 
