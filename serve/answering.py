@@ -19,7 +19,7 @@ from omegaconf import MISSING
 from core.errors import ConfigError
 from retrieval.searcher import Hit, SearchResult
 from serve.boundary import InvalidRequest
-from serve.citing import CitedText, Source, choose_source, find_candidates, strip_list_number
+from serve.citing import CitedText, Source, choose_source, find_candidates, find_quoted, strip_list_number
 from serve.engine import Engine
 from serve.library import Library
 from serve.relay import ContextTooLong, open_stream, read_chunks
@@ -228,6 +228,9 @@ class Support:
         return text + cited.cite(source) if source else text
 
     async def _find(self, sentence: str) -> Source | None:
+        quoted = find_quoted(sentence, self._sources)
+        if quoted:
+            return quoted
         candidates = find_candidates(sentence, self._sources)
         if not candidates:
             return None

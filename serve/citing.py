@@ -133,6 +133,18 @@ def is_citable(sentence: str) -> bool:
     return len(read_terms(text)) >= MIN_TERMS
 
 
+def find_quoted(sentence: str, sources: Sequence[Source]) -> Source | None:
+    """Return the first source that holds a sentence word for word; nothing more has to be proven then.
+
+    Long passages hold much else, so that the cosine of one of their sentences with the whole can be low.
+    """
+    if not is_citable(sentence):
+        return None
+    words = " ".join(strip_list_number(sentence).split()).rstrip(".!").casefold()
+    quoted = re.compile(rf"(?<!\w){re.escape(words)}(?!\w|[.,]\d)")  # £1 is not said by £11 nor by £1.40
+    return next((source for source in sources if quoted.search(" ".join(source.text.split()).casefold())), None)
+
+
 def find_candidates(sentence: str, sources: Sequence[Source]) -> dict[int, float]:
     """Return the sources that hold a sentence's words and all of its numbers and names, with the share that they hold.
 

@@ -7,6 +7,7 @@ from serve.citing import (
     Source,
     choose_source,
     find_candidates,
+    find_quoted,
     is_citable,
     normalize_number,
     read_names,
@@ -94,6 +95,20 @@ def test_a_passage_that_is_far_in_meaning_does_not_support() -> None:
     candidates = find_candidates("You can return a product within 45 days.", SOURCES)
     assert choose_source(candidates, [0.9, 0.9], SOURCES) is RETURNS
     assert choose_source(candidates, [0.1, 0.9], SOURCES) is None
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("2. Damage by frost is not covered.", WARRANTY),
+        ("opened products  carry a restocking fee of 12%", RETURNS),
+        ("Opened products carry a restocking fee of 1", None),
+        ("Damage by frost is covered.", None),
+        ("covered.", None),
+    ],
+)
+def test_a_sentence_of_the_passage_itself_needs_no_further_proof(sentence: str, expected: Source | None) -> None:
+    assert find_quoted(sentence, SOURCES) is expected
 
 
 def test_the_better_of_two_is_taken_and_the_first_of_equals() -> None:
