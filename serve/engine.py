@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 LOG_LINES_SHOWN = 12
 POLL_INTERVAL_S = 0.25
-HEALTH_FAILURES_ALLOWED = 3
+SILENCES_ALLOWED = 3
 HEALTH_TIMEOUT_S = 10.0
 MAX_TEMPORARY_PATH = 50
 """Bytes that leave room for our folder's name and for the names of vLLM's own sockets, 36 bytes each."""
@@ -43,6 +43,14 @@ class EngineState(Enum):
     STARTING = "starting"
     READY = "ready"
     RESTARTING = "restarting"
+
+
+class Health(Enum):
+    """What the engine says of itself: its server lives on for a while when its core is dead, and then answers 503."""
+
+    GOOD = "good"
+    DEAD = "dead"
+    SILENT = "silent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,7 @@ class Engine:
         self._log_path = log_path
         self._process: EngineProcess | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._suspected = asyncio.Event()
         self._last_ready_s = 30.0
         self._started_at = 0.0
         self.client = httpx.AsyncClient(
@@ -121,6 +130,10 @@ class Engine:
             f"The model server is {self.state.value}. Try again in about {retry_after_s} s.",
             retry_after_s=retry_after_s,
         )
+
+    def suspect(self) -> None:
+        """Look at the engine's health at once: a request has just failed in it."""
+        self._suspected.set()
 
     def expected_wait_s(self) -> int:
         """Return the whole seconds after which the engine should be ready, judging by its last start; at least 1."""
@@ -188,17 +201,17 @@ class Engine:
                     f"wanted vLLM to be ready within {self.config.start_timeout_s:.0f} s (engine.start_timeout_s), "
                     f"found it still starting. Its last lines ({self._log_path}):\n{self._read_log_tail()}"
                 )
-            if await self._is_healthy():
+            if await self._read_health() is Health.GOOD:
                 return
             progress(elapsed, self._read_log_tail(1))
             await asyncio.sleep(POLL_INTERVAL_S)
 
-    async def _is_healthy(self) -> bool:
+    async def _read_health(self) -> Health:
         try:
             answer = await self.client.get("/health", headers=self.headers, timeout=HEALTH_TIMEOUT_S)
         except httpx.HTTPError:
-            return False
-        return answer.status_code == httpx.codes.OK
+            return Health.SILENT
+        return Health.GOOD if answer.status_code == httpx.codes.OK else Health.DEAD
 
     async def _read_context_length(self) -> int:
         """Return how many tokens prompt and answer may have together.
@@ -252,12 +265,31 @@ class Engine:
                 logger.error("engine did not come back", extra={"attempt": failures, "reason": str(error)})
 
     async def _wait_for_end(self, process: EngineProcess) -> None:
-        """Return when the process has ended or its health has failed too often."""
-        failures = 0
-        while failures < HEALTH_FAILURES_ALLOWED:
-            if await process.wait(self.config.health_interval_s):
+        """Return when the process has ended, says that its core is dead, or has been silent too often."""
+        silences, counted_at = 0, time.monotonic()
+        while silences < SILENCES_ALLOWED:
+            if await self._wait_or_suspect(process):
                 return
-            failures = 0 if await self._is_healthy() else failures + 1
+            health = await self._read_health()
+            if health is Health.DEAD:
+                return
+            if health is Health.GOOD:
+                silences = 0
+            elif time.monotonic() - counted_at >= self.config.health_interval_s:  # many suspicions are one silence
+                silences, counted_at = silences + 1, time.monotonic()
+
+    async def _wait_or_suspect(self, process: EngineProcess) -> bool:
+        """Wait until the next look at its health is due or somebody suspects it; return whether it has ended."""
+        ended = asyncio.ensure_future(process.wait(self.config.health_interval_s))
+        suspected = asyncio.ensure_future(self._suspected.wait())
+        try:
+            await asyncio.wait({ended, suspected}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for unfinished in (ended, suspected):
+                unfinished.cancel()
+            await asyncio.gather(ended, suspected, return_exceptions=True)
+        self._suspected.clear()
+        return process.exit_code is not None
 
     def _read_log_tail(self, lines: int = LOG_LINES_SHOWN) -> str:
         """Return the last lines of the engine's log, at most 8 KiB."""

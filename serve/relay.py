@@ -121,6 +121,7 @@ class EventStream:
                 if at >= 0:
                     reason = complete[at : at + 300].decode(errors="replace")
                     logger.error("engine failed in a stream", extra={"event": reason})
+                    self._engine.suspect()
                     yield complete[:at]
                     yield format_error_event(EngineError("The model server failed while it answered."))
                     return
@@ -200,7 +201,8 @@ def describe_silence(deadline_s: float) -> EngineTimeout:
 
 
 def describe_loss(engine: Engine) -> EngineUnavailable:
-    """Return the error for an engine that went away while it had a request."""
+    """Return the error for an engine that went away while it had a request, and let its health be looked at."""
+    engine.suspect()
     return EngineUnavailable(
         "The model server stopped while it had this request; it is being restarted. Try again in a moment.",
         retry_after_s=engine.expected_wait_s(),
@@ -219,6 +221,7 @@ def describe_refusal(engine: Engine, status: int, content: bytes) -> LoamError:
     if status in (401, 403, 404) or status >= 500:  # nothing that the client did: names and keys are checked before
         logger.error("engine error", extra={"status": status, "reason": message[:500]})
         if status >= 500:
+            engine.suspect()
             return EngineUnavailable("The model server failed on this request.", retry_after_s=engine.expected_wait_s())
         return EngineError("The model server did not take the request.")
     if "maximum context length" in message:

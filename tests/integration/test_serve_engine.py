@@ -131,6 +131,20 @@ def test_one_that_is_alive_but_answers_no_health_is_replaced(
     asyncio.run(run())
 
 
+def test_a_failed_request_has_its_health_looked_at_at_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running_engine(tmp_path, health_interval_s=60.0) as engine:
+            engine.suspect()  # of nothing: it stays
+            await asyncio.sleep(0.3)
+            assert engine.state is EngineState.READY
+            await set_script(engine, is_sick=True)
+            engine.suspect()
+            assert await wait_until(engine, EngineState.RESTARTING) < 1.0
+            await wait_until(engine, EngineState.READY)
+
+    asyncio.run(run())
+
+
 def test_one_that_dies_again_and_again_is_tried_ever_more_slowly(tmp_path: Path, adapter: Adapter) -> None:
     async def run() -> None:
         async with running_engine(tmp_path, [adapter], backoff_max_s=60.0) as engine:
