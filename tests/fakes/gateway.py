@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -41,12 +41,14 @@ class RunningGateway:
         engine: Its engine, on the fake vLLM.
         searcher: What it searches.
         loop: The loop that it runs on.
+        clients: Closed with it.
     """
 
     url: str
     engine: Engine
     searcher: FakeSearcher
     loop: asyncio.AbstractEventLoop
+    clients: list[openai.OpenAI] = field(default_factory=list)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the gateway's loop."""
@@ -62,7 +64,8 @@ class RunningGateway:
 
     def client(self, key: str = "none") -> openai.OpenAI:
         """Return the stock client; it retries nothing, so that a test sees the first answer."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=20)
+        self.clients.append(openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=20))
+        return self.clients[-1]
 
     def post(self, path: str, body: Any) -> httpx.Response:
         """Post JSON."""
@@ -151,6 +154,8 @@ def running_gateway(
         yield made[0]
     finally:
         if made:
+            for client in made[0].clients:
+                client.close()
             made[0].loop.call_soon_threadsafe(stop[0].set)
         thread.join(30)
         listener.close()
