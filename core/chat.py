@@ -55,12 +55,10 @@ def load_chats(path: Path) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     faults: list[Fault] = []
-    for line_number, row, line_faults in read_rows(path):
+    for _, row, line_faults in read_rows(path):
         faults += line_faults
         if not line_faults and row is not None:
             rows.append(row)
-        elif line_number == 0:
-            break
     if not rows and not faults:
         faults.append(Fault(0, "", "wanted at least one chat, found none", "Put one JSON object on each line"))
     if faults:
