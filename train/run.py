@@ -56,7 +56,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter) -> None
         events: Where to record what happens.
     """
     # torch, transformers and TRL take ten seconds to import: only now, when nothing stands against the run.
-    from train import checkpoint, data, export, hardware, memory, model, report, trainer
+    from train import checkpoint, data, export, hardware, memory, model, recorder, report, trainer
 
     # The data's last check needs the tokenizer; it comes before the model.
     machine = hardware.find_machine(config.hardware)
@@ -75,7 +75,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter) -> None
     checkpoints = checked.folder / "checkpoints"
     last = checkpoint.find_last_complete(checkpoints) if config.resume is Resume.auto else None
     earlier = read_steps(checked.folder, checkpoint.step_of(last)) if last else []
-    callback = trainer.EventCallback(events, earlier)
+    callback = recorder.EventCallback(events, earlier)
     arguments = trainer.build_arguments(config, machine, plan, checkpoints, has_valid=held_out is not None)
     sft = trainer.build_trainer(adapted, tokenizer, learned, held_out, arguments, callback)
     result = trainer.train(sft, callback, last)

@@ -1,98 +1,18 @@
-"""What happens in a run is written to events.jsonl, and the configuration reaches TRL as meant."""
+"""The configuration and the data reach TRL as meant."""
 
-import os
-import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from core.errors import ConfigError
-from core.events import EventWriter, read_events
 from train.config import HardwareConfig, TrainConfig, TrainerConfig
 from train.data import Encoded
 from train.hardware import Machine
 from train.memory import MemoryPlan
-from train.trainer import EventCallback, Result, StopSignal, build_arguments, to_dataset
+from train.trainer import build_arguments, to_dataset
 
 PLAN = MemoryPlan(0, 0, 0, 0, keep_dequantized=True, gradient_checkpointing=False)
-
-
-def make_state(step: int) -> Any:
-    return SimpleNamespace(global_step=step, max_steps=10, is_world_process_zero=True)
-
-
-def do_step(callback: EventCallback, step: int, loss: float, tokens: int) -> Any:
-    control = SimpleNamespace(should_training_stop=False, should_save=False)
-    callback.on_step_begin(None, make_state(step), control)
-    callback.on_step_end(None, make_state(step), control)
-    logs = {"loss": loss, "learning_rate": 1e-3, "grad_norm": 0.5, "num_tokens": float(tokens)}
-    callback.on_log(None, make_state(step), control, logs=logs)
-    return control
-
-
-def test_steps_evaluations_and_checkpoints_become_events(tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl"
-    with EventWriter(path) as events:
-        callback = EventCallback(events, [])
-        callback.on_train_begin(None, make_state(0), None)
-        do_step(callback, 1, 3.0, 100)
-        do_step(callback, 2, 2.0, 250)
-        logs = {"eval_loss": 1.9, "eval_mean_token_accuracy": 0.6}
-        callback.on_log(None, make_state(2), None, logs=logs)
-        (tmp_path / "checkpoints" / "checkpoint-2").mkdir(parents=True)
-        callback.on_save(SimpleNamespace(output_dir=str(tmp_path / "checkpoints")), make_state(2), None)
-        callback.on_train_end(None, make_state(2), None)
-    first, second, evaluation, checkpoint = read_events(path)
-    assert {key: first[key] for key in ("type", "step", "loss", "learning_rate", "grad_norm", "tokens")} == {
-        "type": "step", "step": 1, "loss": 3.0, "learning_rate": 1e-3, "grad_norm": 0.5, "tokens": 100,
-    }  # fmt: skip
-    assert second["tokens_per_s"] > 0
-    assert (evaluation["type"], evaluation["loss"], evaluation["token_accuracy"]) == ("eval", 1.9, 0.6)
-    assert (checkpoint["type"], checkpoint["path"]) == ("checkpoint", "checkpoints/checkpoint-2")
-    assert (tmp_path / "checkpoints" / "checkpoint-2" / "COMPLETE.json").is_file()
-    result = callback.result
-    assert (result.steps, result.loss_first, result.loss_last, result.tokens) == (2, 3.0, 2.0, 250)
-    assert (result.eval_loss, result.eval_token_accuracy) == (1.9, 0.6)
-
-
-def test_a_resumed_run_counts_on(tmp_path: Path) -> None:
-    earlier = [{"step": 1, "loss": 3.0, "tokens": 100}, {"step": 2, "loss": 2.0, "tokens": 250}]
-    with EventWriter(tmp_path / "events.jsonl") as events:
-        callback = EventCallback(events, earlier)
-        do_step(callback, 3, 1.5, 80)
-    (event,) = read_events(tmp_path / "events.jsonl")
-    assert event["tokens"] == 330
-    assert callback.result.loss_first == 3.0
-    assert callback.result.loss_last == 1.5
-
-
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
-    with EventWriter(tmp_path / "events.jsonl") as events, pytest.raises(ConfigError, match="Lower the learning rate"):
-        do_step(EventCallback(events, []), 1, float("nan"), 10)
-
-
-def test_a_signal_ends_the_run_after_its_step(tmp_path: Path) -> None:
-    with EventWriter(tmp_path / "events.jsonl") as events:
-        callback = EventCallback(events, [])
-        with callback.stop.watch():
-            assert do_step(callback, 1, 3.0, 10).should_training_stop is False
-            os.kill(os.getpid(), signal.SIGTERM)
-            control = do_step(callback, 2, 2.0, 20)
-    assert (control.should_training_stop, control.should_save) == (True, True)
-    assert callback.stop.received == signal.SIGTERM
-
-
-def test_a_second_signal_ends_it_at_once() -> None:
-    stop = StopSignal()
-    before = signal.getsignal(signal.SIGINT)
-    with stop.watch():
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -116,7 +36,3 @@ def test_examples_keep_their_order() -> None:
     examples: Any = [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4], "labels": [4]}]
     dataset = to_dataset(Encoded(examples=examples))
     assert dataset[0]["labels"] == [-100, 2, 3]
-
-
-def test_nothing_earlier_means_nothing_done() -> None:
-    assert Result.of_steps([]).steps == 0
