@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from tests.fakes.chat_templates import read_trl_template
 from tests.fakes.tiny_llama import find_tokenizer_model, list_special_tokens, write_llama_tokenizer
 from tests.unit.train.test_template import chats
 from train.data import IGNORED, encode_chat
 from train.model import load_tokenizer
-from train.template import LLAMA_3_2, SMOLLM2, TrainingTemplate, find_template
+from train.template import LLAMA_3_1, LLAMA_3_2, SMOLLM2, TrainingTemplate, find_template
 
 DATE = "26 Jul 2024"
 CHAT = [
@@ -28,6 +29,15 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("llama-3.2")
     write_llama_tokenizer(folder)
     assert find_template(folder) is LLAMA_3_2
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def llama_3_1(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("llama-3.1")
+    write_llama_tokenizer(folder)
+    (folder / "chat_template.jinja").write_text(read_trl_template("llama3_1"), encoding="utf-8")
+    assert find_template(folder) is LLAMA_3_1
     return load_tokenizer(folder)
 
 
@@ -75,7 +85,7 @@ def test_smollm2_learns_whole_answers(smollm2: Any) -> None:
     assert smollm2.decode(learned(CHAT, smollm2, SMOLLM2)) == "It costs £1,085.<|im_end|>None.<|im_end|>"
 
 
-@pytest.mark.parametrize(("name", "template"), [("llama", LLAMA_3_2), ("smollm2", SMOLLM2)])
+@pytest.mark.parametrize(("name", "template"), [("llama", LLAMA_3_2), ("llama_3_1", LLAMA_3_1), ("smollm2", SMOLLM2)])
 def test_the_prompt_in_training_is_the_prompt_in_serving(
     name: str, template: TrainingTemplate, request: pytest.FixtureRequest
 ) -> None:
