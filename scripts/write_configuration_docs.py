@@ -29,6 +29,7 @@ SCHEMAS = {
     "train": ("train.config", "TrainConfig"),
     "retrieval": ("retrieval.config", "RetrievalConfig"),
     "serve": ("serve.preflight", "ServeConfig"),
+    "score_exact": ("scripts.score_exact", "ScoreConfig"),
 }
 """The dataclass that reads each primary configuration, by module and name."""
 
@@ -178,6 +179,12 @@ def list_program_keys(primary: str, composed: DictConfig) -> Iterator[Key]:
         yield key if key.meaning else dataclasses.replace(key, meaning=comments.get(key.name, ""))
 
 
+def name_program(primary: str) -> str:
+    """Return the program that a primary configuration is for, from the repository's root."""
+    package = CONF_DIR.parent / primary
+    return f"{primary}/run.py" if package.is_dir() else f"scripts/{primary}.py"
+
+
 def render_page() -> str:
     """Return the whole page.
 
@@ -188,7 +195,14 @@ def render_page() -> str:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         for primary in SCHEMAS:
             composed = compose(primary, return_hydra_config=True)
-            lines += [f"## {primary}/run.py", "", "Options of its groups:", "", *list_group_options(composed), ""]
+            lines += [
+                f"## {name_program(primary)}",
+                "",
+                "Options of its groups:",
+                "",
+                *list_group_options(composed),
+                "",
+            ]
             lines += ["| key | may be | default | meaning |", "|---|---|---|---|"]
             for key in list_program_keys(primary, composed):
                 meaning = meanings[key.name] = key.meaning or meanings.get(key.name, "")

@@ -127,7 +127,7 @@ def make_plan(config: ServeConfig, data: DataDir, api_key: str | None, stores: s
     model = choose_model(config, data, faults)
     embedder = find_model(data, config.embedder.name, ModelKind.EMBEDDER, faults)
     adapters, left_out = ([], []) if model is None else choose_adapters(config, data, model, faults)
-    max_rank = config.engine.max_lora_rank or fit_rank(adapters)
+    max_rank = config.engine.max_lora_rank or fit_rank([int(adapter.manifest.lora["rank"]) for adapter in adapters])
     catalog = Catalog()
     if model is not None and embedder is not None:
         fill_catalog(catalog, model, embedder, adapters)
@@ -295,12 +295,12 @@ def find_unservable(adapter: dict[str, Any]) -> list[str]:
     return [name for name, is_found in checks.items() if is_found]
 
 
-def fit_rank(adapters: list[ServedAdapter]) -> int:
-    """Return the smallest rank that vLLM can be started for and that holds every adapter.
+def fit_rank(ranks: list[int]) -> int:
+    """Return the smallest rank that vLLM can be started for and that holds every adapter's.
 
     The engine pads every adapter to this rank, so that a larger one costs time and memory for nothing.
     """
-    largest = max([MIN_LORA_RANK, *(int(adapter.manifest.lora["rank"]) for adapter in adapters)])
+    largest = max([MIN_LORA_RANK, *ranks])
     return next(rank for rank in LORA_RANKS if rank >= largest)
 
 

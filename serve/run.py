@@ -41,10 +41,10 @@ from serve.hardware import fill_engine_config
 from serve.library import Library
 from serve.lock import lock_data_dir
 from serve.preflight import Plan, ServeConfig, make_plan
+from serve.progress import StartProgress, say
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_INTERVAL_S = 5.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -97,7 +97,7 @@ async def serve(
     command = build_command(engine_config, plan.model, plan.model.name, plan.template_date, engine.scratch)
     library = Library(searcher, config.embedder.name)
     try:
-        progress = Progress()
+        progress = StartProgress()
         if not await finish_unless_stopped(start(engine, command, library, plan, progress), stop):
             return
         gateway = build_gateway(config, engine_config, engine, library, plan)
@@ -112,7 +112,7 @@ async def serve(
         say("stopped")
 
 
-async def start(engine: Engine, command: EngineCommand, library: Library, plan: Plan, progress: "Progress") -> None:
+async def start(engine: Engine, command: EngineCommand, library: Library, plan: Plan, progress: StartProgress) -> None:
     """Start the engine, and meanwhile load what the assistants search, so that the first question waits for nothing."""
     stores = sorted({store for assistant in plan.assistants.values() for store in assistant.config.stores})
     try:
@@ -177,36 +177,6 @@ async def listen(app: FastAPI, config: ServeConfig, plan: Plan, stop: asyncio.Ev
     stopping.cancel()
     server.should_exit = True
     await serving
-
-
-class Progress:
-    """Shows how the engine's start goes: one changing line on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        """Begin."""
-        self._is_terminal = sys.stderr.isatty()
-        self._shown_s = 0.0
-
-    def show(self, seconds: float, line: str) -> None:
-        """Show the seconds since the start and the last line of the engine's log."""
-        text = f"starting     vLLM, {seconds:.0f} s  {line[-100:]}"
-        if self._is_terminal:
-            sys.stderr.write(f"\r\x1b[2K{text[: max(20, os.get_terminal_size(2).columns - 1)]}")
-            sys.stderr.flush()
-        elif seconds - self._shown_s >= PROGRESS_INTERVAL_S:
-            self._shown_s = seconds
-            say(text)
-
-    def end(self, text: str) -> None:
-        """Replace the changing line by a last one."""
-        if self._is_terminal:
-            sys.stderr.write("\r\x1b[2K")
-        say(text)
-
-
-def say(text: str) -> None:
-    """Tell people; machines read the log lines, which are JSON."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
