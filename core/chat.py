@@ -1,144 +1,28 @@
-"""The training-data format: one chat a line, `{"messages": [{"role", "content"}, …]}`, as OpenAI has it.
+"""The rules of a chat: known roles that take turns, text in each, tools in OpenAI's form, an assistant's answer last.
 
-Reads and checks in plain Python, with no tokenizer, so that the gateway can check an upload in a moment. Every fault is
-found before anything costly starts: file, line, field and what to do. Does not know what a token is; train/ does.
+Checks messages, wherever they stand in a row. Does not know files or formats: core.training_file reads them and
+core.formats turns rows into messages. Nor what a token is; train/ does.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from core.errors import NotFound, TrainingDataError
+from core.faults import Fault
 
 ROLES = ("system", "user", "assistant", "tool")
-MAX_LINE_BYTES = 4 * 2**20
-"""A chat of 4 MiB is about a million tokens: past any context, so a sign of a broken file."""
-MAX_FAULTS_SHOWN = 20
+
+Locate = Callable[[int, str], str]
+"""Says where a message's key stands in the user's row: (index of the message, key or nothing) → field."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing wrong with a training file.
-
-    Attributes:
-        line: Counted from 1; 0 for the file as a whole.
-        field: Path inside the row, such as `messages[2].role`; empty for the whole row.
-        problem: What was wanted and what was found.
-        fix: What to do about it.
-    """
-
-    line: int
-    field: str
-    problem: str
-    fix: str
-
-    def __str__(self) -> str:
-        """Return the fault as one line for people."""
-        where = f"line {self.line}" if self.line else "file"
-        return f"{where}{', ' + self.field if self.field else ''}: {self.problem}. {self.fix}."
-
-
-def load_chats(path: Path) -> list[dict[str, Any]]:
-    """Read a chat file into rows, or refuse it with every fault named.
-
-    Args:
-        path: JSONL, UTF-8, one chat a line; blank lines are allowed.
-
-    Returns:
-        The rows as parsed, each with a checked `messages` list.
-
-    Raises:
-        NotFound: There is no such file.
-        TrainingDataError: One or more rows break the format.
-    """
-    rows: list[dict[str, Any]] = []
-    faults: list[Fault] = []
-    for _, row, line_faults in read_rows(path):
-        faults += line_faults
-        if not line_faults and row is not None:
-            rows.append(row)
-    if not rows and not faults:
-        faults.append(Fault(0, "", "wanted at least one chat, found none", "Put one JSON object on each line"))
-    if faults:
-        raise TrainingDataError(describe_faults(path, faults), param="training_file")
-    return rows
-
-
-def describe_faults(path: Path, faults: list[Fault]) -> str:
-    """Return the faults of a file as one message, the first ones in full and the rest counted."""
-    shown = "".join(f"\n  {fault}" for fault in faults[:MAX_FAULTS_SHOWN])
-    rest = f"\n  … and {len(faults) - MAX_FAULTS_SHOWN} more" if len(faults) > MAX_FAULTS_SHOWN else ""
-    return f"{path}: {len(faults)} fault{'s' * (len(faults) != 1)} in the training data:{shown}{rest}"
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, list[Fault]]]:
-    """Yield each line's number, row and faults, reading one line at a time.
-
-    Args:
-        path: A JSONL file.
-
-    Yields:
-        (line number from 1, the row or None where it cannot be read, its faults). A fault of the whole file comes as
-        line 0 and ends the reading.
-
-    Raises:
-        NotFound: There is no such file.
-    """
-    if not path.is_file():
-        raise NotFound(f"{path}: wanted a training file, found none. Check the path.", param="training_file")
-    with path.open("rb") as file:
-        if file.read(3) == b"\xef\xbb\xbf":
-            fault = Fault(1, "", "wanted plain UTF-8, found a byte order mark", "Save the file as UTF-8 without BOM")
-            yield 0, None, [fault]
-            return
-        file.seek(0)
-        for number, content in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
-            if len(content) > MAX_LINE_BYTES:
-                size = f"more than {MAX_LINE_BYTES // 2**20} MiB"
-                yield 0, None, [Fault(number, "", f"found a line of {size}", "Put one chat on each line")]
-                return
-            if content.strip():
-                row, faults = _parse_line(number, content)
-                yield number, row, faults or check_chat(number, row)
-
-
-def _parse_line(number: int, content: bytes) -> tuple[Any, list[Fault]]:
-    """Return a line's JSON value, or None and why it has none."""
-    if b"\x00" in content:
-        return None, [Fault(number, "", "found a NUL byte", "Remove it")]
-    try:
-        return json.loads(
-            content.decode("utf-8"), object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant
-        ), []
-    except UnicodeDecodeError as error:
-        return None, [Fault(number, "", f"not UTF-8 at byte {error.start}", "Save the file as UTF-8")]
-    except json.JSONDecodeError as error:
-        return None, [
-            Fault(number, "", f"not JSON at column {error.colno} ({error.msg})", "Put one JSON object on each line")
-        ]
-    except RecursionError:
-        return None, [Fault(number, "", "nested too deeply", "A chat is a flat list of messages")]
-    except ValueError as error:
-        return None, [Fault(number, "", str(error), "Give each key once, and finite numbers only")]
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in seen:
-            raise ValueError(f"found the key {key!r} twice")
-        seen[key] = value
-    return seen
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"found the number {name}")
+def locate_message(index: int, key: str) -> str:
+    """Return where a key stands in OpenAI's chat format."""
+    return f"messages[{index}].{key}" if key else f"messages[{index}]"
 
 
 def check_chat(line: int, row: Any) -> list[Fault]:
-    """Check one row: a list of messages with known roles in order, ending with the assistant.
+    """Check one row in OpenAI's chat format: messages that can be learned from, and tools.
 
     Args:
         line: The row's line, for the faults.
@@ -155,50 +39,119 @@ def check_chat(line: int, row: Any) -> list[Fault]:
     messages = row["messages"]
     if not messages:
         return [Fault(line, "messages", "wanted at least one message, found none", "Remove the row or fill it")]
-    faults = [fault for index, message in enumerate(messages) for fault in _check_message(line, index, message)]
-    return faults or _check_order(line, messages)
+    faults = check_messages(line, messages, locate_message)
+    return (faults or check_learned(line, messages, "messages")) + check_tools(line, row)
 
 
-def _check_message(line: int, index: int, message: Any) -> Iterator[Fault]:
-    where = f"messages[{index}]"
+def check_messages(line: int, messages: list[Any], locate: Locate) -> list[Fault]:
+    """Check messages one by one, then their order; the last must be the assistant's.
+
+    Args:
+        line: The row's line, for the faults.
+        messages: At least one, of any kind.
+        locate: Says where each stands.
+    """
+    faults = [fault for index, message in enumerate(messages) for fault in _check_message(line, index, message, locate)]
+    return faults or _check_order(line, messages, locate)
+
+
+def check_learned(line: int, messages: list[dict[str, Any]], field: str) -> list[Fault]:
+    """Check that checked messages leave something to learn: an assistant's message whose weight is not 0."""
+    if all(message.get("weight") == 0 for message in messages if message["role"] == "assistant"):
+        return [Fault(line, field, "every assistant message has weight 0", "Leave one to train on")]
+    return []
+
+
+def _check_message(line: int, index: int, message: Any, locate: Locate) -> Iterator[Fault]:
     if not isinstance(message, dict):
-        yield Fault(line, where, f"wanted an object, found {type(message).__name__}", "Use {role, content}")
+        problem = f"wanted an object, found {type(message).__name__}"
+        yield Fault(line, locate(index, ""), problem, "Use {role, content}")
         return
     role = message.get("role")
-    if role not in ROLES:
-        yield Fault(line, f"{where}.role", f"wanted one of {', '.join(ROLES)}; found {role!r}", "Rename the role")
+    if not isinstance(role, str) or role not in ROLES:
+        problem = f"wanted one of {', '.join(ROLES)}; found {role!r:.60}"
+        yield Fault(line, locate(index, "role"), problem, "Rename the role")
     content = message.get("content")
+    calls = message.get("tool_calls")
     if not isinstance(content, str):
-        if not (content is None and role == "assistant" and message.get("tool_calls")):
-            yield Fault(
-                line, f"{where}.content", f"wanted text, found {type(content).__name__}", "Give the text as a string"
-            )
-    elif not content.strip():
-        yield Fault(line, f"{where}.content", "found empty text", "Fill it or remove the message")
+        if not (content is None and role == "assistant" and calls):
+            problem = f"wanted text, found {'nothing' if content is None else type(content).__name__}"
+            yield Fault(line, locate(index, "content"), problem, "Give the text as a string")
+    elif not content.strip() and not (role == "tool" or (role == "assistant" and calls)):
+        yield Fault(line, locate(index, "content"), "found empty text", "Fill it or remove the message")
     weight = message.get("weight")
     if weight is not None and (role != "assistant" or weight not in (0, 1) or isinstance(weight, bool)):
-        yield Fault(line, f"{where}.weight", f"wanted 0 or 1 on an assistant's message, found {weight!r}", "Remove it")
+        problem = f"wanted 0 or 1 on an assistant's message, found {weight!r:.60}"
+        yield Fault(line, locate(index, "weight"), problem, "Remove it")
+    if calls is not None:
+        yield from _check_calls(line, calls, role, locate(index, "tool_calls"))
 
 
-def _check_order(line: int, messages: list[dict[str, Any]]) -> list[Fault]:
+def _check_calls(line: int, calls: Any, role: Any, where: str) -> Iterator[Fault]:
+    if role != "assistant" or not isinstance(calls, list):
+        problem = f"wanted a list on an assistant's message, found {type(calls).__name__} on {role!r:.60}"
+        yield Fault(line, where, problem, "Remove it")
+        return
+    for index, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not _is_name(function.get("name")):
+            problem = "wanted {function: {name, arguments}}, found something else"
+            yield Fault(line, f"{where}[{index}]", problem, "Use OpenAI's form of a tool call")
+        elif not _is_object(function.get("arguments")):
+            problem = f"wanted a JSON object or its text, found {function.get('arguments')!r:.60}"
+            yield Fault(line, f"{where}[{index}].function.arguments", problem, 'Write "{}" where there are none')
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_object(value: Any) -> bool:
+    """Return whether a call's arguments are a JSON object, or text that holds one."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(value, dict)
+
+
+def check_tools(line: int, row: dict[str, Any]) -> list[Fault]:
+    """Check the tools that a row offers: OpenAI's list of functions, each with a name."""
+    old = [key for key in ("functions", "function_call") if row.get(key)]
+    if old:
+        return [Fault(line, old[0], "found OpenAI's old form of tools", "Use tools and tool_calls")]
+    tools = row.get("tools")
+    if tools is None:
+        return []
+    if not isinstance(tools, list):
+        return [Fault(line, "tools", f"wanted a list, found {type(tools).__name__}", "Use OpenAI's form of tools")]
+    return [
+        Fault(line, f"tools[{index}]", "wanted {type: function, function: {name, …}}", "Use OpenAI's form of tools")
+        for index, tool in enumerate(tools)
+        if not (isinstance(tool, dict) and isinstance(tool.get("function"), dict))
+        or not _is_name(tool["function"].get("name"))
+    ]
+
+
+def _check_order(line: int, messages: list[dict[str, Any]], locate: Locate) -> list[Fault]:
     faults = []
-    roles = [message["role"] for message in messages]
-    for index, role in enumerate(roles):
-        before = roles[index - 1] if index else None
-        where = f"messages[{index}].role"
+    before = None
+    for index, message in enumerate(messages):
+        role = message["role"]
+        problem = fix = ""
         if role == "system" and index:
-            faults.append(Fault(line, where, "found a system message that is not the first", "Move it to the front"))
+            problem, fix = "found a system message that is not the first", "Move it to the front"
         elif role == "assistant" and before in (None, "system", "assistant"):
-            faults.append(Fault(line, where, f"found assistant after {before or 'nothing'}", "Let roles take turns"))
+            problem, fix = f"found assistant after {before or 'nothing'}", "Let roles take turns"
         elif role == "user" and before == "user":
-            faults.append(Fault(line, where, "found two user messages in a row", "Join them"))
+            problem, fix = "found two user messages in a row", "Join them"
         elif role == "tool" and before not in ("assistant", "tool"):
-            faults.append(Fault(line, where, f"found tool after {before or 'nothing'}", "Put it after the call"))
-    if roles[-1] != "assistant":
-        index = len(roles) - 1
-        faults.append(
-            Fault(line, f"messages[{index}].role", f"wanted the assistant last, found {roles[-1]}", "Add the answer")
-        )
-    elif all(message.get("weight") == 0 for message in messages if message["role"] == "assistant"):
-        faults.append(Fault(line, "messages", "every assistant message has weight 0", "Leave one to train on"))
+            problem, fix = f"found tool after {before or 'nothing'}", "Put it after the call"
+        if problem:
+            faults.append(Fault(line, locate(index, "role"), problem, fix))
+        before = role
+    if before != "assistant":
+        problem = f"wanted the assistant last, found {before}"
+        faults.append(Fault(line, locate(len(messages) - 1, "role"), problem, "Add the answer"))
     return faults

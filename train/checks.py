@@ -17,7 +17,7 @@ from core.errors import ConfigError, Conflict, LoamError, ModelNotFound
 from core.layout import DataDir
 from core.manifest import ADAPTER_MANIFEST
 from train.config import QuantKind, Resume, TrainConfig, resolve_path
-from train.data import ChatFile, read_chats
+from train.data import DataFile, check_data
 from train.launch import is_launched
 from train.template import TrainingTemplate, find_template
 
@@ -43,8 +43,8 @@ class CheckedRun:
     folder: Path
     model_folder: Path
     template: TrainingTemplate
-    train: ChatFile
-    valid: ChatFile | None
+    train: DataFile
+    valid: DataFile | None
 
 
 def check_run(config: TrainConfig) -> CheckedRun:
@@ -58,9 +58,11 @@ def check_run(config: TrainConfig) -> CheckedRun:
     folder, model_folder = data_dir.run(run_id), data_dir.model(config.model.name)
     faults: list[LoamError] = []
     template = _attempt(faults, lambda: _find_model(model_folder))
-    train = _attempt(faults, lambda: _read_data(config.data.train, "data.train", template))
+    train = _attempt(faults, lambda: _check_data(config.data.train, "data.train", config, template))
     valid = (
-        _attempt(faults, lambda: _read_data(config.data.valid, "data.valid", template)) if config.data.valid else None
+        _attempt(faults, lambda: _check_data(config.data.valid, "data.valid", config, template))
+        if config.data.valid
+        else None
     )
     _attempt(faults, lambda: _check_folder(folder, config))
     _attempt(faults, lambda: _check_sizes(config))
@@ -97,10 +99,15 @@ def _find_model(folder: Path) -> TrainingTemplate:
     return find_template(folder)
 
 
-def _read_data(path: str | None, key: str, template: TrainingTemplate | None) -> ChatFile:
+def _check_data(path: str | None, key: str, config: TrainConfig, template: TrainingTemplate | None) -> DataFile:
     if path is None:
-        raise ConfigError(f"{key}: wanted a file of training chats, found none. Give it: {key}=chats.jsonl", param=key)
-    return read_chats(resolve_path(path), template)
+        raise ConfigError(
+            f"{key}: wanted a file of rows to learn from, found none. Give it: {key}=chats.jsonl", param=key
+        )
+    file = check_data(resolve_path(path), config.data, template, key)
+    if file.layout.is_preference:
+        raise ConfigError(f"{key}: wanted answers to learn, found {file.layout.describe()} in {file.path}.", param=key)
+    return file
 
 
 def _check_folder(folder: Path, config: TrainConfig) -> None:

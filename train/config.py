@@ -11,6 +11,7 @@ from typing import Any
 
 from core.config import Device, PathsConfig
 from core.errors import ConfigError
+from core.formats import Columns, DataFormat, check_columns
 from core.layout import check_name
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -145,14 +146,39 @@ class DataConfig:
     """What is learned from.
 
     Attributes:
-        train: Path of the training chats (JSONL).
-        valid: Path of the held-out chats, or None.
+        train: Path of the training rows (JSONL, CSV or Parquet).
+        valid: Path of the held-out rows, or None.
+        format: What the rows look like; `auto` is told by their keys.
+        prompt_column: Column that holds the question, where it is not called `prompt`.
+        completion_column: Column that holds the answer to learn, where it is not called `completion`.
+        system_column: Column that holds the system message, where it is not called `system`.
+        chosen_column: Column that holds the better answer, where it is not called `chosen`.
+        rejected_column: Column that holds the worse answer, where it is not called `rejected`.
+        system_file: A text file that is the system message of the rows that have none.
         template_date: The date that Llama 3 templates print.
     """
 
     train: str | None = None
     valid: str | None = None
+    format: DataFormat = DataFormat.auto
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    system_column: str | None = None
+    chosen_column: str | None = None
+    rejected_column: str | None = None
+    system_file: str | None = None
     template_date: str = "26 Jul 2024"
+
+    def __post_init__(self) -> None:
+        """Check that the named columns are those of one format, and of the one that is asked for."""
+        check_columns(self.format, self.columns)
+
+    @property
+    def columns(self) -> Columns:
+        """The named columns."""
+        return Columns(
+            self.prompt_column, self.completion_column, self.system_column, self.chosen_column, self.rejected_column
+        )
 
 
 @dataclass(slots=True)

@@ -1,19 +1,25 @@
-"""From chat files to token ids and labels, with what was found on the way.
+"""From files of rows to token ids and labels, with what was found on the way.
 
-Reads rows through core.chat (which checks their form), renders them with a training template, and marks what is
-learned: the assistant's turns. Keeps each row's line number, so that whatever is wrong with a row is said with its
-line. Does not know about batches.
+Reads rows through core, which checks their form and turns every format into messages; renders them with a training
+template, and marks what is learned: the assistant's turns. Keeps each row's line number, so that whatever is wrong with
+a row is said with its line. Does not know about batches.
 """
 
 import json
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from core.chat import Fault, describe_faults, read_rows
-from core.errors import TrainingDataError
+from core.errors import InvalidFile, NotFound, TrainingDataError
+from core.faults import Fault, Record, describe_faults, refuse_faults
+from core.formats import Layout, choose_layout, normalize_records
 from core.layout import sha256_file
-from train.config import TrainConfig
+from core.training_file import read_records
+from train.config import DataConfig, TrainConfig, resolve_path
+from train.parquet import ENDINGS as PARQUET_ENDINGS
+from train.parquet import read_parquet
 from train.template import TrainingTemplate
 
 IGNORED = -100
@@ -29,20 +35,39 @@ class Example(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class ChatFile:
-    """A file of chats that passed core's checks.
+class DataFile:
+    """A file of rows that passed every check that needs no tokenizer; its rows stay on disk.
 
     Attributes:
-        path: Where it was read.
+        path: Where it lies.
         sha256: Of its bytes.
-        lines: Line number of each row.
-        rows: The parsed rows.
+        rows: How many.
+        layout: How they are understood.
+        size_bytes: Of the file when it was checked.
+        modified_ns: When it had been written, in nanoseconds.
     """
 
     path: Path
     sha256: str
-    lines: list[int]
-    rows: list[dict[str, Any]]
+    rows: int
+    layout: Layout
+    size_bytes: int
+    modified_ns: int
+
+    def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield (line number, row in normal form) again, one at a time.
+
+        Raises:
+            InvalidFile: The file is no longer the one that was checked.
+        """
+        self._refuse_change()
+        yield from refuse_faults(self.path, normalize_records(open_records(self.path, "data"), self.layout), "data")
+        self._refuse_change()
+
+    def _refuse_change(self) -> None:
+        status = self.path.stat()
+        if (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.modified_ns):
+            raise InvalidFile(f"{self.path}: changed after it was checked. Start again.", param="data")
 
 
 @dataclass(slots=True)
@@ -64,43 +89,77 @@ class Encoded:
     cut_lines: list[int] = field(default_factory=list)
 
 
-def read_chats(path: Path, template: TrainingTemplate | None) -> ChatFile:
-    """Read a chat file whole, or refuse it with every fault named.
+def open_records(path: Path, param: str) -> Iterator[Record]:
+    """Return the records of a file as they stand there: JSON lines, CSV or Parquet, by its ending.
+
+    Raises:
+        NotFound: There is no such file (when the first record is asked for).
+    """
+    return read_parquet(path, param) if path.suffix.lower() in PARQUET_ENDINGS else read_records(path, param)
+
+
+def check_data(
+    path: Path, options: DataConfig, template: TrainingTemplate | None, param: str = "data.train"
+) -> DataFile:
+    """Read a whole file once and keep nothing of it, or refuse it with every fault named.
 
     Args:
-        path: JSONL in OpenAI's chat format.
+        path: JSON lines, CSV or Parquet.
+        options: The format and the columns, where they are told, and the system message.
         template: The training template, where it is known: rows that it cannot render are faults too.
+        param: Configuration key of the path, for the errors.
+
+    Raises:
+        NotFound: There is no such file, or no file with the system message.
+        TrainingDataError: One or more rows are faulty.
+    """
+    status = path.stat() if path.is_file() else os.stat_result([0] * 10)
+    system = _read_system_message(options.system_file) if options.system_file else None
+    layout = choose_layout(open_records(path, param), options.format, options.columns, system)
+    records = normalize_records(open_records(path, param), layout)
+    if template is not None and not template.takes_tools:
+        records = _refuse_tools(records, template)
+    rows = sum(1 for _ in refuse_faults(path, records, param))
+    return DataFile(path, sha256_file(path), rows, layout, status.st_size, status.st_mtime_ns)
+
+
+def _read_system_message(name: str) -> str:
+    """Return the text of data.system_file.
 
     Raises:
         NotFound: There is no such file.
-        TrainingDataError: One or more rows are faulty.
+        InvalidFile: It holds no text.
     """
-    faults: list[Fault] = []
-    lines, rows = [], []
-    for line, row, row_faults in read_rows(path):
-        if row is not None and not row_faults and template is not None and not template.takes_tools:
-            row_faults = _find_tool_faults(line, row, template)  # noqa: PLW2901
-        faults += row_faults
-        if row is not None and not row_faults:
-            lines.append(line)
-            rows.append(row)
-    if not rows and not faults:
-        faults.append(Fault(0, "", "wanted at least one chat, found none", "Put one JSON object on each line"))
-    if faults:
-        raise TrainingDataError(describe_faults(path, faults), param="data.train")
-    return ChatFile(path, sha256_file(path), lines, rows)
+    path = resolve_path(name)
+    if not path.is_file():
+        raise NotFound(f"data.system_file: wanted a text file, found none at {path}. Check the path.", param="data")
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        problem = f"data.system_file: not UTF-8 at byte {error.start} of {path}. Save the file as UTF-8."
+        raise InvalidFile(problem, param="data.system_file") from error
+    if not text:
+        raise InvalidFile(f"data.system_file: wanted a text, found {path} empty. Fill it.", param="data.system_file")
+    return text
 
 
-def _find_tool_faults(line: int, row: dict[str, Any], template: TrainingTemplate) -> list[Fault]:
-    uses_tools = row.get("tools") or any(
-        message.get("tool_calls") or message["role"] == "tool" for message in row["messages"]
-    )
+def _refuse_tools(records: Iterable[Record], template: TrainingTemplate) -> Iterator[Record]:
+    """Add a fault to each row with tools: the template has no form for them."""
     problem = f"the chat template of {template.name} has no form for tools"
-    return [Fault(line, "messages", problem, "Remove the row or choose another model")] if uses_tools else []
+    for line, row, faults in records:
+        if row is not None and _uses_tools(row):
+            yield line, None, [*faults, Fault(line, "messages", problem, "Remove the row or choose another model")]
+        else:
+            yield line, row, faults
+
+
+def _uses_tools(row: dict[str, Any]) -> bool:
+    messages = row["messages"] if "messages" in row else row["prompt"] + row["chosen"] + row["rejected"]
+    return bool(row.get("tools")) or any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
 
 
 def encode_chats(
-    chats: ChatFile, tokenizer: Any, template: TrainingTemplate, *, max_length: int, date: str | None
+    chats: DataFile, tokenizer: Any, template: TrainingTemplate, *, max_length: int, date: str | None
 ) -> Encoded:
     """Render and tokenize every row and mark what is learned.
 
@@ -116,7 +175,7 @@ def encode_chats(
     """
     encoded = Encoded()
     faults: list[Fault] = []
-    for line, row in zip(chats.lines, chats.rows, strict=True):
+    for line, row in chats.read():
         example = encode_chat(row, tokenizer, template, date)
         length = len(example["input_ids"])
         encoded.longest = max(encoded.longest, length)
@@ -175,7 +234,7 @@ def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def encode_all(
-    train: ChatFile, valid: ChatFile | None, tokenizer: Any, template: TrainingTemplate, config: TrainConfig
+    train: DataFile, valid: DataFile | None, tokenizer: Any, template: TrainingTemplate, config: TrainConfig
 ) -> tuple[Encoded, Encoded | None]:
     """Encode the training chats and the held-out ones, where there are any."""
     date = template.date(config.data.template_date)
@@ -185,7 +244,7 @@ def encode_all(
 
 
 def summarize_all(
-    train: ChatFile, learned: Encoded, valid: ChatFile | None, held_out: Encoded | None
+    train: DataFile, learned: Encoded, valid: DataFile | None, held_out: Encoded | None
 ) -> dict[str, Any]:
     """Return what the adapter's manifest says about the data."""
     return {
@@ -194,12 +253,13 @@ def summarize_all(
     }
 
 
-def summarize(chats: ChatFile, encoded: Encoded) -> dict[str, Any]:
+def summarize(chats: DataFile, encoded: Encoded) -> dict[str, Any]:
     """Return what the adapter's manifest says about a file of chats."""
     return {
         "path": chats.path.name,
         "sha256": chats.sha256,
-        "rows": len(chats.rows),
+        "format": chats.layout.format.value,
+        "rows": chats.rows,
         "tokens": encoded.tokens,
         "trained_tokens": encoded.trained_tokens,
         "longest": encoded.longest,
@@ -207,10 +267,10 @@ def summarize(chats: ChatFile, encoded: Encoded) -> dict[str, Any]:
     }
 
 
-def describe(chats: ChatFile, encoded: Encoded) -> str:
+def describe(chats: DataFile, encoded: Encoded) -> str:
     """Return one line for people about a file of chats; it names the rows that were cut."""
     line = (
-        f"{chats.path}: {len(chats.rows):,} chats, {encoded.tokens:,} tokens, "
+        f"{chats.path}: {chats.rows:,} rows, format: {chats.layout.describe()}, {encoded.tokens:,} tokens, "
         f"{encoded.trained_tokens / max(1, encoded.tokens):.0%} of them learned, longest {encoded.longest:,}"
     )
     if encoded.cut_lines:

@@ -1,62 +1,16 @@
-"""core.chat: good chats load, and every fault of a bad file is named with its line."""
+"""core.chat: each rule of a chat names the field that breaks it."""
 
-import json
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.chat import MAX_LINE_BYTES, check_chat, load_chats, read_rows
-from core.errors import NotFound, TrainingDataError
+from core.chat import check_chat
 
 GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 
 
 def chat(*pairs: tuple[str, Any]) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role, content in pairs]}
-
-
-def test_good_chats_load_and_blank_lines_are_skipped(tmp_path: Path) -> None:
-    path = tmp_path / "chats.jsonl"
-    path.write_text(json.dumps(GOOD) + "\n\n" + json.dumps(GOOD))
-    assert load_chats(path) == [GOOD, GOOD]
-
-
-def test_a_missing_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="wanted a training file"):
-        load_chats(tmp_path / "none.jsonl")
-
-
-def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "chats.jsonl"
-    path.write_text("\n \n")
-    with pytest.raises(TrainingDataError, match="wanted at least one chat"):
-        load_chats(path)
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"\xef\xbb\xbf" + json.dumps(GOOD).encode(), "byte order mark"),
-        (b'{"messages": \x00}', "NUL byte"),
-        (b'{"messages": "\xff"}', "not UTF-8 at byte 14"),
-        (b"not json", "not JSON at column 1"),
-        (b'{"messages": [], "messages": []}', "the key 'messages' twice"),
-        (b'{"messages": NaN}', "the number NaN"),
-        (b"[" * 100_000, "nested too deeply"),
-        (b'"' + b"x" * MAX_LINE_BYTES + b'"', "a line of more than 4 MiB"),
-    ],
-    ids=["bom", "nul", "utf8", "json", "duplicate", "nan", "deep", "long"],
-)
-def test_broken_lines_are_named(tmp_path: Path, content: bytes, expected: str) -> None:
-    path = tmp_path / "chats.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(TrainingDataError) as caught:
-        load_chats(path)
-    assert expected in caught.value.message
-    assert "line 1" in caught.value.message
-    assert caught.value.param == "training_file"
 
 
 @pytest.mark.parametrize(
@@ -99,24 +53,34 @@ def test_tool_calls_may_stand_without_content() -> None:
     assert check_chat(1, row) == []
 
 
-def test_all_faults_come_at_once_and_quickly(tmp_path: Path) -> None:
-    path = tmp_path / "chats.jsonl"
-    bad = chat(("user", ""), ("assistant", ""))
-    path.write_text("".join(json.dumps(bad if number % 2 else GOOD) + "\n" for number in range(200)))
-    start = time.monotonic()
-    with pytest.raises(TrainingDataError) as caught:
-        load_chats(path)
-    assert "200 faults" in caught.value.message
-    assert "line 2, messages[0].content" in caught.value.message
-    assert "and 180 more" in caught.value.message
-    assert time.monotonic() - start < 5
+def make_call(**function: Any) -> dict[str, Any]:
+    row = chat(("user", "q"), ("assistant", None))
+    row["messages"][1]["tool_calls"] = [{"type": "function", "function": function}]
+    return row
 
 
-def test_rows_stream_with_their_line_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "chats.jsonl"
-    path.write_text(json.dumps(GOOD) + "\n\nnonsense\n" + json.dumps(GOOD))
-    assert [(line, row is not None, len(faults)) for line, row, faults in read_rows(path)] == [
-        (1, True, 0),
-        (3, False, 1),
-        (4, True, 0),
-    ]
+@pytest.mark.parametrize("arguments", ['{"town": "Ulm"}', {"town": "Ulm"}])
+def test_arguments_are_an_object_or_its_text(arguments: Any) -> None:
+    assert check_chat(1, make_call(name="weather", arguments=arguments)) == []
+
+
+@pytest.mark.parametrize("arguments", [None, "", "Ulm", "[1]", 3, "[" * 100_000])
+def test_arguments_that_no_template_could_render_are_named(arguments: Any) -> None:
+    (fault,) = check_chat(1, make_call(name="weather", arguments=arguments))
+    assert fault.field == "messages[1].tool_calls[0].function.arguments"
+
+
+def test_a_call_needs_a_name() -> None:
+    assert [fault.field for fault in check_chat(1, make_call(arguments="{}"))] == ["messages[1].tool_calls[0]"]
+
+
+@pytest.mark.parametrize(
+    ("tools", "field"),
+    [({}, "tools"), (["weather"], "tools[0]"), ([{"type": "function", "function": {}}], "tools[0]")],
+)
+def test_tools_are_functions_with_names(tools: Any, field: str) -> None:
+    assert [fault.field for fault in check_chat(1, {**GOOD, "tools": tools})] == [field]
+
+
+def test_the_old_form_of_tools_is_not_ignored_silently() -> None:
+    assert [fault.field for fault in check_chat(1, {**GOOD, "functions": [{"name": "f"}]})] == ["functions"]

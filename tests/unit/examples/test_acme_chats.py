@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.chat import load_chats
+from core.training_file import load_rows
 
 ACME = Path(__file__).resolve().parents[3] / "examples" / "acme"
 TRAIN, VALID, QUESTIONS = (ACME / name for name in ("chats_train.jsonl", "chats_valid.jsonl", "questions.jsonl"))
@@ -33,7 +33,7 @@ Chat = list[dict[str, str]]
 
 
 def read_chats(path: Path) -> list[Chat]:
-    return [row["messages"] for row in load_chats(path)]
+    return [row["messages"] for row in load_rows(path)]
 
 
 def read_answer(answer: str) -> tuple[list[str], str]:

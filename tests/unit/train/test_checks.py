@@ -48,7 +48,7 @@ def finish(folder: Path) -> None:
 def test_a_good_run_passes(config: TrainConfig, tmp_path: Path) -> None:
     checked = check_run(config)
     assert (checked.run_id, checked.folder) == ("mine", tmp_path / "runs" / "mine")
-    assert (checked.template, len(checked.train.rows), checked.valid) == (SMOLLM2, 1, None)
+    assert (checked.template, checked.train.rows, checked.valid) == (SMOLLM2, 1, None)
     assert not checked.folder.exists()
 
 

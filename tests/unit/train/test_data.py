@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
+from pyarrow.parquet import write_table
 
-from core.errors import NotFound, TrainingDataError
+from core.errors import InvalidFile, NotFound, TrainingDataError
 from tests.fakes.byte_tokenizer import make_byte_tokenizer
 from tests.unit.train.test_template import chats
-from train.data import IGNORED, ChatFile, Encoded, describe, encode_chat, encode_chats, read_chats, summarize
+from train.config import DataConfig
+from train.data import IGNORED, Encoded, check_data, describe, encode_chat, encode_chats, summarize
 from train.template import LLAMA_3_2, SMOLLM2, TrainingTemplate
 
 TOKENIZER = make_byte_tokenizer()
@@ -56,57 +59,113 @@ def test_the_date_is_the_one_given() -> None:
 def test_rows_keep_their_line_numbers(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text(json.dumps(GOOD) + "\n\n" + json.dumps(GOOD) + "\n", encoding="utf-8")
-    assert read_chats(path, SMOLLM2).lines == [1, 3]
+    file = check_data(path, DataConfig(), SMOLLM2)
+    assert file.rows == 2
+    assert list(file.read()) == [(1, GOOD), (3, GOOD)]
+
+
+def test_a_file_that_changes_after_its_check_is_refused(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "chats.jsonl", GOOD)
+    file = check_data(path, DataConfig(), SMOLLM2)
+    write_rows(path, GOOD, GOOD)
+    with pytest.raises(InvalidFile, match="changed after it was checked"):
+        list(file.read())
+
+
+def test_parquet_is_read_by_the_same_check(tmp_path: Path) -> None:
+    path = tmp_path / "chats.parquet"
+    rows = [{"question": "Hi", "answer": 7}, {"question": None, "answer": 8}, {"question": "a\x00", "answer": 9}]
+    write_table(pa.Table.from_pylist(rows[:1]), path)
+    options = DataConfig(prompt_column="question", completion_column="answer")
+    file = check_data(path, options, SMOLLM2)
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "7"}]
+    assert list(file.read()) == [(1, {"messages": messages})]
+    write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(TrainingDataError, match=r"2 faults(?s:.*)line 2, question(?s:.*)line 3, question: found a NUL"):
+        check_data(path, options, SMOLLM2)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
+def test_damaged_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "chats.parquet"
+    path.write_bytes(content)
+    with pytest.raises(InvalidFile, match="wanted a Parquet file"):
+        check_data(path, DataConfig(), SMOLLM2)
+
+
+def test_the_system_file_speaks_for_rows_without_a_system_message(tmp_path: Path) -> None:
+    (tmp_path / "system.txt").write_text("Be brief.\n")
+    own = {"messages": [{"role": "system", "content": "Mine."}, *GOOD["messages"]]}
+    path = write_rows(tmp_path / "chats.jsonl", GOOD, own)
+    file = check_data(path, DataConfig(system_file=str(tmp_path / "system.txt")), SMOLLM2)
+    assert [row["messages"][0] for _, row in file.read()] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "system", "content": "Mine."},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "problem"),
+    [(None, NotFound, "found none"), (b"\xff", InvalidFile, "not UTF-8"), (b" \n", InvalidFile, "empty")],
+)
+def test_a_system_file_must_hold_text(
+    tmp_path: Path, content: bytes | None, kind: type[Exception], problem: str
+) -> None:
+    if content is not None:
+        (tmp_path / "system.txt").write_bytes(content)
+    path = write_rows(tmp_path / "chats.jsonl", GOOD)
+    with pytest.raises(kind, match=problem):
+        check_data(path, DataConfig(system_file=str(tmp_path / "system.txt")), SMOLLM2)
 
 
 def test_every_faulty_row_is_named(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text('{"messages": []}\nnot json\n' + json.dumps(GOOD) + '\n{"messages": 3}\n', encoding="utf-8")
     with pytest.raises(TrainingDataError, match=r"3 faults(?s:.*)line 1(?s:.*)line 2(?s:.*)line 4"):
-        read_chats(path, SMOLLM2)
+        check_data(path, DataConfig(), SMOLLM2)
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingDataError, match="at least one chat"):
-        read_chats(write_rows(tmp_path / "chats.jsonl"), SMOLLM2)
+    with pytest.raises(TrainingDataError, match="at least one row"):
+        check_data(write_rows(tmp_path / "chats.jsonl"), DataConfig(), SMOLLM2)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
-        read_chats(tmp_path / "chats.jsonl", SMOLLM2)
+        check_data(tmp_path / "chats.jsonl", DataConfig(), SMOLLM2)
 
 
 def test_tools_are_refused_where_the_template_has_no_form_for_them(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "chats.jsonl", {**GOOD, "tools": [{"type": "function"}]})
+    path = write_rows(tmp_path / "chats.jsonl", {**GOOD, "tools": [{"type": "function", "function": {"name": "f"}}]})
     with pytest.raises(TrainingDataError, match=r"line 1(?s:.*)no form for tools"):
-        read_chats(path, SMOLLM2)
-    assert len(read_chats(path, LLAMA_3_2).rows) == 1
+        check_data(path, DataConfig(), SMOLLM2)
+    assert check_data(path, DataConfig(), LLAMA_3_2).rows == 1
 
 
-def encode(max_length: int, *rows: dict[str, Any]) -> Encoded:
-    file = ChatFile(Path("chats.jsonl"), "0" * 64, list(range(1, len(rows) + 1)), list(rows))
+def encode(path: Path, max_length: int, *rows: dict[str, Any]) -> Encoded:
+    file = check_data(write_rows(path / "chats.jsonl", *rows), DataConfig(), SMOLLM2)
     return encode_chats(file, TOKENIZER, SMOLLM2, max_length=max_length, date=None)
 
 
-def test_long_rows_are_cut_and_counted() -> None:
-    whole = encode(10_000, GOOD)
+def test_long_rows_are_cut_and_counted(tmp_path: Path) -> None:
+    whole = encode(tmp_path, 10_000, GOOD)
     longer = {"messages": [GOOD["messages"][0], {"role": "assistant", "content": "Hello" * 50}]}
-    cut = encode(whole.longest, GOOD, longer)
+    cut = encode(tmp_path, whole.longest, GOOD, longer)
     assert cut.cut_lines == [2]
     assert cut.longest > whole.longest
     assert [len(example["input_ids"]) for example in cut.examples] == [whole.longest] * 2
-    file = ChatFile(Path("chats.jsonl"), "0" * 64, [1, 2], [GOOD, longer])
+    file = check_data(tmp_path / "chats.jsonl", DataConfig(), SMOLLM2)
     assert "1 rows lost their end at trainer.max_length (lines 2)" in describe(file, cut)
     assert summarize(file, cut)["cut_rows"] == 1
 
 
-def test_a_row_with_nothing_left_to_learn_is_refused_with_its_line() -> None:
+def test_a_row_with_nothing_left_to_learn_is_refused_with_its_line(tmp_path: Path) -> None:
     question = {"messages": [{"role": "user", "content": "?" * 200}, GOOD["messages"][1]]}
     with pytest.raises(TrainingDataError, match=r"1 fault(?s:.*)line 2"):
-        encode(150, GOOD, question)
+        encode(tmp_path, 150, GOOD, question)
 
 
-def test_tokens_are_counted() -> None:
-    encoded = encode(10_000, GOOD)
+def test_tokens_are_counted(tmp_path: Path) -> None:
+    encoded = encode(tmp_path, 10_000, GOOD)
     assert encoded.trained_tokens == len("Hello") + 1
     assert encoded.tokens == len(encoded.examples[0]["input_ids"])
