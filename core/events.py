@@ -2,7 +2,8 @@
 
 The gateway, the console and the plots all read this one file. Event types and their fields:
 
-    step        step, loss, learning_rate, grad_norm, tokens (non-padding, since the start), tokens_per_s
+    step        step, loss, learning_rate, grad_norm, tokens (non-padding, since the start), tokens_per_s,
+                batch (fingerprint of the token ids that were read)
     eval        step, loss, token_accuracy
     checkpoint  step, path
     log         message
@@ -20,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from core.errors import describe_os_error
+
 EVENT_TYPES = ("step", "eval", "checkpoint", "log", "done", "error")
 
 
@@ -30,7 +33,7 @@ class EventWriter:
         """Open the file for appending; an unfinished last line of a killed run is cut off first."""
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_unfinished_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("ab", buffering=0)
 
     def write(self, event_type: str, **fields: Any) -> None:
         """Append one event.
@@ -38,13 +41,25 @@ class EventWriter:
         Args:
             event_type: One of EVENT_TYPES.
             **fields: The event's fields, JSON values.
+
+        Raises:
+            StorageFull: The disk is full; the file is as it was before.
         """
         if event_type not in EVENT_TYPES:
             raise ValueError(f"event type: wanted one of {', '.join(EVENT_TYPES)}; found {event_type!r}")
         line = json.dumps({"type": event_type, "time": round(time.time(), 3), **fields}, ensure_ascii=False)
-        self._file.write(line + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        before = self._file.seek(0, os.SEEK_END)
+        try:
+            self._write_all((line + "\n").encode())
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(before)  # half a line would spoil the next one
+            raise describe_os_error(error, f"write {self._path}") from error
+
+    def _write_all(self, content: bytes) -> None:
+        """Write every byte: a nearly full disk takes some, and says so only when asked for the rest."""
+        while content:
+            content = content[self._file.write(content) :]
 
     def close(self) -> None:
         """Close the file."""

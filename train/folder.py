@@ -4,16 +4,20 @@ Does not know what training is; it records how it ended.
 """
 
 import fcntl
+import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
-from core.errors import Conflict, LoamError
+from core.errors import Conflict, LoamError, describe_os_error
 from core.events import EventWriter, read_events
 from core.layout import write_file
 from train.launch import is_main, rank
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -38,8 +42,18 @@ def claim_folder(folder: Path, configuration: dict[str, object]) -> Iterator[Non
             raise Conflict(
                 f"run_id: another process trains in {folder}. Wait for it, or choose another run_id."
             ) from error
+        _remove_leftovers(folder)
         write_file(folder / "config.yaml", yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True))
         yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left half-written under temporary names."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def open_events(folder: Path) -> EventWriter:
@@ -53,14 +67,26 @@ def record_failure(events: EventWriter) -> Iterator[None]:
     try:
         yield
     except LoamError as error:
-        events.write("error", message=error.message, code=error.openai_code)
+        _record_error(events, error.message, error.openai_code)
         raise
     except (KeyboardInterrupt, SystemExit):
-        events.write("error", message="interrupted", code="interrupted")
+        _record_error(events, "interrupted", "interrupted")
         raise
+    except OSError as error:
+        described = describe_os_error(error, "go on")
+        _record_error(events, described.message, described.openai_code)
+        raise described from error
     except BaseException as error:
-        events.write("error", message=f"{type(error).__name__}: {error}", code="internal_error")
+        _record_error(events, f"{type(error).__name__}: {error}", "internal_error")
         raise
+
+
+def _record_error(events: EventWriter, message: str, code: str) -> None:
+    """Write the `error` event where there is room; the error itself goes on either way."""
+    try:
+        events.write("error", message=message, code=code)
+    except LoamError as error:
+        logger.warning("the error event is lost: %s", error.message)
 
 
 def read_steps(folder: Path, last_step: int | None = None) -> list[dict[str, float]]:

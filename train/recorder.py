@@ -1,24 +1,21 @@
 """What happens while a run trains, written to events.jsonl by a callback of the Trainer; signals end it in good order.
 
-Ctrl-C and SIGTERM end the run after the step that is under way. Does not know what is trained or by which loss.
+Does not know what is trained or by which loss, nor what makes a checkpoint whole.
 """
 
 import logging
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback
 
 from core.errors import ConfigError
 from core.events import EventWriter
-from train.checkpoint import mark_complete
+from train.exactness import BatchFingerprint
+from train.interruption import StopSignal
 
 logger = logging.getLogger(__name__)
 
@@ -56,32 +53,8 @@ class Result:
         return cls(int(last["step"]), first["loss"], last["loss"], int(last["tokens"]))
 
 
-class StopSignal:
-    """Notes Ctrl-C and SIGTERM, so that the step under way ends before the run does; a second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    def note(self, number: int, _frame: FrameType | None) -> None:
-        """Remember the signal; the second time, raise."""
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
-        logger.warning("%s: ending after this step; once more ends at once", signal.Signals(number).name)
-
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Listen while the body runs."""
-        before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 class EventCallback(TrainerCallback):
-    """Writes what happens to events.jsonl, marks whole checkpoints, and ends the run when a signal has come."""
+    """Writes what happens to events.jsonl, and ends the run when a signal has come."""
 
     def __init__(self, events: EventWriter, earlier: list[dict[str, float]]) -> None:
         """Keep where to write.
@@ -90,7 +63,7 @@ class EventCallback(TrainerCallback):
             events: The run's event file.
             earlier: The `step` events up to the checkpoint that the run goes on from; empty for a fresh one.
         """
-        self.events, self.stop = events, StopSignal()
+        self.events, self.stop, self.batches = events, StopSignal(), BatchFingerprint()
         self.result = Result.of_steps(earlier)
         self._tokens_at_start = self._tokens_before = self.result.tokens
         self._step_began = self._began = time.perf_counter()
@@ -108,7 +81,13 @@ class EventCallback(TrainerCallback):
         """Stop the step's clock; end the run after a signal."""
         self._step_seconds = time.perf_counter() - self._step_began
         self._total_seconds += self._step_seconds
-        if self.stop.received is not None:
+        if self.stop.is_agreed():
+            control.should_training_stop = True
+            control.should_save = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """End the run, saved, after a signal that came while it evaluated."""
+        if self.stop.is_agreed():
             control.should_training_stop = True
             control.should_save = True
 
@@ -130,6 +109,7 @@ class EventCallback(TrainerCallback):
                 "step",
                 step=state.global_step,
                 loss=logs["loss"],
+                batch=self.batches.take(),
                 learning_rate=logs["learning_rate"],
                 grad_norm=logs.get("grad_norm"),
                 tokens=tokens,
@@ -146,11 +126,12 @@ class EventCallback(TrainerCallback):
                 "evaluation: loss %.4f, token accuracy %.3f", logs["eval_loss"], logs["eval_mean_token_accuracy"]
             )
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Mark the checkpoint as whole, once all its files are on disk."""
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write that a checkpoint is whole; end the run after a signal that came while it was saved."""
+        if self.stop.is_agreed():
+            control.should_training_stop = True
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            mark_complete(folder)
             self.events.write("checkpoint", step=state.global_step, path=f"{folder.parent.name}/{folder.name}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002

@@ -73,7 +73,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter) -> None
     logger.info("%s", model.describe(adapted))
 
     checkpoints = checked.folder / "checkpoints"
-    last = checkpoint.find_last_complete(checkpoints) if config.resume is Resume.auto else None
+    last = checkpoint.choose_checkpoint(checkpoints, events) if config.resume is Resume.auto else None
     earlier = read_steps(checked.folder, checkpoint.step_of(last)) if last else []
     callback = recorder.EventCallback(events, earlier)
     arguments = trainer.build_arguments(config, machine, plan, checkpoints, has_valid=held_out is not None)

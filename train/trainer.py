@@ -18,6 +18,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from core.errors import ConfigError
 from train.config import TrainConfig, micro_batch_of
 from train.data import Encoded
+from train.exactness import ExactTrainer
 from train.hardware import Machine
 from train.head import can_score_trained_tokens, score_trained_tokens
 from train.memory import MemoryPlan
@@ -26,8 +27,8 @@ from train.recorder import EventCallback, Result
 from train.sampler import LengthGroupedBatches
 
 
-class Trainer(SFTTrainer):
-    """TRL's trainer with another order of rows; everything else is TRL's."""
+class Trainer(ExactTrainer, SFTTrainer):
+    """TRL's trainer, exact, with another order of rows; everything else is TRL's."""
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
         """Group rows by length where the configuration says so."""
@@ -39,7 +40,7 @@ class Trainer(SFTTrainer):
         return LengthGroupedBatches(lengths, self.args.train_batch_size, self.args.seed)
 
 
-def train(trainer: SFTTrainer, callback: EventCallback, checkpoint: Path | None) -> Result:
+def train(trainer: Trainer, callback: EventCallback, checkpoint: Path | None) -> Result:
     """Train and, where there are held-out chats, evaluate at the end.
 
     Args:
@@ -59,6 +60,8 @@ def train(trainer: SFTTrainer, callback: EventCallback, checkpoint: Path | None)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if trainer.eval_dataset is not None and callback.stop.received is None:
                 trainer.evaluate()
+            if callback.stop.received is not None:
+                trainer.save_unsaved()
         except torch.OutOfMemoryError as error:
             raise ConfigError(
                 "hardware: the card's memory was not enough after all. What would help: trainer.micro_batch=1, "
@@ -72,7 +75,7 @@ def train(trainer: SFTTrainer, callback: EventCallback, checkpoint: Path | None)
 
 def build_trainer(
     model: Any, tokenizer: Any, train: Encoded, valid: Encoded | None, arguments: SFTConfig, callback: EventCallback
-) -> SFTTrainer:
+) -> Trainer:
     """Build TRL's trainer for a run.
 
     Args:
@@ -94,6 +97,7 @@ def build_trainer(
         eval_dataset=to_dataset(valid) if valid else None,
         callbacks=[callback],
     )
+    trainer.batches = callback.batches
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)  # the event callback logs each step
     restore_float32(model)
@@ -144,7 +148,7 @@ def build_arguments(
         prediction_loss_only=True,
         save_strategy="steps" if options.save_every else "no",
         save_steps=options.save_every or 500,
-        save_total_limit=2,
+        save_total_limit=None,  # checkpoint.py removes older ones, once a newer one is whole
         logging_steps=1,
         disable_tqdm=True,
         report_to=options.options.get("report_to", "none"),

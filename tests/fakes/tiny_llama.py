@@ -9,6 +9,8 @@ from typing import Any
 
 import trl
 
+from tests.fakes.byte_tokenizer import make_byte_tokenizer
+
 HIDDEN = 64
 """NF4 works on blocks of 64 weights."""
 
@@ -64,15 +66,27 @@ def write_llama_tokenizer(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def write_byte_llama(folder: Path) -> None:
+    """Write a model folder that trains at dozens of steps a second: a token a byte, the real template of Llama 3.2."""
+    tokenizer = make_byte_tokenizer()
+    tokenizer.chat_template = read_llama_template()
+    tokenizer.save_pretrained(folder)
+    write_random_llama(folder, vocab_size=320, bos_token_id=None, eos_token_id=None)
+
+
 def write_tiny_llama(folder: Path, seed: int = 0) -> None:
     """Write a whole model folder: random weights in bfloat16 safetensors, real tokenizer, real template."""
+    write_llama_tokenizer(folder)
+    write_random_llama(folder, seed, vocab_size=128_256, bos_token_id=128_000, eos_token_id=128_009)
+
+
+def write_random_llama(folder: Path, seed: int = 0, **options: Any) -> None:
+    """Write configuration and random weights of two small layers, in bfloat16 safetensors."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    write_llama_tokenizer(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=128_256,
         hidden_size=HIDDEN,
         intermediate_size=2 * HIDDEN,
         num_hidden_layers=2,
@@ -80,9 +94,8 @@ def write_tiny_llama(folder: Path, seed: int = 0) -> None:
         num_key_value_heads=2,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
-        bos_token_id=128_000,
-        eos_token_id=128_009,
         rope_parameters={"rope_theta": 500_000.0, "rope_type": "default"},
+        **options,
     )
     model: Any = LlamaForCausalLM(config)
     model.to(torch.bfloat16).save_pretrained(folder)

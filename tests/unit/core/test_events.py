@@ -1,9 +1,11 @@
 """core.events: what is written is read back, and a kill costs at most the line being written."""
 
+import resource
 from pathlib import Path
 
 import pytest
 
+from core.errors import StorageFull
 from core.events import EventWriter, read_events
 
 
@@ -40,3 +42,19 @@ def test_a_half_written_line_is_left_out_and_overwritten(tmp_path: Path, cut: in
 
 def test_a_missing_file_has_no_events(tmp_path: Path) -> None:
     assert list(read_events(tmp_path / "none.jsonl")) == []
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with EventWriter(path) as events:
+        events.write("log", message="one")
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+            with pytest.raises(StorageFull, match="Free some disk space"):
+                events.write("log", message="two")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert path.read_bytes().endswith(b"}\n")
+        events.write("log", message="three")
+    assert [event["message"] for event in read_events(path)] == ["one", "three"]

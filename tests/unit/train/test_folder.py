@@ -1,11 +1,12 @@
 """A run's folder belongs to one process, and its events tell how the run ended."""
 
+import resource
 from pathlib import Path
 
 import pytest
 import yaml
 
-from core.errors import ConfigError, Conflict
+from core.errors import ConfigError, Conflict, StorageFull
 from core.events import EventWriter, read_events
 from train.folder import claim_folder, read_steps, record_failure
 
@@ -33,6 +34,7 @@ def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
         (KeyboardInterrupt(), "interrupted"),
         (SystemExit(143), "interrupted"),
         (RuntimeError("broken"), "internal_error"),
+        (StorageFull("no room"), "storage_full"),
     ],
 )
 def test_a_failure_is_recorded_and_goes_on(tmp_path: Path, error: BaseException, code: str) -> None:
@@ -51,3 +53,24 @@ def test_a_step_done_twice_counts_once(tmp_path: Path) -> None:
     assert [(event["step"], event["loss"]) for event in read_steps(tmp_path)] == [(1, 3.0), (2, 1.9), (3, 1.5)]
     assert [event["step"] for event in read_steps(tmp_path, last_step=2)] == [1, 2]
     assert read_steps(tmp_path / "nowhere") == []
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "run" / ".adapter.12ab.tmp").mkdir(parents=True)
+    (tmp_path / "run" / ".adapter.12ab.tmp" / "adapter_model.safetensors").write_bytes(b"half")
+    (tmp_path / "run" / ".config.yaml.34cd.tmp").touch()
+    (tmp_path / "run" / "events.jsonl").touch()
+    with claim_folder(tmp_path / "run", {}):
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "config.yaml", "events.jsonl"]
+
+
+def test_a_failure_goes_on_where_its_event_finds_no_room(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+            with pytest.raises(StorageFull), record_failure(events):
+                events.write("log", message="one")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(read_events(tmp_path / "events.jsonl")) == []

@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import ConfigError
 from core.events import EventWriter, read_events
-from train.recorder import EventCallback, Result, StopSignal
+from train.recorder import EventCallback, Result
 
 
 def make_state(step: int) -> Any:
@@ -35,7 +35,6 @@ def test_steps_evaluations_and_checkpoints_become_events(tmp_path: Path) -> None
         do_step(callback, 2, 2.0, 250)
         logs = {"eval_loss": 1.9, "eval_mean_token_accuracy": 0.6}
         callback.on_log(None, make_state(2), None, logs=logs)
-        (tmp_path / "checkpoints" / "checkpoint-2").mkdir(parents=True)
         callback.on_save(SimpleNamespace(output_dir=str(tmp_path / "checkpoints")), make_state(2), None)
         callback.on_train_end(None, make_state(2), None)
     first, second, evaluation, checkpoint = read_events(path)
@@ -45,7 +44,6 @@ def test_steps_evaluations_and_checkpoints_become_events(tmp_path: Path) -> None
     assert second["tokens_per_s"] > 0
     assert (evaluation["type"], evaluation["loss"], evaluation["token_accuracy"]) == ("eval", 1.9, 0.6)
     assert (checkpoint["type"], checkpoint["path"]) == ("checkpoint", "checkpoints/checkpoint-2")
-    assert (tmp_path / "checkpoints" / "checkpoint-2" / "COMPLETE.json").is_file()
     result = callback.result
     assert (result.steps, result.loss_first, result.loss_last, result.tokens) == (2, 3.0, 2.0, 250)
     assert (result.eval_loss, result.eval_token_accuracy) == (1.9, 0.6)
@@ -78,14 +76,15 @@ def test_a_signal_ends_the_run_after_its_step(tmp_path: Path) -> None:
     assert callback.stop.received == signal.SIGTERM
 
 
-def test_a_second_signal_ends_it_at_once() -> None:
-    stop = StopSignal()
-    before = signal.getsignal(signal.SIGINT)
-    with stop.watch():
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("moment", ["on_evaluate", "on_save"])
+def test_a_signal_during_an_evaluation_or_a_save_needs_no_further_step(tmp_path: Path, moment: str) -> None:
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        callback = EventCallback(events, [])
+        control = SimpleNamespace(should_training_stop=False, should_save=False)
+        with callback.stop.watch():
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+            getattr(callback, moment)(SimpleNamespace(output_dir=str(tmp_path)), make_state(2), control)
+    assert (control.should_training_stop, control.should_save) == (True, moment == "on_evaluate")
 
 
 def test_nothing_earlier_means_nothing_done() -> None:

@@ -1,0 +1,217 @@
+"""kill -9 at any time of a run, and resume=auto: the same batches, losses and adapter (promises T1, T2, T6).
+
+A tiny Llama in float32 on NF4 weights with dropout, 60 steps in six epochs, gradient accumulation, rows grouped by
+length, a checkpoint every 5 steps. The run to compare with is a process of its own that nobody touches. Each kill is a
+real SIGKILL: at a named place of the code, or by a watcher while the files of a checkpoint are being written, or at any
+moment. `-o log_cli=true -o log_cli_level=INFO` shows the seed and what each kill hit; LOAM_TEST_SEED replays.
+"""
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.events import read_events
+from core.manifest import AdapterManifest
+from tests.fakes.tiny_llama import write_byte_llama
+from tests.fakes.warm_trainer import REPO, Training, WarmTrainer
+from train.checkpoint import MARKER, find_last_complete, is_complete, list_checkpoints, step_of
+from train.folder import read_steps
+
+logger = logging.getLogger(__name__)
+
+IS_FULL = bool(os.environ.get("LOAM_TEST_FULL"))
+SEED = int(os.environ.get("LOAM_TEST_SEED", "20261125"))
+STEPS, SAVE_EVERY, ROWS = 60, 5, 41
+INSIDE = ("weights_written", "optimizer_written", "written", "synced", "hashed")
+"""Places between the first byte of a checkpoint and its marker."""
+AROUND = ("marked", "unmarked")
+"""Places after the marker, while older checkpoints go."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with the tiny model and chats of different length."""
+    folder = tmp_path_factory.mktemp("data")
+    write_byte_llama(folder / "models" / "byte-llama")
+    for name, rows in (("train", ROWS), ("valid", 6)):
+        chats = [
+            {
+                "messages": [
+                    {"role": "user", "content": f"Item {row}? {'word ' * (row % 7)}"},
+                    {"role": "assistant", "content": f"=> {row}! {'la ' * (row % 5)}"},
+                ]
+            }
+            for row in range(rows)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    return folder
+
+
+def arguments(data: Path, run_id: str, *others: str) -> list[str]:
+    return [
+        "hardware=cpu", "hardware.dtype=float32", "model.name=byte-llama", "lora.dropout=0.1", f"run_id={run_id}",
+        f"paths.data_dir={data}", f"data.train={data / 'train.jsonl'}", f"data.valid={data / 'valid.jsonl'}",
+        f"trainer.max_steps={STEPS}", "trainer.epochs=100", "trainer.batch_size=4", "trainer.micro_batch=2",
+        "trainer.learning_rate=2e-3", f"trainer.save_every={SAVE_EVERY}", "trainer.eval_every=15", "resume=auto",
+        *others,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmTrainer]:
+    """What starts a run without the imports."""
+    with WarmTrainer(tmp_path_factory.mktemp("logs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def untouched(data: Path, server: WarmTrainer) -> Path:
+    """The run to compare with, by the command that a person types."""
+    ended = subprocess.run(
+        [sys.executable, str(REPO / "train" / "run.py"), *arguments(data, "untouched")],
+        cwd=data, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return data / "runs" / "untouched"
+
+
+def read_adapter(run: Path) -> bytes:
+    return (run / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def read_messages(run: Path) -> list[str]:
+    return [event["message"] for event in read_events(run / "events.jsonl") if event["type"] == "log"]
+
+
+def check_same(run: Path, untouched: Path) -> float:
+    """Every step, also one done twice, read the same batches; the adapter has the same bytes; return the loss's gap."""
+    wanted = {step["step"]: step for step in read_steps(untouched)}
+    assert sorted(wanted) == list(range(1, STEPS + 1))
+    done = [event for event in read_events(run / "events.jsonl") if event["type"] == "step"]
+    assert {event["step"] for event in done} == set(wanted)
+    assert [event["batch"] for event in done] == [wanted[event["step"]]["batch"] for event in done]
+    difference: float = max(abs(event["loss"] - wanted[event["step"]]["loss"]) for event in done)
+    assert difference <= 1e-6
+    assert read_adapter(run) == read_adapter(untouched)
+    AdapterManifest.read(run / "adapter")
+    assert not list(run.glob(".*.tmp"))
+    return difference
+
+
+def wait_until(training: Training, is_so: Callable[[], bool]) -> bool:
+    """Look again and again; return False where the run ended before."""
+    deadline = time.monotonic() + 240
+    while not is_so():
+        if training.poll() is not None:
+            return False
+        assert time.monotonic() < deadline, training.log.read_text()
+        time.sleep(0.002)
+    return True
+
+
+def kill_while_saving(training: Training, run: Path, chance: random.Random) -> None:
+    """Kill when a checkpoint's folder is there without its marker, some milliseconds into its writing."""
+    wanted, delay_s = chance.randrange(1, 4), chance.uniform(0, 0.01)
+    seen, fresh = {path.name for path in list_checkpoints(run / "checkpoints")}, set[str]()
+
+    def is_saving() -> bool:
+        for path in list_checkpoints(run / "checkpoints"):
+            if path.name not in seen:
+                fresh.add(path.name)
+            if len(fresh) >= wanted and path.name in fresh and not (path / MARKER).is_file():
+                return True
+        return False
+
+    if wait_until(training, is_saving):
+        time.sleep(delay_s)
+        training.send(signal.SIGKILL)
+
+
+def kill_after_step(training: Training, run: Path, chance: random.Random) -> None:
+    """Kill at any moment of any of the steps that are left."""
+    whole = find_last_complete(run / "checkpoints")
+    first, before = step_of(whole) + 1 if whole else 1, count_events(run)
+    wanted, delay_s = chance.randrange(first, STEPS + 1) if first <= STEPS else 0, chance.uniform(0, 0.1)
+    if wait_until(training, lambda: last_step(run, before) >= wanted):
+        time.sleep(delay_s)
+        training.send(signal.SIGKILL)
+
+
+def count_events(run: Path) -> int:
+    return len(list(read_events(run / "events.jsonl")))
+
+
+def last_step(run: Path, after: int) -> int:
+    """Return the step of the last `step` event after so many events, or 0."""
+    events = list(read_events(run / "events.jsonl"))[after:]
+    return max((event["step"] for event in events if event["type"] == "step"), default=0)
+
+
+def kill_once(server: WarmTrainer, data: Path, run: Path, kind: str, chance: random.Random) -> dict[str, Any]:
+    """Start or go on with a run and kill it; return what the kill hit."""
+    environment = {}
+    if kind in INSIDE + AROUND:
+        turn = chance.randrange(1, 5) if kind != "unmarked" else 1
+        environment = {"LOAM_TEST_BUILD": "1", "LOAM_FAILPOINT": f"checkpoint.{kind}:{turn}"}
+    before = count_events(run)
+    training = server.start(arguments(data, run.name), environment=environment)
+    if kind == "saving":
+        kill_while_saving(training, run, chance)
+    elif kind == "step":
+        kill_after_step(training, run, chance)
+    code = training.wait()
+    last, step = find_last_complete(run / "checkpoints"), last_step(run, before)
+    saving = run / "checkpoints" / f"checkpoint-{step}"
+    return {
+        "kind": kind,
+        "killed": code == -signal.SIGKILL,
+        "inside": saving.exists() and not is_complete(saving),
+        "step": step,
+        "whole": step_of(last) if last else 0,
+    }
+
+
+def plan_kills(chance: random.Random) -> list[str]:
+    """Return the kinds of the kills, in random order."""
+    kinds = [*INSIDE, *INSIDE[:1], *AROUND, *["saving"] * 5, *["step"] * 7]
+    if not IS_FULL:
+        kinds = ["saving", chance.choice(INSIDE), "step"]
+    chance.shuffle(kinds)
+    return kinds
+
+
+def test_a_killed_run_ends_as_if_nothing_had_been(server: WarmTrainer, data: Path, untouched: Path) -> None:
+    chance = random.Random(SEED)
+    kills: list[dict[str, Any]] = []
+    plan = plan_kills(chance)
+    for number, kind in enumerate(plan):
+        if not kills or kills[-1]["whole"] > STEPS - 4 * SAVE_EVERY:  # too little is left to be killed in
+            run = data / "runs" / f"killed{number}"
+        kill = kill_once(server, data, run, kind, chance)
+        logger.info("seed %d, %s: %s", SEED, run.name, kill)
+        assert kill["step"] - kill["whole"] <= SAVE_EVERY
+        kills.append(kill)
+    differences = []
+    for run in sorted((data / "runs").glob("killed*")):
+        last = server.start(arguments(data, run.name))
+        assert last.wait() == 0, last.log.read_text()
+        differences.append(check_same(run, untouched))
+        assert len(list_checkpoints(run / "checkpoints")) == 2
+    killed = [kill for kill in kills if kill["killed"]]
+    inside = [kill for kill in killed if kill["inside"]]
+    logger.info(
+        "seed %d: %d kills, %d inside a save; largest difference of a loss %s, adapters bit-equal",
+        SEED, len(killed), len(inside), max(differences),
+    )  # fmt: skip
+    assert len(killed) == len(kills)
+    assert len(inside) >= (8 if IS_FULL else 2)
