@@ -29,6 +29,7 @@ SCHEMAS = {
     "train": ("train.config", "TrainConfig"),
     "retrieval": ("retrieval.config", "RetrievalConfig"),
     "serve": ("serve.preflight", "ServeConfig"),
+    "export": ("scripts.export", "ExportConfig"),
     "score_exact": ("scripts.score_exact", "ScoreConfig"),
 }
 """The dataclass that reads each primary configuration, by module and name."""
