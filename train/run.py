@@ -77,7 +77,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter) -> None
     earlier = read_steps(checked.folder, checkpoint.step_of(last)) if last else []
     callback = recorder.EventCallback(events, earlier)
     arguments = trainer.build_arguments(config, machine, plan, checkpoints, has_valid=held_out is not None)
-    sft = trainer.build_trainer(adapted, tokenizer, learned, held_out, arguments, callback)
+    sft = trainer.build_trainer(adapted, tokenizer, learned, held_out, arguments, callback, config.hardware)
     result = trainer.train(sft, callback, last)
     if not is_main():
         return

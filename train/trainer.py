@@ -4,6 +4,7 @@ TRL owns the loop, the optimizer and the loss; we own what goes in, and recorder
 where the model came from.
 """
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from core.errors import ConfigError
-from train.config import TrainConfig, micro_batch_of
+from train.config import Choice, HardwareConfig, TrainConfig, micro_batch_of
 from train.data import Encoded
+from train.decoder import Decoder, find_obstacle
 from train.exactness import ExactTrainer
 from train.hardware import Machine
 from train.head import can_score_trained_tokens, score_trained_tokens
@@ -25,6 +27,8 @@ from train.memory import MemoryPlan
 from train.model import restore_float32
 from train.recorder import EventCallback, Result
 from train.sampler import LengthGroupedBatches
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(ExactTrainer, SFTTrainer):
@@ -74,7 +78,13 @@ def train(trainer: Trainer, callback: EventCallback, checkpoint: Path | None) ->
 
 
 def build_trainer(
-    model: Any, tokenizer: Any, train: Encoded, valid: Encoded | None, arguments: SFTConfig, callback: EventCallback
+    model: Any,
+    tokenizer: Any,
+    train: Encoded,
+    valid: Encoded | None,
+    arguments: SFTConfig,
+    callback: EventCallback,
+    hardware: HardwareConfig,
 ) -> Trainer:
     """Build TRL's trainer for a run.
 
@@ -85,6 +95,7 @@ def build_trainer(
         valid: What is held out, or None.
         arguments: From `build_arguments`.
         callback: Writes the events.
+        hardware: Says which of our own kernels to use.
 
     Returns:
         The trainer, ready for `train()`.
@@ -103,8 +114,27 @@ def build_trainer(
     restore_float32(model)
     base = model.get_base_model()
     if arguments.use_cpu and can_score_trained_tokens(base):
-        score_trained_tokens(base)
+        decoder = make_decoder(base, hardware.fused_layers)
+        score_trained_tokens(base, decoder, share_prefix=hardware.share_prefix)
     return trainer
+
+
+def make_decoder(base: Any, wanted: Choice) -> Decoder | None:
+    """Return the hand-written layers for a model on a CPU, or None where its own are to be used.
+
+    Raises:
+        ConfigError: They are wanted always, and the model cannot go through them.
+    """
+    obstacle = "hardware.fused_layers=never" if wanted is Choice.never else find_obstacle(base)
+    if obstacle is None:
+        return Decoder(base)
+    if wanted is Choice.always:
+        raise ConfigError(
+            f"hardware.fused_layers: wanted the fused layers, but {obstacle}. Use hardware.fused_layers=auto.",
+            param="hardware.fused_layers",
+        )
+    logger.info("layers: the model's own (%s)", obstacle)
+    return None
 
 
 def to_dataset(encoded: Encoded) -> Dataset:

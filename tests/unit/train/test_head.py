@@ -21,7 +21,7 @@ def make_case(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 def test_loss_and_gradient_equal_cross_entropy() -> None:
     hidden, weight, labels = make_case(torch.float64)
     ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    log_probs, entropy, is_top1 = score(ours, weight, labels)
+    log_probs, entropy, mean, is_top1 = score(ours, weight, labels)
     scale = torch.linspace(0.1, 2, len(labels))
     (-log_probs * scale).sum().backward()
     logits = theirs @ weight.T
@@ -34,6 +34,7 @@ def test_loss_and_gradient_equal_cross_entropy() -> None:
     torch.testing.assert_close(
         entropy.double(), -(logits.softmax(1) * logits.log_softmax(1)).sum(1), rtol=1e-4, atol=1e-5
     )
+    torch.testing.assert_close(mean.double(), logits.mean(1), rtol=1e-4, atol=1e-5)
     assert torch.equal(is_top1, logits.argmax(1) == labels)
 
 
@@ -46,6 +47,6 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_learned_position_gives_an_empty_answer() -> None:
     hidden, weight, labels = make_case(torch.float32)
-    log_probs, _, _ = score(hidden[:0].requires_grad_(), weight, labels[:0])
+    log_probs, _, _, _ = score(hidden[:0].requires_grad_(), weight, labels[:0])
     assert log_probs.shape == (0,)
     log_probs.sum().backward()

@@ -1,0 +1,158 @@
+"""The layers by hand give the loss and the gradients of transformers, PEFT and autograd on the same micro-batch."""
+
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.unit.train.test_flat_batch import pad
+from train import attention
+from train.decoder import Decoder, find_obstacle
+from train.flat_batch import IGNORED
+from train.head import score_trained_tokens
+
+VOCABULARY = 97
+
+
+def make_model(dtype: torch.dtype = torch.float32, **lora: Any) -> Any:
+    """Return a small Llama with grouped keys and an adapter that does something."""
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        tie_word_embeddings=True,
+    )
+    base: Any = LlamaForCausalLM(config)
+    base.requires_grad_(False)
+    lora = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **lora}
+    model: Any = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **lora), autocast_adapter_dtype=False)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    for parameter in base.parameters():
+        parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)
+    return model
+
+
+def make_inputs(*, left: bool = False, common: int = 12) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    head = torch.randint(1, VOCABULARY, (common,), generator=generator).tolist()
+    rows = [head + torch.randint(1, VOCABULARY, (n,), generator=generator).tolist() for n in (5, 9, 3, 17)]
+    labels = [[IGNORED] * (common + 2) + row[common + 2 :] for row in rows]
+    return {
+        "input_ids": pad(rows, 0, left=left),
+        "attention_mask": pad([[1] * len(row) for row in rows], 0, left=left),
+        "labels": pad(labels, IGNORED, left=left),
+    }
+
+
+def compute_plainly(model: Any, inputs: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    labels = inputs["labels"]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    loss: torch.Tensor = functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())
+    return loss
+
+
+def take_gradients(model: Any) -> dict[str, torch.Tensor]:
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return gradients
+
+
+def compare(dtype: torch.dtype, *, left: bool, share: bool) -> tuple[float, float]:
+    """Return the relative distance of loss and gradients from those in float32: by the plain way and by hand."""
+    inputs = make_inputs(left=left)
+    exact = make_model()
+    reference = compute_plainly(exact, inputs, torch.float32)
+    reference.backward()
+    expected = take_gradients(exact)
+    assert len(expected) == 3 * 7 * 2
+    model = make_model(dtype)
+    compute_plainly(model, inputs, dtype).backward()
+    plain = take_gradients(model)
+    score_trained_tokens(model.get_base_model(), Decoder(model.get_base_model()), share_prefix=share)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+        outputs = model(**inputs, fused_lm_head=True)
+    torch.testing.assert_close(outputs.loss, reference, rtol=1e-5 if dtype is torch.float32 else 2e-2, atol=1e-5)
+    outputs.loss.backward()
+    by_hand = take_gradients(model)
+
+    def distance(found: dict[str, torch.Tensor]) -> float:
+        assert found.keys() == expected.keys()
+        return max(float((found[n] - expected[n]).norm() / expected[n].norm()) for n in expected)
+
+    return distance(plain), distance(by_hand)
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize("share", [False, True], ids=["apart", "shared"])
+def test_loss_and_gradients_are_the_same(left: bool, share: bool) -> None:
+    _, by_hand = compare(torch.float32, left=left, share=share)
+    assert by_hand < 2e-5
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["apart", "shared"])
+def test_bfloat16_is_no_farther_from_the_truth_than_the_plain_way(share: bool) -> None:
+    plain, by_hand = compare(torch.bfloat16, left=False, share=share)
+    assert by_hand < 1.1 * plain
+
+
+def test_long_rows_go_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "BLOCK", 5)
+    monkeypatch.setattr(attention, "MAX_KEPT", 0)
+    assert compare(torch.float32, left=False, share=True)[1] < 2e-5
+
+
+def test_every_learned_token_keeps_its_place() -> None:
+    inputs, model = make_inputs(), make_model()
+    labels = inputs["labels"][:, 1:]
+    log_p = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1].log_softmax(-1)
+    score_trained_tokens(model.get_base_model(), Decoder(model.get_base_model()))
+    outputs = model(**inputs, fused_lm_head=True)
+    mask = labels != IGNORED
+    assert torch.equal(outputs.label_mask, mask)
+    expected = log_p.gather(2, labels.clamp(min=0).unsqueeze(2)).squeeze(2).masked_fill(~mask, 0)
+    torch.testing.assert_close(outputs.log_probs, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(outputs.is_top1, (log_p.argmax(-1) == labels) & mask)
+
+
+def test_the_reference_is_the_base_with_the_adapter_switched_off() -> None:
+    inputs, model = make_inputs(), make_model()
+    with model.disable_adapter(), torch.no_grad():
+        expected = compute_plainly(model, inputs, torch.float32)
+        score_trained_tokens(model.get_base_model(), Decoder(model.get_base_model()))
+        found = model(**inputs, fused_lm_head=True).loss
+    with_adapter = model(**inputs, fused_lm_head=True).loss
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert abs(float(with_adapter.detach() - found)) > 0.01
+
+
+def test_the_model_itself_stays_as_it_was() -> None:
+    inputs, model = make_inputs(), make_model()
+    before = model(input_ids=inputs["input_ids"]).logits
+    names = list(model.state_dict())
+    Decoder(model.get_base_model())
+    assert list(model.state_dict()) == names
+    torch.testing.assert_close(model(input_ids=inputs["input_ids"]).logits, before)
+
+
+@pytest.mark.parametrize(
+    ("lora", "clause"),
+    [
+        ({"lora_dropout": 0.1}, "dropout"),
+        ({"target_modules": ["q_proj"]}, "not every linear layer"),
+        ({}, None),
+    ],
+)
+def test_it_says_what_stands_in_the_way(lora: dict[str, Any], clause: str | None) -> None:
+    obstacle = find_obstacle(make_model(**lora).get_base_model())
+    assert (obstacle is None) if clause is None else clause in str(obstacle)
