@@ -282,7 +282,13 @@ class HardwareConfig:
 
 @dataclass(slots=True)
 class TrainConfig:
-    """Everything that a training run is told."""
+    """Everything that a training run is told.
+
+    Attributes:
+        run_id: Name of the run's folder; null takes date, time and a short random part.
+        resume: Whether to go on with an earlier run of this name.
+        check_only: Check the run and its data, show what the tokenizer sees, and end.
+    """
 
     paths: PathsConfig = field(default_factory=PathsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -293,6 +299,7 @@ class TrainConfig:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     run_id: str | None = None
     resume: Resume = Resume.never
+    check_only: bool = False
 
     def __post_init__(self) -> None:
         """Check what one group alone cannot."""

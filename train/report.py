@@ -13,6 +13,7 @@ import yaml
 from core.events import read_events
 from core.layout import write_file
 from core.manifest import AdapterManifest
+from train.check_report import describe_counts
 from train.folder import read_steps
 
 PLOTS = (("loss", "loss"), ("learning_rate", "learning rate"), ("tokens_per_s", "tokens/s"))
@@ -154,6 +155,7 @@ def _describe_data(data: dict[str, Any]) -> str:
                 f"- {name}: `{part['path']}`, {part['rows']:,} chats, {part['tokens']:,} tokens, {share:.0%} "
                 f"of them learned, "
                 f"longest {part['longest']:,}{cut} (sha256 {part['sha256'][:12]})"
+                + (f"; {repeated}" if (repeated := describe_counts(part)) else "")
             )
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Fine-tune a base model with QLoRA: config → checks → model → train → save → report.
 
     python train/run.py data.train=chats.jsonl
+    python train/run.py data.train=chats.jsonl check_only=true
     python train/run.py experiment=acme_cpu
     python train/run.py model=smollm2_135m hardware=cpu data.train=X.jsonl data.valid=Y.jsonl run_id=mine
 
@@ -8,6 +9,7 @@ Ends with runs/<run_id>/adapter/ and report.md. `--cfg job` prints every key; co
 """
 
 import logging
+import shlex
 import signal
 import sys
 import time
@@ -37,6 +39,9 @@ def main(composed: DictConfig) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until training listens itself
     config = load_config(composed, TrainConfig)
     checked = check_run(config)
+    if config.check_only:
+        check(config, checked)
+        return
     if config.hardware.processes > 1 and not is_launched():
         launch(checked.run_id, config.hardware.processes, config.hardware.device.value)
     with (
@@ -45,6 +50,19 @@ def main(composed: DictConfig) -> None:
         record_failure(events),
     ):
         train(config, checked, events)
+
+
+def check(config: TrainConfig, checked: CheckedRun) -> None:
+    """Show what the tokenizer makes of the data, and end without a trace."""
+    from train import check_report, data, model
+
+    tokenizer = model.load_tokenizer(checked.model_folder)
+    learned, held_out = data.encode_all(checked.train, checked.valid, tokenizer, checked.template, config)
+    parts = [(checked.train, learned), *([(checked.valid, held_out)] if checked.valid and held_out else [])]
+    findings = check_report.compare_files(checked.train, checked.valid)
+    check_report.show_check(check_report.open_console(), parts, findings, tokenizer)
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("check_only=")]
+    print(f"nothing stands against this run\nnext: {shlex.join(['python', 'train/run.py', *arguments])}")
 
 
 def train(config: TrainConfig, checked: CheckedRun, events: EventWriter) -> None:
@@ -56,12 +74,15 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter) -> None
         events: Where to record what happens.
     """
     # torch, transformers and TRL take ten seconds to import: only now, when nothing stands against the run.
-    from train import checkpoint, data, export, hardware, memory, model, recorder, report, trainer
+    from train import check_report, checkpoint, data, export, hardware, memory, model, recorder, report, trainer
 
     # The data's last check needs the tokenizer; it comes before the model.
     machine = hardware.find_machine(config.hardware)
     tokenizer = model.load_tokenizer(checked.model_folder)
     learned, held_out = data.encode_all(checked.train, checked.valid, tokenizer, checked.template, config)
+    findings = check_report.compare_files(checked.train, checked.valid) if is_main() else check_report.Findings()
+    for line in findings.describe():
+        logger.warning("%s", line)
     plan = memory.plan_run(config, checked.model_folder, learned.longest, machine.dtype.itemsize, machine.memory_bytes)
     for line in (data.describe(checked.train, learned), machine.describe(), plan.describe(machine.memory_bytes)):
         logger.info("%s", line)
@@ -88,7 +109,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter) -> None
         method="sft",
         lora=asdict(config.lora),
         quantization={"kind": config.quant.kind.value, "double": config.quant.double, "dtype": str(machine.dtype)},
-        data=data.summarize_all(checked.train, learned, checked.valid, held_out),
+        data=findings.add_counts(data.summarize_all(checked.train, learned, checked.valid, held_out)),
         seed=config.trainer.seed,
         template_date=checked.template.date(config.data.template_date),
         metrics=asdict(result),

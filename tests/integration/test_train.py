@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -180,6 +181,32 @@ def test_without_weights_it_says_how_to_import_them(tmp_path: Path) -> None:
     assert ended.returncode == 4
     assert "python scripts/models.py import PATH --name llama-3.2-3b-instruct" in ended.stderr
     assert not (tmp_path / "data" / "runs").exists()
+
+
+def test_a_check_shows_the_data_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    """Repeated rows, overlap and the marked sample, in a data directory of its own; the shown command is the run's."""
+    (tmp_path / "models").symlink_to(data / "models")
+    rows = (data / "train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "train.jsonl").write_text("".join([*rows, rows[2]]))
+    arguments = ["model=smollm2_135m", f"data.valid={data / 'valid.jsonl'}"]
+    ended = train(tmp_path, *arguments, "check_only=true")
+    assert ended.returncode == 0, ended.stderr
+    assert "(lines 17 = 3)" in ended.stdout
+    assert "4 held-out rows that are training rows too" in ended.stdout
+    assert "⟦=> 0!<|im_end|>⟧" in ended.stdout
+    assert ended.stdout.endswith(
+        f"next: {shlex.join(['python', 'train/run.py', *command(tmp_path, *arguments)[2:]])}\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "train.jsonl"]
+
+
+def test_a_check_fails_where_nothing_is_left_to_learn(data: Path) -> None:
+    before = sorted((data / "runs").rglob("*")) if (data / "runs").exists() else []
+    ended = train(data, "model=smollm2_135m", "check_only=true", "trainer.max_length=20")
+    assert ended.returncode == 3
+    assert "16 faults" in ended.stderr
+    assert "Raise trainer.max_length" in ended.stderr
+    assert (sorted((data / "runs").rglob("*")) if (data / "runs").exists() else []) == before
 
 
 def test_faulty_rows_are_named_before_anything_loads(data: Path, tmp_path: Path) -> None:
