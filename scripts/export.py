@@ -13,6 +13,7 @@ switch_offline()
 import logging
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ from train.data import check_data
 from train.template import find_template
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a wrong key is refused before
-    from train.data import Encoded
+    from train.encoding import Encoded
     from train.hardware import Machine
     from train.held_out import Prediction
     from train.merge import Delta, Rounding
@@ -143,7 +144,7 @@ def check_export(config: ExportConfig) -> CheckedExport:
 
 def read_held_out(checked: CheckedExport, rows: int | None) -> "Encoded | None":
     """Return the run's held-out rows as training saw them, or None, with a line that says why."""
-    from train.data import Encoded, encode_chats
+    from train.encoding import Encoded, encode_chats
     from train.model import load_tokenizer
 
     if checked.manifest.method != "sft":
@@ -156,20 +157,23 @@ def read_held_out(checked: CheckedExport, rows: int | None) -> "Encoded | None":
             return None
         template = find_template(checked.base)
         file = check_data(resolve_path(trained.data.valid), trained.data, template, "data.valid")
-        encoded = encode_chats(
-            file,
-            load_tokenizer(checked.base),
-            template,
-            max_length=trained.trainer.max_length,
-            date=checked.manifest.template_date,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            encoded = encode_chats(
+                file,
+                load_tokenizer(checked.base),
+                template,
+                max_length=trained.trainer.max_length,
+                date=checked.manifest.template_date,
+                path=Path(folder) / "valid.arrow",
+            )
+            examples = encoded.examples[:rows]
     except LoamError as error:
         logger.warning("not measured: the run's held-out rows cannot be read: %s", error.message)
         return None
     recorded = checked.manifest.data.get("valid")
     if recorded and recorded["sha256"] != file.sha256:
         logger.warning("%s has changed since the run: the figures are not those of its report", file.path)
-    return Encoded(encoded.examples[:rows], encoded.tokens, encoded.trained_tokens)
+    return Encoded(examples, encoded.tokens, encoded.trained_tokens)
 
 
 def measure_ways(

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from train.data import IGNORED, DataFile, Encoded, Example
+from train.data import DataFile
 from train.duplicates import (
     NEAR,
     Pair,
@@ -24,6 +24,8 @@ from train.duplicates import (
     find_overlap,
     find_repeats,
 )
+from train.encoding import IGNORED, Encoded
+from train.tokens import Example, TokenFile, measure_rows
 
 MAX_PAIRS_SHOWN = 5
 MAX_LINES_SHOWN = 10
@@ -153,6 +155,8 @@ def show_check(
 
 def measure_lengths(encoded: Encoded) -> npt.NDArray[np.int64]:
     """Return the tokens of each example, as they are trained on."""
+    if isinstance(encoded.examples, TokenFile):
+        return measure_rows(encoded.examples.dataset)
     return np.fromiter((len(example["input_ids"]) for example in encoded.examples), np.int64)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from train.data import IGNORED, Example
+from train.encoding import IGNORED
+from train.tokens import Example
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ import logging
 import shlex
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 from core.offline import switch_offline
 
@@ -29,6 +31,7 @@ from train.checks import CheckedRun, check_run, to_plain
 from train.config import Resume, TrainConfig
 from train.folder import claim_folder, open_events, read_steps, record_failure
 from train.launch import is_launched, is_main, launch
+from train.scratch import hold_scratch
 
 logger = logging.getLogger("train")
 
@@ -48,43 +51,48 @@ def main(composed: DictConfig) -> None:
         claim_folder(checked.folder, to_plain(config)),
         open_events(checked.folder) as events,
         record_failure(events),
+        hold_scratch(checked.folder / "tokens") as tokens,
     ):
-        train(config, checked, events)
+        train(config, checked, events, tokens)
 
 
 def check(config: TrainConfig, checked: CheckedRun) -> None:
     """Show what the tokenizer makes of the data, and end without a trace."""
-    from train import check_report, data, model
+    from train import check_report, encoding, model
 
     tokenizer = model.load_tokenizer(checked.model_folder)
-    learned, held_out = data.encode_all(checked.train, checked.valid, tokenizer, checked.template, config)
-    parts = [(checked.train, learned), *([(checked.valid, held_out)] if checked.valid and held_out else [])]
-    findings = check_report.compare_files(checked.train, checked.valid)
-    check_report.show_check(check_report.open_console(), parts, findings, tokenizer)
+    with tempfile.TemporaryDirectory(prefix="loam-check-") as folder:
+        learned, held_out = encoding.encode_all(
+            checked.train, checked.valid, tokenizer, checked.template, config, Path(folder)
+        )
+        parts = [(checked.train, learned), *([(checked.valid, held_out)] if checked.valid and held_out else [])]
+        findings = check_report.compare_files(checked.train, checked.valid)
+        check_report.show_check(check_report.open_console(), parts, findings, tokenizer)
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("check_only=")]
     print(f"nothing stands against this run\nnext: {shlex.join(['python', 'train/run.py', *arguments])}")
 
 
-def train(config: TrainConfig, checked: CheckedRun, events: EventWriter) -> None:
+def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens: Path) -> None:
     """Load, train, save and report.
 
     Args:
         config: The run's configuration.
         checked: What was found when it was checked.
         events: Where to record what happens.
+        tokens: Folder for the rows as token ids, while the run lasts.
     """
     # torch, transformers and TRL take ten seconds to import: only now, when nothing stands against the run.
-    from train import check_report, checkpoint, data, export, hardware, memory, model, recorder, report, trainer
+    from train import check_report, checkpoint, encoding, export, hardware, memory, model, recorder, report, trainer
 
     # The data's last check needs the tokenizer; it comes before the model.
     machine = hardware.find_machine(config.hardware)
     tokenizer = model.load_tokenizer(checked.model_folder)
-    learned, held_out = data.encode_all(checked.train, checked.valid, tokenizer, checked.template, config)
+    learned, held_out = encoding.encode_all(checked.train, checked.valid, tokenizer, checked.template, config, tokens)
     findings = check_report.compare_files(checked.train, checked.valid) if is_main() else check_report.Findings()
     for line in findings.describe():
         logger.warning("%s", line)
     plan = memory.plan_run(config, checked.model_folder, learned.longest, machine.dtype.itemsize, machine.memory_bytes)
-    for line in (data.describe(checked.train, learned), machine.describe(), plan.describe(machine.memory_bytes)):
+    for line in (encoding.describe(checked.train, learned), machine.describe(), plan.describe(machine.memory_bytes)):
         logger.info("%s", line)
 
     base = model.load_base(checked.model_folder, config.quant, machine, config.hardware.attention)
@@ -109,7 +117,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter) -> None
         method="sft",
         lora=asdict(config.lora),
         quantization={"kind": config.quant.kind.value, "double": config.quant.double, "dtype": str(machine.dtype)},
-        data=findings.add_counts(data.summarize_all(checked.train, learned, checked.valid, held_out)),
+        data=findings.add_counts(encoding.summarize_all(checked.train, learned, checked.valid, held_out)),
         seed=config.trainer.seed,
         template_date=checked.template.date(config.data.template_date),
         metrics=asdict(result),

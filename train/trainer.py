@@ -18,8 +18,8 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from core.errors import ConfigError
 from train.config import Choice, HardwareConfig, TrainConfig, micro_batch_of
-from train.data import Encoded
 from train.decoder import Decoder, find_obstacle
+from train.encoding import Encoded
 from train.exactness import ExactTrainer
 from train.hardware import Machine
 from train.head import can_score_trained_tokens, score_trained_tokens
@@ -27,6 +27,7 @@ from train.memory import MemoryPlan
 from train.model import restore_float32
 from train.recorder import EventCallback, Result
 from train.sampler import LengthGroupedBatches
+from train.tokens import TokenFile, measure_rows
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,7 @@ class Trainer(ExactTrainer, SFTTrainer):
             sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
             return sampler
         dataset: Any = train_dataset or self.train_dataset
-        lengths = [len(ids) for ids in dataset["input_ids"]]
-        return LengthGroupedBatches(lengths, self.args.train_batch_size, self.args.seed)
+        return LengthGroupedBatches(measure_rows(dataset).tolist(), self.args.train_batch_size, self.args.seed)
 
 
 def train(trainer: Trainer, callback: EventCallback, checkpoint: Path | None) -> Result:
@@ -138,7 +138,9 @@ def make_decoder(base: Any, wanted: Choice) -> Decoder | None:
 
 
 def to_dataset(encoded: Encoded) -> Dataset:
-    """Return examples as TRL wants them."""
+    """Return examples as TRL wants them; those on disk stay there."""
+    if isinstance(encoded.examples, TokenFile):
+        return encoded.examples.dataset
     return Dataset.from_dict(
         {
             "input_ids": [example["input_ids"] for example in encoded.examples],

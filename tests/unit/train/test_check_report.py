@@ -24,7 +24,8 @@ from train.check_report import (
     split_learned,
 )
 from train.config import DataConfig
-from train.data import DataFile, check_data, encode_chat, encode_chats, summarize_all
+from train.data import DataFile, check_data
+from train.encoding import encode_chat, encode_chats, summarize_all
 from train.template import SMOLLM2
 
 TOKENIZER = make_byte_tokenizer()
@@ -76,7 +77,10 @@ def test_preference_pairs_have_no_other_answers(tmp_path: Path) -> None:
 
 def test_the_manifest_and_the_report_get_the_counts(tmp_path: Path) -> None:
     train, valid = write_both(tmp_path)
-    encoded = [encode_chats(file, TOKENIZER, SMOLLM2, max_length=999, date=None) for file in (train, valid)]
+    encoded = [
+        encode_chats(file, TOKENIZER, SMOLLM2, max_length=999, date=None, path=file.path.with_suffix(".arrow"))
+        for file in (train, valid)
+    ]
     summary = compare_files(train, valid).add_counts(summarize_all(train, encoded[0], valid, encoded[1]))
     assert [summary["train"][key] for key in ("repeats", "near_repeats", "other_answers")] == [1, 0, 1]
     assert [summary["valid"][key] for key in ("overlap", "near_overlap")] == [1, 1]
@@ -86,7 +90,7 @@ def test_the_manifest_and_the_report_get_the_counts(tmp_path: Path) -> None:
 
 def test_without_held_out_rows_there_is_no_overlap(tmp_path: Path) -> None:
     train, _ = write_both(tmp_path)
-    encoded = encode_chats(train, TOKENIZER, SMOLLM2, max_length=999, date=None)
+    encoded = encode_chats(train, TOKENIZER, SMOLLM2, max_length=999, date=None, path=tmp_path / "a.arrow")
     summary = Findings().add_counts(summarize_all(train, encoded, None, None))
     assert summary["valid"] is None
 
@@ -131,7 +135,10 @@ def test_a_sample_cannot_steer_the_terminal() -> None:
 
 
 def show(*files: DataFile, is_terminal: bool = False) -> str:
-    parts = [(file, encode_chats(file, TOKENIZER, SMOLLM2, max_length=120, date=None)) for file in files]
+    parts = [
+        (file, encode_chats(file, TOKENIZER, SMOLLM2, max_length=120, date=None, path=file.path.with_suffix(".arrow")))
+        for file in files
+    ]
     out = io.StringIO()
     console = Console(file=out, width=120, highlight=False, force_terminal=is_terminal)
     show_check(console, parts, compare_files(files[0], files[1] if len(files) > 1 else None), TOKENIZER)

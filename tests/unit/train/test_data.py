@@ -1,4 +1,4 @@
-"""Chats become token ids and labels: exactly the assistant's turns are learned, the stop token among them."""
+"""Files of rows are checked whole, and read again one row at a time."""
 
 import json
 from pathlib import Path
@@ -6,54 +6,19 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
 from pyarrow.parquet import write_table
 
 from core.errors import InvalidFile, NotFound, TrainingDataError
-from tests.fakes.byte_tokenizer import make_byte_tokenizer
-from tests.unit.train.test_template import chats
 from train.config import DataConfig
-from train.data import IGNORED, Encoded, check_data, describe, encode_chat, encode_chats, summarize
-from train.template import LLAMA_3_2, SMOLLM2, TrainingTemplate
+from train.data import check_data
+from train.template import LLAMA_3_2, SMOLLM2
 
-TOKENIZER = make_byte_tokenizer()
-DATE = "26 Jul 2024"
 GOOD: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 
 
 def write_rows(path: Path, *rows: Any) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
-
-
-def learned_text(row: dict[str, Any], template: TrainingTemplate) -> str:
-    example = encode_chat(row, TOKENIZER, template, template.date(DATE))
-    for token, label in zip(example["input_ids"], example["labels"], strict=True):
-        assert label in (token, IGNORED)
-    return str(TOKENIZER.decode([label for label in example["labels"] if label != IGNORED]))
-
-
-@given(chats())
-def test_chatml_learns_the_answers_and_their_stop_tokens(messages: list[dict[str, Any]]) -> None:
-    answers = [m["content"] for m in messages if m["role"] == "assistant" and m.get("weight") != 0]
-    assert learned_text({"messages": messages}, SMOLLM2) == "".join(answer + "<|im_end|>" for answer in answers)
-
-
-@given(chats())
-def test_llama_learns_the_answers_and_their_stop_tokens(messages: list[dict[str, Any]]) -> None:
-    answers = [m["content"] for m in messages if m["role"] == "assistant" and m.get("weight") != 0]
-    assert learned_text({"messages": messages}, LLAMA_3_2) == "".join(a.strip() + "<|eot_id|>" for a in answers)
-
-
-def test_llama_learns_a_tool_call_with_arguments_as_openai_sends_them() -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Ulm"}'}}
-    row = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]}
-    assert learned_text(row, LLAMA_3_2) == '{"name": "weather", "parameters": {"town": "Ulm"}}<|eot_id|>'
-
-
-def test_the_date_is_the_one_given() -> None:
-    example = encode_chat(GOOD, TOKENIZER, LLAMA_3_2, "01 Jan 2031")
-    assert "Today Date: 01 Jan 2031" in TOKENIZER.decode(example["input_ids"])
 
 
 def test_rows_keep_their_line_numbers(tmp_path: Path) -> None:
@@ -140,32 +105,3 @@ def test_tools_are_refused_where_the_template_has_no_form_for_them(tmp_path: Pat
     with pytest.raises(TrainingDataError, match=r"line 1(?s:.*)no form for tools"):
         check_data(path, DataConfig(), SMOLLM2)
     assert check_data(path, DataConfig(), LLAMA_3_2).rows == 1
-
-
-def encode(path: Path, max_length: int, *rows: dict[str, Any]) -> Encoded:
-    file = check_data(write_rows(path / "chats.jsonl", *rows), DataConfig(), SMOLLM2)
-    return encode_chats(file, TOKENIZER, SMOLLM2, max_length=max_length, date=None)
-
-
-def test_long_rows_are_cut_and_counted(tmp_path: Path) -> None:
-    whole = encode(tmp_path, 10_000, GOOD)
-    longer = {"messages": [GOOD["messages"][0], {"role": "assistant", "content": "Hello" * 50}]}
-    cut = encode(tmp_path, whole.longest, GOOD, longer)
-    assert cut.cut_lines == [2]
-    assert cut.longest > whole.longest
-    assert [len(example["input_ids"]) for example in cut.examples] == [whole.longest] * 2
-    file = check_data(tmp_path / "chats.jsonl", DataConfig(), SMOLLM2)
-    assert "1 rows lost their end at trainer.max_length (lines 2)" in describe(file, cut)
-    assert summarize(file, cut)["cut_rows"] == 1
-
-
-def test_a_row_with_nothing_left_to_learn_is_refused_with_its_line(tmp_path: Path) -> None:
-    question = {"messages": [{"role": "user", "content": "?" * 200}, GOOD["messages"][1]]}
-    with pytest.raises(TrainingDataError, match=r"1 fault(?s:.*)line 2"):
-        encode(tmp_path, 150, GOOD, question)
-
-
-def test_tokens_are_counted(tmp_path: Path) -> None:
-    encoded = encode(tmp_path, 10_000, GOOD)
-    assert encoded.trained_tokens == len("Hello") + 1
-    assert encoded.tokens == len(encoded.examples[0]["input_ids"])

@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from train.data import IGNORED, Example
+from train.encoding import IGNORED
 from train.held_out import measure_prediction
+from train.tokens import Example
 
 
 def make_model() -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from train.config import HardwareConfig, TrainConfig, TrainerConfig
-from train.data import Encoded
+from train.encoding import Encoded
 from train.hardware import Machine
 from train.memory import MemoryPlan
 from train.trainer import build_arguments, to_dataset
