@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError, describe_os_error
+from core.failpoints import reach
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model, run or store may be called: it becomes a folder's name, so nothing that could leave the folder."""
@@ -173,6 +174,7 @@ def write_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync_tree(temporary)
+        reach("folder.synced")
         if path.exists():
             retired = path.with_name(f".{path.name}.{token}.old")
             path.rename(retired)
@@ -180,6 +182,7 @@ def write_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(retired)
         else:
             temporary.rename(path)
+        reach("folder.renamed")
         sync_directory(path.parent)
     except OSError as error:
         raise describe_os_error(error, f"write {path}") from error

@@ -9,8 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from core.failpoints import reach
 from core.layout import write_folder, write_json
 from core.manifest import AdapterManifest
+from train.checkpoint import describe_full_storage
 
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "tokenizers")
 KEPT_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
@@ -24,14 +26,16 @@ def publish_adapter(model: Any, folder: Path, manifest: AdapterManifest) -> None
         folder: runs/<run_id>/adapter.
         manifest: Everything but the files' hashes, which are added.
     """
-    with write_folder(folder) as partial:
+    with describe_full_storage(f"write {folder}"), write_folder(folder) as partial:
         # "save_embedding_layers" is said, because its default looks the base model up by name.
         model.save_pretrained(partial, safe_serialization=True, save_embedding_layers=False)
+        reach("adapter.weights_written")
         for path in partial.iterdir():
             if path.name not in KEPT_FILES:
                 path.unlink()  # a model card for a hub
         _tidy_config(partial / "adapter_config.json", manifest.base.name)
         manifest.write(partial)
+        reach("adapter.hashed")
 
 
 def _tidy_config(path: Path, base_name: str) -> None:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +21,11 @@ from typing import Any
 
 import pytest
 
-from core.events import read_events
+from core.events import EventWriter, read_events
 from core.manifest import AdapterManifest
 from tests.fakes.tiny_llama import write_byte_llama
 from tests.fakes.warm_trainer import REPO, Training, WarmTrainer
-from train.checkpoint import MARKER, find_last_complete, is_complete, list_checkpoints, step_of
+from train.checkpoint import MARKER, choose_checkpoint, find_last_complete, is_complete, list_checkpoints, step_of
 from train.folder import read_steps
 
 logger = logging.getLogger(__name__)
@@ -215,3 +216,122 @@ def test_a_killed_run_ends_as_if_nothing_had_been(server: WarmTrainer, data: Pat
     )  # fmt: skip
     assert len(killed) == len(kills)
     assert len(inside) >= (8 if IS_FULL else 2)
+
+
+@pytest.fixture(scope="module")
+def unfinished(server: WarmTrainer, data: Path) -> Path:
+    """A run that was killed after its third checkpoint, with three whole ones."""
+    environment = {"LOAM_TEST_BUILD": "1", "LOAM_FAILPOINT": "checkpoint.marked:3"}
+    assert server.start(arguments(data, "unfinished"), environment=environment).wait() == -signal.SIGKILL
+    run = data / "runs" / "unfinished"
+    assert [step_of(path) for path in list_checkpoints(run / "checkpoints")] == [15, 10, 5]
+    return run
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_checkpoint_with_any_damage_is_never_used(
+    server: WarmTrainer, data: Path, untouched: Path, unfinished: Path, tmp_path: Path
+) -> None:
+    """Promise T2: each file of the newest checkpoint in turn; one of the damaged runs then goes on to its end."""
+    names = sorted(path.name for path in (unfinished / "checkpoints" / "checkpoint-15").iterdir())
+    assert {"adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MARKER} <= set(names)
+    damages = [(name, damage) for name in names for damage in (remove, truncate, flip_bit)]
+    for name, damage in damages:
+        copied = Path(shutil.copytree(unfinished / "checkpoints", tmp_path / f"{name}-{damage.__name__}"))
+        damage(copied / "checkpoint-15" / name)
+        record = copied.with_name(f"{copied.name}.jsonl")
+        with EventWriter(record) as events:
+            assert choose_checkpoint(copied, events) == copied / "checkpoint-10", (name, damage)
+        messages = [event["message"] for event in read_events(record)]
+        assert [message.partition(",")[0] for message in messages] == [
+            "checkpoint-15: passed over",
+            "checkpoint-10: whole",
+        ]
+        assert name in messages[0] or name == MARKER
+    logger.info("%d damages of %d files, all passed over", len(damages), len(names))
+    name, damage = random.Random(SEED).choice(damages)
+    run = Path(shutil.copytree(unfinished, data / "runs" / "damaged"))
+    damage(run / "checkpoints" / "checkpoint-15" / name)
+    ended = server.start(arguments(data, run.name))
+    assert ended.wait() == 0, ended.log.read_text()
+    assert [message.partition(",")[0] for message in read_messages(run)][-2:] == [
+        "checkpoint-15: passed over",
+        "checkpoint-10: whole",
+    ]
+    check_same(run, untouched)
+
+
+def test_an_adapter_is_published_whole_or_not_at_all(server: WarmTrainer, data: Path, untouched: Path) -> None:
+    """Promise T6: killed at each place of the publishing; going on from the last step does no step more."""
+    run = data / "runs" / "published"
+    places = ["adapter.weights_written", "adapter.hashed", "folder.synced"]
+    for place in [*places * (10 if IS_FULL else 1), "folder.renamed"]:
+        environment = {"LOAM_TEST_BUILD": "1", "LOAM_FAILPOINT": place}
+        assert server.start(arguments(data, run.name), environment=environment).wait() == -signal.SIGKILL
+        if place != "folder.renamed":
+            assert not (run / "adapter").exists()
+            assert list(run.glob(".adapter.*.tmp"))
+    check_same(run, untouched)
+    assert len([event for event in read_events(run / "events.jsonl") if event["type"] == "step"]) == STEPS
+    again = server.start(arguments(data, run.name))
+    assert again.wait() == 5
+    assert "finished run" in again.log.read_text()
+
+
+@pytest.mark.parametrize(("limit", "others"), [(100_000, []), (200_000, []), (100_000, ["trainer.save_every=null"])])
+def test_a_full_disk_ends_a_run_that_goes_on_afterwards(
+    server: WarmTrainer, data: Path, untouched: Path, unfinished: Path, limit: int, others: list[str]
+) -> None:
+    """Promise D6: no room for the checkpoint's adapter, for its optimizer, or for the adapter that is published."""
+    run = data / "runs" / f"full{limit}{len(others)}"
+    if not others:
+        shutil.copytree(unfinished, run)
+    full = server.start(arguments(data, run.name, *others), file_limit=limit)
+    assert full.wait() == 7, full.log.read_text()
+    last = list(read_events(run / "events.jsonl"))[-1]
+    assert (last["type"], last["code"]) == ("error", "storage_full")
+    assert "Free some disk space" in full.log.read_text()
+    assert not (run / "adapter").exists()
+    found = list_checkpoints(run / "checkpoints")
+    assert [step_of(path) for path in found if is_complete(path)] == ([] if others else [15, 10, 5])
+    assert len(found) == (0 if others else 3)
+    again = server.start(arguments(data, run.name, *others))
+    assert again.wait() == 0, again.log.read_text()
+    check_same(run, untouched)
+
+
+def test_a_run_that_is_told_to_stop_goes_on_as_if_nothing_had_been(
+    server: WarmTrainer, data: Path, untouched: Path
+) -> None:
+    """In the middle of an epoch, after the step that is evaluated, and while a checkpoint is written."""
+    run, chance = data / "runs" / "told", random.Random(SEED)
+    for number, step in ((signal.SIGTERM, chance.choice([7, 8, 13])), (signal.SIGINT, 15), (signal.SIGTERM, 20)):
+        before = count_events(run)
+        training = server.start(arguments(data, run.name))
+        assert wait_until(training, lambda: last_step(run, before) >= step)  # noqa: B023
+        if step == 20:
+            wait_until(training, (run / "checkpoints" / "checkpoint-20").exists)
+        training.send(number)
+        assert training.wait() == 128 + number, training.log.read_text()
+        *_, saved, error = read_events(run / "events.jsonl")
+        assert (saved["type"], error["code"]) == ("checkpoint", "interrupted")
+        assert saved["step"] == last_step(run, before)
+        assert find_last_complete(run / "checkpoints") == run / "checkpoints" / f"checkpoint-{saved['step']}"
+    ended = server.start(arguments(data, run.name))
+    assert ended.wait() == 0, ended.log.read_text()
+    check_same(run, untouched)
+    steps = [event["step"] for event in read_events(run / "events.jsonl") if event["type"] == "step"]
+    assert steps == list(range(1, STEPS + 1)), "nothing was done twice"
