@@ -335,3 +335,40 @@ def test_a_run_that_is_told_to_stop_goes_on_as_if_nothing_had_been(
     check_same(run, untouched)
     steps = [event["step"] for event in read_events(run / "events.jsonl") if event["type"] == "step"]
     assert steps == list(range(1, STEPS + 1)), "nothing was done twice"
+
+
+def run_two(data: Path, run_id: str, failpoint: str | None = None, stop_at: int | None = None) -> tuple[int, str]:
+    """Train with two processes, as a person would; send SIGTERM to the launcher once a step is done."""
+    environment = {"LOAM_TEST_BUILD": "1", "LOAM_FAILPOINT": failpoint} if failpoint else {}
+    command = [*arguments(data, run_id), "hardware.processes=2", "trainer.max_steps=24"]
+    with (data / f"{run_id}.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(REPO / "train" / "run.py"), *command],
+            cwd=data, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, stdout=log, stderr=log,
+        )  # fmt: skip
+    while stop_at and process.poll() is None and last_step(data / "runs" / run_id, 0) < stop_at:
+        time.sleep(0.01)
+    if stop_at:
+        process.send_signal(signal.SIGTERM)
+    return process.wait(timeout=400), (data / f"{run_id}.log").read_text()
+
+
+@pytest.mark.skipif(not IS_FULL, reason="six starts of two processes take minutes: only with LOAM_TEST_FULL=1")
+def test_two_processes_go_on_alike_after_a_kill_and_after_a_signal(data: Path) -> None:
+    """The main process is killed after its checkpoint in the second epoch; both leave at one step when told to."""
+    code, log = run_two(data, "two")
+    assert code == 0, log
+    wanted = {step["step"]: (step["batch"], step["loss"]) for step in read_steps(data / "runs" / "two")}
+    for run_id, failpoint, stop_at in (("two-killed", "checkpoint.marked:3", None), ("two-told", None, 13)):
+        code, log = run_two(data, run_id, failpoint, stop_at)
+        assert code != 0, log
+        run = data / "runs" / run_id
+        assert not (run / "adapter").exists()
+        last = find_last_complete(run / "checkpoints")
+        assert last is not None
+        assert step_of(last) == (15 if failpoint else last_step(run, 0))
+        code, log = run_two(data, run_id)
+        assert code == 0, log
+        found = {step["step"]: (step["batch"], step["loss"]) for step in read_steps(run)}
+        assert found == wanted
+        assert read_adapter(run) == read_adapter(data / "runs" / "two")
