@@ -102,6 +102,57 @@ class BaseIdentity:
 
 
 @dataclass(slots=True)
+class Parity:
+    """How alike PEFT and vLLM answer with an adapter, greedily, on held prompts (scripts/parity.py).
+
+    Attributes:
+        prompts: How many were asked.
+        equal_prompts: Share of them that both answered with the same tokens to the end.
+        tokens: Tokens that PEFT answered.
+        equal_tokens: Share of them up to the first difference in each answer; what follows one has another context.
+        mean_difference: Mean absolute difference of the log-probabilities of the equal tokens, in nats.
+        max_difference: The largest.
+        largest_gap: Where the answers part: by how much PEFT held its own token for more likely than vLLM's, in nats,
+            at most; a small one is a tie that rounding decides. None where they never part.
+        dtype: Of the base's weights on both sides.
+        versions: Of the packages on both sides.
+        measured_at: Unix seconds.
+    """
+
+    prompts: int
+    equal_prompts: float
+    tokens: int
+    equal_tokens: float
+    mean_difference: float
+    max_difference: float
+    largest_gap: float | None
+    dtype: str
+    versions: dict[str, str]
+    measured_at: int
+
+
+@dataclass(slots=True)
+class Canary:
+    """A prompt that shows whether an adapter is at work: with it the answer begins otherwise than without.
+
+    Attributes:
+        prompt_ids: Token ids of the prompt.
+        tokens: What the adapter answers first, greedily.
+        base_tokens: What the base answers instead.
+        text: The adapter's tokens as text.
+        base_text: The base's.
+        margin: Lead of the adapter's tokens over the second most likely ones, the smallest, in nats.
+    """
+
+    prompt_ids: list[int]
+    tokens: list[int]
+    base_tokens: list[int]
+    text: str
+    base_text: str
+    margin: float
+
+
+@dataclass(slots=True)
 class AdapterManifest:
     """What stands in runs/<run_id>/adapter/manifest.json.
 
@@ -119,6 +170,8 @@ class AdapterManifest:
         versions: Of the packages that decide the result.
         files: SHA-256 of every other file in the adapter's folder.
         created_at: Unix seconds.
+        parity: How alike PEFT and vLLM answer with it; None where nobody has measured.
+        canary: What the server asks to see that the adapter is at work; None where none was found or looked for.
     """
 
     run_id: str
@@ -133,10 +186,16 @@ class AdapterManifest:
     versions: dict[str, str]
     created_at: int
     files: dict[str, str] = field(default_factory=dict)
+    parity: Parity | None = None
+    canary: Canary | None = None
 
     def write(self, folder: Path) -> None:
         """Hash the folder's files into the manifest and write it, whole or not at all."""
         self.files = hash_files(folder)
+        self.save(folder)
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest with the hashes that it has, whole or not at all: what is found out later goes in so."""
         write_json(folder / ADAPTER_MANIFEST, asdict(self))
 
     @classmethod
@@ -148,8 +207,14 @@ class AdapterManifest:
             ContractError: It cannot be understood.
         """
         values = _read_json(folder / ADAPTER_MANIFEST, "python train/run.py")
+        parity, canary = values.get("parity"), values.get("canary")
         try:
-            return cls(**{**values, "base": BaseIdentity(**values["base"])})
+            parts = {
+                "base": BaseIdentity(**values["base"]),
+                "parity": Parity(**parity) if parity else None,
+                "canary": Canary(**canary) if canary else None,
+            }
+            return cls(**{**values, **parts})
         except (KeyError, TypeError) as error:
             raise ContractError(
                 f"{folder / ADAPTER_MANIFEST}: not an adapter manifest ({error}). Train again."

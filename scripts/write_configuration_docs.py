@@ -30,6 +30,7 @@ SCHEMAS = {
     "retrieval": ("retrieval.config", "RetrievalConfig"),
     "serve": ("serve.preflight", "ServeConfig"),
     "export": ("scripts.export", "ExportConfig"),
+    "parity": ("scripts.parity", "ParityConfig"),
     "score_exact": ("scripts.score_exact", "ScoreConfig"),
 }
 """The dataclass that reads each primary configuration, by module and name."""

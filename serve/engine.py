@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 
 from core.errors import EngineError, EngineUnavailable
+from core.manifest import Canary
 from serve.engine_command import EngineCommand, EngineConfig
 from serve.engine_process import EngineProcess, launch
 
@@ -60,10 +61,12 @@ class Adapter:
     Attributes:
         name: Its name in requests to the engine; never reused for other weights.
         path: Its folder.
+        canary: What shows that it is at work, or None.
     """
 
     name: str
     path: Path
+    canary: Canary | None = None
 
 
 def make_scratch() -> Path:
@@ -242,6 +245,35 @@ class Engine:
                 f"wanted vLLM to load the adapter {adapter.name} from {adapter.path}, found a refusal: "
                 f"{answer.text[:500]}. Train it again, or leave it out of adapters=[…]."
             )
+        if adapter.canary is not None:
+            await self._check_canary(adapter.name, adapter.canary)
+
+    async def _check_canary(self, name: str, canary: Canary) -> None:
+        """Ask an adapter's canary once: an adapter that the engine took and does not apply answers as the base.
+
+        Raises:
+            EngineError: It answers as the base, or not at all.
+            EngineUnavailable: The engine is gone.
+        """
+        body = {"model": name, "prompt": canary.prompt_ids, "max_tokens": len(canary.tokens), "temperature": 0}
+        body |= {"return_token_ids": True, "add_special_tokens": False}
+        try:
+            answer = await self.client.post("/v1/completions", json=body, headers=self.headers, timeout=300.0)
+            tokens = answer.json()["choices"][0]["token_ids"]
+        except httpx.HTTPError as error:
+            raise EngineUnavailable(f"vLLM did not answer the canary of the adapter {name}.") from error
+        except (ValueError, LookupError, TypeError) as error:
+            raise EngineError(f"wanted an answer to the canary of {name}, found: {answer.text[:500]}.") from error
+        if tokens == canary.tokens:
+            logger.info("adapter answers its canary", extra={"adapter": name})
+        elif tokens == canary.base_tokens[: len(tokens)]:
+            raise EngineError(
+                f"adapter {name}: wanted it to answer its canary as it was measured, found that it answers as the base "
+                "model: vLLM has loaded it and does not apply it. Run scripts/parity.py again, or leave it out of "
+                "adapters=[…]."
+            )
+        else:  # another dtype or another card can turn a tie, which is no fault of the adapter
+            logger.warning("adapter answers its canary otherwise than measured", extra={"adapter": name})
 
     async def _watch(self, command: EngineCommand) -> None:
         """Restart the engine whenever it ends or stops answering, with a growing wait between failures."""

@@ -92,7 +92,7 @@ async def serve(
     stop = asyncio.Event()
     for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    adapters = [Adapter(adapter.name, adapter.path) for adapter in plan.adapters]
+    adapters = [Adapter(adapter.name, adapter.path, adapter.manifest.canary) for adapter in plan.adapters]
     engine = Engine(engine_config, adapters, data.root / "logs" / "vllm.log")
     command = build_command(engine_config, plan.model, plan.model.name, plan.template_date, engine.scratch)
     library = Library(searcher, config.embedder.name)

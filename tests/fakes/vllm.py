@@ -73,15 +73,17 @@ class BrokenOffError(Exception):
 class FakeVllm:
     """The fake server: its routes as methods."""
 
-    def __init__(self, model: str, key: str) -> None:
+    def __init__(self, model: str, key: str, adapter_shift: int = 1) -> None:
         """Make a server.
 
         Args:
             model: Name of the base model.
             key: What requests below /v1 must carry.
+            adapter_shift: What an adapter adds to each token id that the base would answer.
         """
         self.model = model
         self.key = key
+        self.adapter_shift = adapter_shift
         self.script = Script()
         self.state = State()
         routes = [
@@ -92,6 +94,7 @@ class FakeVllm:
             Route("/v1/load_lora_adapter", self.load_adapter, methods=["POST"]),
             Route("/v1/unload_lora_adapter", self.unload_adapter, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/completions", self.complete, methods=["POST"]),
         ]
         self.app = Starlette(routes=routes)
 
@@ -164,6 +167,24 @@ class FakeVllm:
             return JSONResponse({**common, "choices": [choice], "usage": usage})
         finally:
             self.state.running -= 1
+
+    async def complete(self, request: Request) -> Response:
+        """Answer a prompt of token ids with the same ids; an adapter shifts each of them."""
+        body = await request.json()
+        self.state.requests.append(body)
+        fault = self.find_fault(body, len(body["prompt"]))
+        if fault is not None:
+            return fault
+        shift = self.adapter_shift if body["model"] in self.state.adapters else 0
+        tokens = [token + shift for token in body["prompt"][: body["max_tokens"]]]
+        words = [f"t{token}" for token in tokens]
+        logprobs = {"tokens": words, "token_logprobs": [-0.5] * len(tokens)}
+        finish = "length" if len(tokens) == body["max_tokens"] else "stop"
+        choice = {"index": 0, "text": "".join(words), "token_ids": tokens, "finish_reason": finish}
+        choice["logprobs"] = logprobs if body.get("logprobs") is not None else None
+        return JSONResponse(
+            {"id": "cmpl-fake", "object": "text_completion", "model": body["model"], "choices": [choice]}
+        )
 
     def find_fault(self, body: dict[str, Any], prompt: int) -> Response | None:
         """Refuse what vLLM refuses."""
@@ -250,10 +271,11 @@ def main() -> None:
     parser.add_argument("--served-model-name", default="base")
     parser.add_argument("--start-delay", type=float, default=0.0)
     parser.add_argument("--fail", action="store_true")
+    parser.add_argument("--adapter-shift", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.fail:
         raise SystemExit("no such model: scripted to fail")
-    fake = FakeVllm(arguments.served_model_name, os.environ["VLLM_API_KEY"])
+    fake = FakeVllm(arguments.served_model_name, os.environ["VLLM_API_KEY"], arguments.adapter_shift)
     server = uvicorn.Server(uvicorn.Config(fake, uds=arguments.uds, log_level="warning"))
 
     async def serve() -> None:

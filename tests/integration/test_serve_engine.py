@@ -1,6 +1,7 @@
 """The engine's life: started with its adapters, watched, restarted, stopped, and never left behind."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import EngineError, EngineUnavailable
+from core.manifest import Canary
 from serve.engine import Adapter, Engine, EngineState
 from tests.fakes.engine import (
     REPO,
@@ -90,6 +92,27 @@ def test_an_adapter_that_it_refuses_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(EngineError, match="ft:x"):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize(("shift", "message"), [(1, None), (2, "otherwise"), (0, "answers as the base")])
+def test_an_adapter_is_asked_its_canary(
+    tmp_path: Path, adapter: Adapter, shift: int, message: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    canary = Canary([5, 6, 7], tokens=[6, 7], base_tokens=[5, 6], text="new", base_text="old", margin=1.0)
+    asked = dataclasses.replace(adapter, canary=canary)
+
+    async def run() -> None:
+        async with running_engine(tmp_path, [asked], f"--adapter-shift={shift}") as engine:
+            (request,) = (await read_state(engine))["requests"]
+            assert (request["model"], request["prompt"], request["max_tokens"]) == (adapter.name, [5, 6, 7], 2)
+
+    if shift == 0:
+        with pytest.raises(EngineError, match=message):
+            asyncio.run(run())
+        return
+    asyncio.run(run())
+    warnings = [record.message for record in caplog.records if "otherwise" in record.message]
+    assert bool(warnings) == (message == "otherwise")
 
 
 def test_kill_9_brings_it_back_with_its_adapters(tmp_path: Path, adapter: Adapter) -> None:

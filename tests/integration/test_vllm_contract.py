@@ -114,6 +114,16 @@ def test_a_whole_answer_has_what_clients_read(server: Server) -> None:
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + 4
 
 
+def test_a_prompt_of_token_ids_is_answered_in_token_ids(server: Server) -> None:
+    body = {"model": server.model, "prompt": [504, 3575, 282], "max_tokens": 3, "temperature": 0}
+    body |= {"logprobs": 1, "return_token_ids": True, "add_special_tokens": False}
+    choice = server.post("/v1/completions", body).json()["choices"][0]
+    assert len(choice["token_ids"]) == len(choice["logprobs"]["token_logprobs"]) == 3
+    assert all(isinstance(token, int) for token in choice["token_ids"])
+    assert all(value <= 0 for value in choice["logprobs"]["token_logprobs"])
+    assert choice["finish_reason"] == "length"
+
+
 def test_a_stream_is_events_and_then_done(server: Server) -> None:
     events = server.events(max_tokens=5, stream_options={"include_usage": True})
     assert events[-1] == "[DONE]"

@@ -9,8 +9,10 @@ from core.errors import AdapterMismatch, ContractError, InvalidFile, NotFound
 from core.manifest import (
     AdapterManifest,
     BaseIdentity,
+    Canary,
     ModelKind,
     ModelManifest,
+    Parity,
     check_adapter,
     hash_files,
     read_chat_template,
@@ -134,3 +136,36 @@ def test_the_template_is_found_in_either_place(base: Path) -> None:
     (base / "tokenizer_config.json").write_text("{}")
     with pytest.raises(ContractError, match="wanted a chat template"):
         read_chat_template(base)
+
+
+PARITY = Parity(16, 1.0, 100, 1.0, 0.001, 0.01, None, "float32", {"vllm": "1"}, 5)
+CANARY = Canary([1, 2], [3], [4], "yes", "no", 2.5)
+
+
+def test_what_is_found_out_later_comes_back_and_leaves_the_files_alone(adapter: Path, base: Path) -> None:
+    manifest = AdapterManifest.read(adapter)
+    assert (manifest.parity, manifest.canary) == (None, None)
+    files = dict(manifest.files)
+    manifest.parity, manifest.canary = PARITY, CANARY
+    manifest.save(adapter)
+    again = check_adapter(adapter, BaseIdentity.of(base), max_rank=16)
+    assert (again.parity, again.canary, again.files) == (PARITY, CANARY, files)
+
+
+def test_saving_what_was_found_does_not_vouch_for_changed_weights(adapter: Path, base: Path) -> None:
+    manifest = AdapterManifest.read(adapter)
+    (adapter / "adapter_model.safetensors").write_bytes(b"others")
+    manifest.canary = CANARY
+    manifest.save(adapter)
+    with pytest.raises(ContractError, match="has changed"):
+        check_adapter(adapter, BaseIdentity.of(base), max_rank=16)
+
+
+def test_a_manifest_from_before_parity_is_still_read(adapter: Path) -> None:
+    path = adapter / "manifest.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in values.items() if key not in ("parity", "canary")}))
+    assert AdapterManifest.read(adapter).canary is None
+    path.write_text(json.dumps({**values, "canary": {"prompt_ids": [1]}}))
+    with pytest.raises(ContractError, match="not an adapter manifest"):
+        AdapterManifest.read(adapter)
