@@ -85,7 +85,7 @@ def check_data(
     system = _read_system_message(options.system_file) if options.system_file else None
     layout = choose_layout(open_records(path, param), options.format, options.columns, system)
     records = normalize_records(open_records(path, param), layout)
-    if template is not None and not template.takes_tools:
+    if template is not None:
         records = _refuse_tools(records, template)
     rows = sum(1 for _ in refuse_faults(path, records, param))
     return DataFile(path, sha256_file(path), rows, layout, status.st_size, status.st_mtime_ns)
@@ -112,15 +112,29 @@ def _read_system_message(name: str) -> str:
 
 
 def _refuse_tools(records: Iterable[Record], template: TrainingTemplate) -> Iterator[Record]:
-    """Add a fault to each row with tools: the template has no form for them."""
-    problem = f"the chat template of {template.name} has no form for tools"
+    """Add a fault to each row whose tools the template has no form for."""
     for line, row, faults in records:
-        if row is not None and _uses_tools(row):
+        if row is not None and not template.takes_tools and _uses_tools(row):
+            problem = f"the chat template of {template.name} has no form for tools"
             yield line, None, [*faults, Fault(line, "messages", problem, "Remove the row or choose another model")]
+        elif row is not None and not template.takes_parallel_calls and _calls_in_parallel(row):
+            problem = (
+                f"found several tool calls in one message; the chat template of {template.name} has a form for one"
+            )
+            fix = "Put each call into a message of its own, followed by its result"
+            yield line, None, [*faults, Fault(line, "messages", problem, fix)]
         else:
             yield line, row, faults
 
 
 def _uses_tools(row: dict[str, Any]) -> bool:
-    messages = row["messages"] if "messages" in row else row["prompt"] + row["chosen"] + row["rejected"]
-    return bool(row.get("tools")) or any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
+    tells = (message.get("tool_calls") or message["role"] == "tool" for message in _list_messages(row))
+    return bool(row.get("tools")) or any(tells)
+
+
+def _calls_in_parallel(row: dict[str, Any]) -> bool:
+    return any(len(message.get("tool_calls") or []) > 1 for message in _list_messages(row))
+
+
+def _list_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return row["messages"] if "messages" in row else [*row["prompt"], *row["chosen"], *row["rejected"]]

@@ -11,7 +11,7 @@ from pyarrow.parquet import write_table
 from core.errors import InvalidFile, NotFound, TrainingDataError
 from train.config import DataConfig
 from train.data import check_data
-from train.template import LLAMA_3_2, SMOLLM2
+from train.template import LLAMA_3_2, QWEN_2_5, SMOLLM2
 
 GOOD: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 
@@ -105,3 +105,12 @@ def test_tools_are_refused_where_the_template_has_no_form_for_them(tmp_path: Pat
     with pytest.raises(TrainingDataError, match=r"line 1(?s:.*)no form for tools"):
         check_data(path, DataConfig(), SMOLLM2)
     assert check_data(path, DataConfig(), LLAMA_3_2).rows == 1
+
+
+def test_several_calls_in_a_message_are_refused_where_the_template_has_no_form_for_them(tmp_path: Path) -> None:
+    calls = [{"id": town, "type": "function", "function": {"name": "f", "arguments": "{}"}} for town in ("a", "b")]
+    asked = {"messages": [GOOD["messages"][0], {"role": "assistant", "content": None, "tool_calls": calls}]}
+    path = write_rows(tmp_path / "chats.jsonl", GOOD, asked)
+    with pytest.raises(TrainingDataError, match=r"1 fault(?s:.*)line 2(?s:.*)several tool calls"):
+        check_data(path, DataConfig(), LLAMA_3_2)
+    assert check_data(path, DataConfig(), QWEN_2_5).rows == 2
