@@ -258,6 +258,7 @@ class HardwareConfig:
         dtype: What matrix products run in; `auto` takes bfloat16 where the processor has arithmetic for it.
         attention: Attention implementation, as transformers names it.
         gradient_checkpointing: Recompute activations instead of keeping them; `auto` only where memory asks for it.
+        fused_head: Multiply only the positions that are learned with the vocabulary, on a CPU.
         fused_layers: Run the layers by hand-written passes on a CPU; `auto` where the model allows it.
         share_prefix: Compute what all rows of a micro-batch begin with only once (with fused layers).
         micro_batch: Rows at once in one process.
@@ -269,6 +270,7 @@ class HardwareConfig:
     dtype: Dtype = Dtype.auto
     attention: str = "sdpa"
     gradient_checkpointing: Choice = Choice.auto
+    fused_head: bool = True
     fused_layers: Choice = Choice.auto
     share_prefix: bool = True
     micro_batch: int = 4

@@ -113,7 +113,7 @@ def build_trainer(
         trainer.remove_callback(printer)  # the event callback logs each step
     restore_float32(model)
     base = model.get_base_model()
-    if arguments.use_cpu and can_score_trained_tokens(base):
+    if arguments.use_cpu and hardware.fused_head and can_score_trained_tokens(base):
         decoder = make_decoder(base, hardware.fused_layers)
         score_trained_tokens(base, decoder, share_prefix=hardware.share_prefix)
     return trainer
