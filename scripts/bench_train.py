@@ -33,6 +33,7 @@ from core.errors import ContractError, NotFound
 from core.layout import DataDir
 from core.logs import configure_logging
 from scripts.bench_train_arms import ARMS, LADDER, PEERS, TUNING, run_worker
+from train.tokens import Example
 
 MARK = "bench:"
 """Opens the lines of a worker that are meant for the bench."""
@@ -272,7 +273,7 @@ def bootstrap(ratios: list[float], draws: int = 2000) -> tuple[float, float, flo
     )
 
 
-def pick_rows(kind: str, source: Path, data_dir: DataDir) -> list[dict[str, list[int]]]:
+def pick_rows(kind: str, source: Path, data_dir: DataDir) -> list[Example]:
     """Return the token ids and labels of a turn's rows, the same in every run.
 
     Args:
@@ -283,7 +284,7 @@ def pick_rows(kind: str, source: Path, data_dir: DataDir) -> list[dict[str, list
     Raises:
         NotFound: The data are not there.
     """
-    from train.data import encode_chat
+    from train.encoding import encode_chat
     from train.model import load_tokenizer
     from train.template import find_template
 
@@ -295,17 +296,15 @@ def pick_rows(kind: str, source: Path, data_dir: DataDir) -> list[dict[str, list
             raise NotFound(f"source: wanted {name} in {source}, found none. Give the folder: source=DIR")
         return [json.loads(line) for line in (source / name).read_text(encoding="utf-8").splitlines()]
 
-    chats: list[dict[str, Any]] = [
-        encode_chat(row, tokenizer, template, None) for row in read("support_train.jsonl")[:400]
-    ]
+    chats = [encode_chat(row, tokenizer, template, None) for row in read("support_train.jsonl")[:400]]
     if kind == "full":
         rows = [row for row in chats if len(row["input_ids"]) >= FULL_LENGTH][: ROWS[kind]]
-        return [{key: values[:FULL_LENGTH] for key, values in row.items()} for row in rows]
+        return [{"input_ids": row["input_ids"][:FULL_LENGTH], "labels": row["labels"][:FULL_LENGTH]} for row in rows]
     questions = [
         {"messages": [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["label"]}]}
         for row in read("intents_train.jsonl")[: ROWS[kind] // 2]
     ]
-    short: list[dict[str, Any]] = [encode_chat(row, tokenizer, template, None) for row in questions]
+    short = [encode_chat(row, tokenizer, template, None) for row in questions]
     mixed = chats[: ROWS[kind] // 2] + short
     random.Random(0).shuffle(mixed)  # noqa: S311
     return mixed

@@ -123,7 +123,7 @@ def _build_loam(arm: Arm, rows: list[dict[str, list[int]]], data_dir: DataDir, f
     from core.events import EventWriter
     from train import hardware, memory, model, recorder, trainer
     from train.config import TrainConfig
-    from train.data import Encoded
+    from train.encoding import Encoded
 
     fixed = ["model=smollm2_135m", "hardware=cpu", f"trainer.batch_size={ROWS_A_STEP}", f"trainer.epochs={turns}"]
     # Hydra is at work in this process already, on the same conf/.

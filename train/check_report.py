@@ -24,8 +24,8 @@ from train.duplicates import (
     find_overlap,
     find_repeats,
 )
-from train.encoding import IGNORED, Encoded
-from train.tokens import Example, TokenFile, measure_rows
+from train.encoding import Encoded
+from train.tokens import IGNORED, Example, TokenFile, measure_rows
 
 MAX_PAIRS_SHOWN = 5
 MAX_LINES_SHOWN = 10

@@ -25,13 +25,11 @@ from train.config import TrainConfig
 from train.data import DataFile
 from train.scratch import is_first_here, wait_for
 from train.template import TrainingTemplate
-from train.tokens import Example, TokenFile, TokenWriter
+from train.tokens import IGNORED, Example, TokenFile, TokenWriter
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-IGNORED = -100
-"""Label of a token that is read but not learned (torch's cross entropy leaves it out)."""
 MAX_LINES_SHOWN = 10
 BATCH_ROWS = 512
 BATCH_CHARACTERS = 2**21

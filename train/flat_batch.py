@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-IGNORED = -100
+from train.tokens import IGNORED
+
 LEAST_SAVED = 0.1
 """Share of a micro-batch's tokens that a common beginning must save: attending in two parts costs something too."""
 

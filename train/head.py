@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from trl.trainer.utils import FusedCausalLMOutput
 
 from train.decoder import Decoder
-from train.flat_batch import IGNORED, flatten_batch
+from train.flat_batch import flatten_batch
+from train.tokens import IGNORED
 
 CHUNK_LOGITS = 2**23
 """Logits at once: 32 MiB in float32."""

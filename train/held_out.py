@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from train.encoding import IGNORED
-from train.tokens import Example
+from train.tokens import IGNORED, Example
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,10 @@ BATCH_TOKENS = 2**20
 """Tokens that a writer holds in memory."""
 
 
+IGNORED = -100
+"""Label of a token that is read but not learned (torch's cross entropy leaves it out)."""
+
+
 class Example(TypedDict):
     """One row, ready to train on: token ids, and the same with IGNORED where nothing is learned."""
 

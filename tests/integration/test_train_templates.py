@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from tests.fakes.chat_templates import read_trl_template
 from tests.fakes.tiny_llama import find_tokenizer_model, list_special_tokens, write_llama_tokenizer
 from tests.unit.train.test_template import chats
-from train.encoding import IGNORED, encode_chat
+from train.encoding import encode_chat
 from train.model import load_tokenizer
 from train.template import LLAMA_3_1, LLAMA_3_2, SMOLLM2, TrainingTemplate, find_template
+from train.tokens import IGNORED
 
 DATE = "26 Jul 2024"
 CHAT = [

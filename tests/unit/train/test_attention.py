@@ -8,7 +8,8 @@ import torch
 from tests.unit.train.test_flat_batch import pad
 from train import attention
 from train.attention import Attention, attend, attend_backward
-from train.flat_batch import IGNORED, FlatBatch, flatten_batch
+from train.flat_batch import FlatBatch, flatten_batch
+from train.tokens import IGNORED
 
 SHAPE = Attention(heads=4, key_value_heads=2, head_size=8)
 

@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.unit.train.test_flat_batch import pad
 from train import attention
 from train.decoder import Decoder, find_obstacle
-from train.flat_batch import IGNORED
 from train.head import score_trained_tokens
+from train.tokens import IGNORED
 
 VOCABULARY = 97
 

@@ -16,7 +16,6 @@ from train.config import DataConfig, TrainConfig, TrainerConfig
 from train.data import check_data
 from train.encoding import (
     BATCH_ROWS,
-    IGNORED,
     Encoded,
     describe,
     encode_all,
@@ -26,6 +25,7 @@ from train.encoding import (
     summarize,
 )
 from train.template import LLAMA_3_2, SMOLLM2, TrainingTemplate
+from train.tokens import IGNORED
 
 TOKENIZER = make_byte_tokenizer()
 DATE = "26 Jul 2024"

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.flat_batch import IGNORED, FlatBatch, flatten_batch
+from train.flat_batch import FlatBatch, flatten_batch
+from train.tokens import IGNORED
 
 PAD = 0
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from train.encoding import IGNORED
 from train.held_out import measure_prediction
-from train.tokens import Example
+from train.tokens import IGNORED, Example
 
 
 def make_model() -> Any:
