@@ -24,8 +24,6 @@ from core.layout import sha256_file, sync_directory, sync_tree, write_json
 logger = logging.getLogger(__name__)
 
 MARKER = "COMPLETE.json"
-KEPT_CHECKPOINTS = 2
-"""Whole ones that a run keeps: the last, and the one before in case that the last is damaged on disk."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 _NO_ROOM = re.compile(r"inline_container|PytorchStreamWriter|os error (27|28|122)\b")
 """How torch's and safetensors' writers complain: torch gives no cause, safetensors gives the errno."""
@@ -106,21 +104,20 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def rotate_checkpoints(newest: Path, best: Path | None) -> None:
+def rotate_checkpoints(newest: Path, best: Path | None, kept: int | None) -> None:
     """Remove what a run no longer needs, now that a checkpoint is whole.
 
     Args:
         newest: The checkpoint that was just marked.
         best: One that is kept whatever its age, or None.
+        kept: How many whole ones stay, the newest among them; None keeps all.
     """
+    if kept is None:
+        return
     older = (path for path in list_checkpoints(newest.parent) if step_of(path) < step_of(newest) and is_complete(path))
-    kept = {
-        newest.name,
-        *(path.name for path in islice(older, KEPT_CHECKPOINTS - 1)),
-        best.name if best else newest.name,
-    }
+    names = {newest.name, *(path.name for path in islice(older, kept - 1)), best.name if best else newest.name}
     for path in list_checkpoints(newest.parent):
-        if path.name not in kept:
+        if path.name not in names:
             remove_checkpoint(path)
 
 

@@ -200,6 +200,7 @@ class TrainerConfig:
         seed: Of the adapter's first values and of the order of rows.
         eval_every: Steps between evaluations; None evaluates at the end only.
         save_every: Steps between checkpoints; None saves none.
+        keep_checkpoints: Whole checkpoints that stay, the best one apart; None keeps all.
         options: More of TRL's SFTConfig, passed through.
     """
 
@@ -217,6 +218,7 @@ class TrainerConfig:
     seed: int = 17
     eval_every: int | None = None
     save_every: int | None = None
+    keep_checkpoints: int | None = 2
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -234,6 +236,7 @@ class TrainerConfig:
             ("seed", self.seed, 0, 2**32 - 1),
             ("eval_every", self.eval_every, 1, 10**7),
             ("save_every", self.save_every, 1, 10**7),
+            ("keep_checkpoints", self.keep_checkpoints, 1, 10**6),
         ]
         faults = [
             f"trainer.{key}: wanted {low:g} to {high:g}, found {value:g}"

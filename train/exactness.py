@@ -52,6 +52,7 @@ class ExactTrainer:
     model: Any
     callback_handler: Any
     batches: BatchFingerprint | None = None
+    kept_checkpoints: int | None = 2
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint, mark it as whole once every process has written, and only then let older ones go."""
@@ -72,7 +73,7 @@ class ExactTrainer:
             raise
         if self.args.should_save:
             best = self.state.best_model_checkpoint
-            rotate_checkpoints(folder, Path(best) if best else None)
+            rotate_checkpoints(folder, Path(best) if best else None, self.kept_checkpoints)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none: a run has its report."""

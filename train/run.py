@@ -107,6 +107,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
     callback = recorder.EventCallback(events, earlier)
     arguments = trainer.build_arguments(config, machine, plan, checkpoints, has_valid=held_out is not None)
     sft = trainer.build_trainer(adapted, tokenizer, learned, held_out, arguments, callback, config.hardware)
+    sft.kept_checkpoints = config.trainer.keep_checkpoints
     result = trainer.train(sft, callback, last)
     if not is_main():
         return

@@ -102,7 +102,7 @@ def test_older_ones_go_but_never_the_last_whole_ones(
         mark_complete(make_checkpoint(tmp_path, step))
     for step in damaged:
         (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"")
-    rotate_checkpoints(tmp_path / "checkpoint-20", tmp_path / f"checkpoint-{best}" if best else None)
+    rotate_checkpoints(tmp_path / "checkpoint-20", tmp_path / f"checkpoint-{best}" if best else None, 2)
     assert [step_of(path) for path in list_checkpoints(tmp_path)] == kept[::-1]
 
 
@@ -135,3 +135,10 @@ def test_a_full_disk_has_one_name_whoever_writes(tmp_path: Path, write: Callable
 def test_another_error_keeps_its_name() -> None:
     with pytest.raises(RuntimeError, match="shapes"), describe_full_storage("write it"):
         raise RuntimeError("shapes differ")
+
+
+def test_all_checkpoints_stay_when_asked(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        make_checkpoint(tmp_path, step)
+    rotate_checkpoints(tmp_path / "checkpoint-15", None, None)
+    assert len(list_checkpoints(tmp_path)) == 3
