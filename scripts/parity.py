@@ -109,8 +109,9 @@ def read_prompts(config: ParityConfig, data: DataDir, model: Path) -> list[list[
         InputError: There is no file of prompts.
     """
     from train.data import check_data
-    from train.encoding import IGNORED, encode_chat
+    from train.encoding import encode_chat
     from train.model import load_tokenizer
+    from train.tokens import IGNORED
 
     trained = load_config(DictConfig(OmegaConf.load(data.run(config.run) / "config.yaml")), TrainConfig)
     path = config.prompts or trained.data.valid
