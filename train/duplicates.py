@@ -6,7 +6,6 @@ long one and still differ. Knows rows in core's normal form, not files and not t
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -95,11 +94,12 @@ class Printer:
     def add(self, line: int, row: dict[str, Any]) -> None:
         """Take one row in normal form."""
         question, answers = _split_row(row)
-        asked = "".join(map(_spell_message, question))
-        answered = "".join(map(_spell_message, answers)) + (json.dumps(row["tools"]) if row.get("tools") else "")
+        digest = blake2b("".join(map(_spell_message, question)).encode("utf-8", "replace"), digest_size=8)
         self._lines.append(line)
-        self._questions.append(_digest(asked))
-        self._rows.append(_digest(f"{asked}{_ANSWER}{answered}"))
+        self._questions.append(int.from_bytes(digest.digest(), "little"))
+        answered = "".join(map(_spell_message, answers)) + (json.dumps(row["tools"]) if row.get("tools") else "")
+        digest.update(f"{_ANSWER}{answered}".encode("utf-8", "replace"))
+        self._rows.append(int.from_bytes(digest.digest(), "little"))
         if self._compared < MAX_COMPARED_ROWS:
             self._compared += 1
             text = " ".join(_find_texts([*question, *answers])).casefold().encode("utf-8", "replace")
@@ -107,12 +107,6 @@ class Printer:
             self._waiting_bytes += len(text) + 1
             if self._waiting_bytes >= CHUNK_BYTES:
                 self._print_waiting()
-
-    def watch(self, rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield rows on as they come and take a print of each."""
-        for line, row in rows:
-            self.add(line, row)
-            yield line, row
 
     def finish(self) -> Prints:
         """Return the prints of all rows taken."""
@@ -138,10 +132,6 @@ class Printer:
             self._waiting_bytes = 0
 
 
-def _digest(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little")
-
-
 def _split_row(row: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return what stands before the answer (or the two answers of a preference), and the answer."""
     if "messages" in row:
@@ -151,6 +141,8 @@ def _split_row(row: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str
 
 def _spell_message(message: dict[str, Any]) -> str:
     """Return a message as one text; the order of its keys does not matter."""
+    if len(message) == 2:
+        return f"{_MESSAGE}{message['role']}{_MESSAGE}{message['content']}"
     rest = {key: value for key, value in message.items() if key not in ("role", "content") and value is not None}
     more = json.dumps(rest, sort_keys=True) if rest else ""
     return f"{_MESSAGE}{message['role']}{_MESSAGE}{message.get('content') or ''}{more}"
