@@ -172,6 +172,8 @@ class AdapterManifest:
         created_at: Unix seconds.
         parity: How alike PEFT and vLLM answer with it; None where nobody has measured.
         canary: What the server asks to see that the adapter is at work; None where none was found or looked for.
+        hardware: What the run ended on: name, threads and processes. Other threads sum in another order, so equal bytes
+            can be expected of equal ones only.
     """
 
     run_id: str
@@ -188,6 +190,7 @@ class AdapterManifest:
     files: dict[str, str] = field(default_factory=dict)
     parity: Parity | None = None
     canary: Canary | None = None
+    hardware: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Hash the folder's files into the manifest and write it, whole or not at all."""

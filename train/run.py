@@ -124,6 +124,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         metrics=asdict(result),
         versions=export.read_versions(),
         created_at=int(time.time()),
+        hardware={"name": machine.name, "threads": machine.threads, "processes": config.hardware.processes},
     )
     export.publish_adapter(adapted, checked.folder / "adapter", manifest)
     path = report.write_report(checked.folder, manifest, to_plain(config), sys.argv[1:], machine.name)

@@ -104,7 +104,7 @@ def check_same(run: Path, untouched: Path) -> float:
     difference: float = max(abs(event["loss"] - wanted[event["step"]]["loss"]) for event in done)
     assert difference <= 1e-6
     assert read_adapter(run) == read_adapter(untouched)
-    AdapterManifest.read(run / "adapter")
+    assert AdapterManifest.read(run / "adapter").hardware["threads"] == 1
     assert not list(run.glob(".*.tmp"))
     return difference
 
