@@ -200,7 +200,8 @@ def find_candidates(run: Path, base: str, *, with_base: bool, with_checkpoints: 
     manifest = run / "adapter" / "manifest.json"
     if manifest.is_file():
         metrics = json.loads(manifest.read_text(encoding="utf-8"))["metrics"]
-        candidates.append(Candidate("adapter", int(metrics.get("steps") or 0), run / "adapter"))
+        step = int(metrics.get("best_step") or metrics.get("steps") or 0)
+        candidates.append(Candidate("adapter", step, run / "adapter"))
     if not candidates:
         hint = "" if with_checkpoints else " Add checkpoints=true to score an unfinished run."
         raise NotFound(f"run: wanted an adapter or a whole checkpoint in {run}, found none.{hint}", param="run")

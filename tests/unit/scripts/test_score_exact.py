@@ -90,6 +90,13 @@ def test_whole_checkpoints_in_order_then_the_adapter(tmp_path: Path) -> None:
     ]
 
 
+def test_the_adapter_of_the_best_step_counts_the_steps_behind_it(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "manifest.json").write_text(json.dumps({"metrics": {"steps": 101, "best_step": 60}}))
+    (found,) = find_candidates(tmp_path, "base", with_base=False, with_checkpoints=False)
+    assert found.step == 60
+
+
 def test_only_the_adapter_of_a_checkpoint_goes_to_the_engine(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 5)
     candidates = find_candidates(tmp_path, "base", with_base=True, with_checkpoints=True)
