@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from core.errors import ConfigError, Conflict, LoamError, ModelNotFound
 from core.layout import DataDir
 from core.manifest import ADAPTER_MANIFEST
-from train.config import QuantKind, Resume, TrainConfig, resolve_path
+from train.config import Choice, QuantKind, Resume, Strategy, TrainConfig, resolve_path
 from train.data import DataFile, check_data
-from train.launch import is_launched
+from train.launch import check_processes, is_launched
 from train.template import TrainingTemplate, find_template
 
 T = TypeVar("T")
@@ -56,6 +56,7 @@ def check_run(config: TrainConfig) -> CheckedRun:
     data_dir = DataDir(Path(config.paths.data_dir))
     run_id = config.run_id or time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
     folder, model_folder = data_dir.run(run_id), data_dir.model(config.model.name)
+    adopt_micro_batch(config, folder)
     faults: list[LoamError] = []
     template = _attempt(faults, lambda: _find_model(model_folder))
     train = _attempt(faults, lambda: _check_data(config.data.train, "data.train", config, template))
@@ -66,6 +67,7 @@ def check_run(config: TrainConfig) -> CheckedRun:
     )
     _attempt(faults, lambda: _check_folder(folder, config))
     _attempt(faults, lambda: _check_sizes(config))
+    _attempt(faults, lambda: check_processes(config.hardware, config.run_id))
     if faults or template is None or train is None:
         raise _join(faults)
     return CheckedRun(run_id, folder, model_folder, template, train, valid)
@@ -110,9 +112,17 @@ def _check_data(path: str | None, key: str, config: TrainConfig, template: Train
     return file
 
 
+def adopt_micro_batch(config: TrainConfig, folder: Path) -> None:
+    """Put the number of rows that a run has found before in the place of `auto`, so that it resumes with the same."""
+    saved = folder / "config.yaml"
+    if config.trainer.micro_batch == "auto" and config.resume is Resume.auto and saved.is_file():
+        before = yaml.safe_load(saved.read_text(encoding="utf-8"))
+        config.trainer.micro_batch = before.get("trainer", {}).get("micro_batch") or "auto"
+
+
 def _check_folder(folder: Path, config: TrainConfig) -> None:
     """Refuse a run that would overwrite another, or go on with one that was told otherwise."""
-    if not folder.exists() or is_launched():  # the first process has checked
+    if not folder.exists() or is_launched() or config.hardware.node_rank:  # the first process has checked
         return
     if (folder / "adapter" / ADAPTER_MANIFEST).is_file():
         raise Conflict(
@@ -141,11 +151,17 @@ def _check_folder(folder: Path, config: TrainConfig) -> None:
 
 
 def _check_sizes(config: TrainConfig) -> None:
-    if config.trainer.batch_size % config.hardware.processes:
+    if config.trainer.batch_size % config.hardware.world:
         raise ConfigError(
-            f"trainer.batch_size: wanted a multiple of hardware.processes ({config.hardware.processes}), found "
+            f"trainer.batch_size: wanted a multiple of all processes together ({config.hardware.world}), found "
             f"{config.trainer.batch_size}",
             param="trainer.batch_size",
+        )
+    if config.hardware.strategy is Strategy.fsdp2 and config.quant.keep_dequantized is Choice.always:
+        raise ConfigError(
+            "quant.keep_dequantized: wanted auto or never with hardware.strategy=fsdp2, which shares the weights out; "
+            "found always.",
+            param="quant.keep_dequantized",
         )
     if config.quant.kind is QuantKind.none and config.quant.double:
         raise ConfigError("quant.double: wanted false with quant.kind=none, found true. Use quant=none.", param="quant")

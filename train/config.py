@@ -4,6 +4,7 @@ Plain Python, so that a wrong value is refused before anything heavy is imported
 hardware.py resolves every `auto`.
 """
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -59,6 +60,13 @@ class Schedule(Enum):
     cosine = "cosine"
     linear = "linear"
     constant = "constant"
+
+
+class Strategy(Enum):
+    """How several processes share a run."""
+
+    ddp = "ddp"
+    fsdp2 = "fsdp2"
 
 
 class Resume(Enum):
@@ -189,7 +197,7 @@ class TrainerConfig:
         epochs: Passes over the training rows.
         max_steps: Optimizer steps after which the run ends even earlier.
         batch_size: Rows behind one optimizer step, over all processes.
-        micro_batch: Rows at once in one process; None takes the hardware's.
+        micro_batch: Rows at once in one process; None takes the hardware's, `auto` tries what this machine takes.
         learning_rate: The highest.
         schedule: How it falls afterwards.
         warmup: Share of the steps over which it rises.
@@ -207,7 +215,7 @@ class TrainerConfig:
     epochs: float = 3.0
     max_steps: int | None = None
     batch_size: int = 16
-    micro_batch: int | None = None
+    micro_batch: int | str | None = None
     learning_rate: float = 2e-4
     schedule: Schedule = Schedule.cosine
     warmup: float = 0.05
@@ -227,7 +235,7 @@ class TrainerConfig:
             ("epochs", self.epochs, 0.001, 1000),
             ("max_steps", self.max_steps, 1, 10**7),
             ("batch_size", self.batch_size, 1, 65536),
-            ("micro_batch", self.micro_batch, 1, 4096),
+            ("micro_batch", None if isinstance(self.micro_batch, str) else self.micro_batch, 1, 4096),
             ("learning_rate", self.learning_rate, 1e-8, 1),
             ("warmup", self.warmup, 0, 1),
             ("weight_decay", self.weight_decay, 0, 1),
@@ -243,6 +251,8 @@ class TrainerConfig:
             for key, value, low, high in ranges
             if value is not None and not low <= value <= high
         ]
+        if isinstance(self.micro_batch, str) and self.micro_batch != "auto":
+            faults.append(f"trainer.micro_batch: wanted a number of rows, null or auto; found {self.micro_batch!r}")
         faults += [
             f"trainer.options.{key}: Loam sets this from its own configuration; see conf/trainer/sft.yaml"
             for key in sorted(OWNED_OPTIONS & self.options.keys())
@@ -265,7 +275,11 @@ class HardwareConfig:
         fused_layers: Run the layers by hand-written passes on a CPU; `auto` where the model allows it.
         share_prefix: Compute what all rows of a micro-batch begin with only once (with fused layers).
         micro_batch: Rows at once in one process.
-        processes: GPUs that training uses, one process each.
+        processes: Training processes on each machine, one a GPU.
+        strategy: `ddp` gives each process the whole base model; `fsdp2` shares the weights out over all of them.
+        nodes: Machines that train together; each starts the same command.
+        node_rank: Which of them this one is, from 0.
+        rendezvous: HOST:PORT of the first machine, where the others can reach it; null finds it in a Slurm job.
     """
 
     name: str = "auto"
@@ -278,11 +292,26 @@ class HardwareConfig:
     share_prefix: bool = True
     micro_batch: int = 4
     processes: int = 1
+    strategy: Strategy = Strategy.ddp
+    nodes: int = 1
+    node_rank: int = 0
+    rendezvous: str | None = None
+
+    @property
+    def world(self) -> int:
+        """Processes of the whole run."""
+        return self.processes * self.nodes
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_range("hardware.micro_batch", self.micro_batch, 1, 4096)
         check_range("hardware.processes", self.processes, 1, 1024)
+        check_range("hardware.nodes", self.nodes, 1, 4096)
+        check_range("hardware.node_rank", self.node_rank, 0, self.nodes - 1)
+        if self.rendezvous is not None and not re.fullmatch(r"[^\s:]+:\d{1,5}", self.rendezvous):
+            raise ConfigError(
+                f"hardware.rendezvous: wanted HOST:PORT, found {self.rendezvous!r}", param="hardware.rendezvous"
+            )
 
 
 @dataclass(slots=True)
@@ -318,10 +347,11 @@ def micro_batch_of(config: TrainConfig) -> int:
     """Return the rows that one process takes at once: never more than its share of a batch, and dividing it.
 
     The largest number that is at most the wanted one and divides the process's share, so that the batch size that was
-    asked for is the one that is used.
+    asked for is the one that is used. One while `auto` is still to be found.
     """
-    share = max(1, config.trainer.batch_size // config.hardware.processes)
-    wanted = min(config.trainer.micro_batch or config.hardware.micro_batch, share)
+    share = max(1, config.trainer.batch_size // config.hardware.world)
+    given = config.trainer.micro_batch or config.hardware.micro_batch
+    wanted = 1 if isinstance(given, str) else min(given, share)
     return next(rows for rows in range(wanted, 0, -1) if share % rows == 0)
 
 

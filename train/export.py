@@ -18,17 +18,18 @@ RECORDED_PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "ac
 KEPT_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
 
 
-def publish_adapter(model: Any, folder: Path, manifest: AdapterManifest) -> None:
+def publish_adapter(model: Any, folder: Path, manifest: AdapterManifest, weights: dict[str, Any] | None = None) -> None:
     """Write an adapter and its manifest.
 
     Args:
         model: The PEFT model.
         folder: runs/<run_id>/adapter.
         manifest: Everything but the files' hashes, which are added.
+        weights: The trained parameters by name, where the model holds only shards of them.
     """
     with describe_full_storage(f"write {folder}"), write_folder(folder) as partial:
         # "save_embedding_layers" is said, because its default looks the base model up by name.
-        model.save_pretrained(partial, safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(partial, safe_serialization=True, save_embedding_layers=False, state_dict=weights)
         reach("adapter.weights_written")
         for path in partial.iterdir():
             if path.name not in KEPT_FILES:

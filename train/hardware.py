@@ -61,8 +61,9 @@ def find_machine(config: HardwareConfig) -> Machine:
         )
     threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     torch.set_num_threads(threads)
+    free_bytes = psutil.virtual_memory().available // config.processes  # each has its share
     name = str(torch.cpu.get_capabilities().get("cpu_name", "CPU"))
-    return Machine(device, name, _find_dtype(config.dtype, device), psutil.virtual_memory().available, threads)
+    return Machine(device, name, _find_dtype(config.dtype, device), free_bytes, threads)
 
 
 def _find_device(wanted: Device) -> torch.device:

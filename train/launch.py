@@ -1,17 +1,23 @@
-"""Several processes in one machine: train/run.py starts itself again under torch's launcher, which accelerate reads.
+"""Several processes, in one machine or several: train/run.py starts itself again under torch's launcher.
 
-The first process checks everything, says what is wrong once, and then becomes the launcher. Of the processes that it
-starts, the main one writes; the others only compute. Does not know what is trained.
+The first process of a machine checks everything, says what is wrong once, and then becomes the launcher. accelerate and
+the Trainer read what the launcher tells its processes. Of these the main one writes; the others only compute. Does not
+know what is trained, nor how the weights are shared out.
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
+from core.config import Device
 from core.errors import ConfigError
+from train.config import HardwareConfig
 
 LAUNCHED = "LOAM_LAUNCHED_RUN"
 """Set to the run's id in the processes that the launcher starts."""
+SCRIPT = Path(__file__).resolve().parent / "run.py"
+FIRST_PORT = 29500
 
 
 def is_launched() -> bool:
@@ -29,30 +35,74 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def launch(run_id: str, processes: int, device: str) -> None:
-    """Become the launcher of as many processes; does not return.
+def check_processes(hardware: HardwareConfig, run_id: str | None) -> None:
+    """Refuse, before anything starts, what several processes or machines cannot do.
 
     Args:
-        run_id: Given to all, so that they agree where it was made up.
-        processes: How many.
-        device: `cuda` needs a card for each.
+        hardware: The run's hardware group.
+        run_id: As configured; None where it is still to be made up.
 
     Raises:
-        ConfigError: There are fewer cards than processes.
+        ConfigError: Cards, the run's name or the meeting point are missing.
     """
-    if device != "cpu":
+    if hardware.nodes > 1 and run_id is None:
+        raise ConfigError("run_id: wanted the same name on every machine, found none. Add run_id=NAME.", param="run_id")
+    if hardware.nodes > 1:
+        find_rendezvous(hardware)
+    if hardware.processes > 1 and hardware.device is not Device.cpu:
         import torch  # only to count cards
 
         cards = torch.cuda.device_count()
-        if cards < processes:
+        if cards < hardware.processes and not (cards == 0 and hardware.device is Device.auto):
             raise ConfigError(
-                f"hardware.processes: wanted {processes} cards, found {cards}. Set hardware.processes={cards or 1}.",
+                f"hardware.processes: wanted {hardware.processes} cards, found {cards}. Set "
+                f"hardware.processes={cards or 1}{'' if cards else ' and hardware=cpu'}.",
                 param="hardware.processes",
             )
-    script = str(Path(__file__).resolve().parent / "run.py")
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("run_id=")]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+
+
+def find_rendezvous(hardware: HardwareConfig) -> tuple[str, int]:
+    """Return host and port of the first machine, where the processes of all machines meet.
+
+    Raises:
+        ConfigError: It is neither configured nor told by Slurm.
+    """
+    if hardware.rendezvous is not None:
+        host, _, port = hardware.rendezvous.partition(":")
+        return host, int(port)
+    listed = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", os.environ.get("SLURM_JOB_NODELIST", ""))
+    if listed is None:
+        raise ConfigError(
+            f"hardware.rendezvous: wanted HOST:PORT of the first of {hardware.nodes} machines, found none and no Slurm "
+            f"job. Add hardware.rendezvous=HOST:{FIRST_PORT}.",
+            param="hardware.rendezvous",
+        )
+    return listed[1] + (listed[2] or ""), FIRST_PORT + int(os.environ.get("SLURM_JOB_ID", "0")) % 1000
+
+
+def build_command(hardware: HardwareConfig, run_id: str, arguments: list[str]) -> list[str]:
+    """Return the launcher's command line.
+
+    Args:
+        hardware: How many processes and machines.
+        run_id: Given to all, so that they agree where it was made up.
+        arguments: Of this program.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={hardware.processes}"]
+    if hardware.nodes == 1:
+        command.append("--standalone")
+    else:
+        host, port = find_rendezvous(hardware)
+        command += [f"--nnodes={hardware.nodes}", f"--node-rank={hardware.node_rank}"]
+        command += [f"--master-addr={host}", f"--master-port={port}"]
+    kept = [argument for argument in arguments if not argument.startswith("run_id=")]
+    return [*command, str(SCRIPT), *kept, f"run_id={run_id}"]
+
+
+def launch(hardware: HardwareConfig, run_id: str) -> None:
+    """Become the launcher of a run's processes on this machine; does not return."""
+    command = build_command(hardware, run_id, sys.argv[1:])
     os.environ[LAUNCHED] = run_id
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // hardware.processes)))
     sys.stdout.flush()
-    os.execv(sys.executable, [*command, script, *arguments, f"run_id={run_id}"])  # noqa: S606  (no shell is meant)
+    os.execv(sys.executable, command)  # noqa: S606  (no shell is meant)

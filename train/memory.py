@@ -1,26 +1,40 @@
 """What a run will need in memory, estimated from the model's config before anything loads, beside what the machine has.
 
-A first estimate: weights, adapter with its optimizer state, activations, logits. It errs on the large side by some ten
-per cent and knows nothing of fragmentation. Plain Python on numbers; hardware.py says what the machine has.
+Counts tensors: weights, the adapter with its optimizer state, what each layer keeps for its backward pass, the logits.
+How far that is from what a process really takes is measured by scripts/measure_memory.py (docs/experiments.md). Where
+a run does not fit, the changes that would make it fit are computed by the same count. Plain Python on numbers; knows
+nothing of fragmentation, nor of what the machine has.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+from math import prod
 from pathlib import Path
 
 from core.errors import ConfigError, ContractError
-from train.config import Choice, QuantConfig, QuantKind, TrainConfig, micro_batch_of
+from train.config import (
+    SERVED_RANKS,
+    Choice,
+    QuantKind,
+    Strategy,
+    TrainConfig,
+    micro_batch_of,
+)
 
 GIB = 2**30
-NF4_BYTES = 0.516
-"""A 4-bit code and its share of the double-quantized constants, a weight."""
+NF4_BYTES = {True: 0.5 + 1 / 64 + 4 / (64 * 256), False: 0.5 + 4 / 64}
+"""Bytes of a weight in NF4, with and without double quantization: a 4-bit code, and its share of the constants."""
 ADAPTER_BYTES = 16
 """float32 value, gradient and two AdamW moments, a trained parameter."""
-LAYER_ACTIVATIONS = 34
-"""Values of the hidden size that a layer keeps for its backward pass, an MLP three times as wide assumed (counted on
-Llama: norms, q, k, v, attention, gate, up, their product, and the adapters' inputs)."""
-RUNTIME_BYTES = int(0.9 * GIB)
-"""Libraries and, on a card, the CUDA context."""
+CHUNK_LOGITS = 2**24
+"""Logits that the head computes at once (train/head.py; TRL's own chunks on a card are of the same order)."""
+RUNTIME_BYTES = int(0.4 * GIB)
+"""What libraries take beside the tensors once the free memory was read: workspaces, late imports, the loader."""
+HEAP_SCRAPS = 0.5
+"""Freed pieces that a CPU process's heap keeps in float32, as a share of what the layers keep without recomputing."""
+REMEDIES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +51,96 @@ class Shape:
     has_tied_head: bool
 
     @property
+    def queries(self) -> int:
+        """Width of all query heads together."""
+        return self.heads * self.head_size
+
+    @property
+    def keys(self) -> int:
+        """Width of all key heads together, and of all value heads."""
+        return self.key_value_heads * self.head_size
+
+    @property
     def linear_parameters(self) -> int:
         """Weights of the layers that are quantized and adapted."""
-        attention = 2 * self.hidden * self.head_size * (self.heads + self.key_value_heads)
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+        return self.layers * sum(prod(size) for size in self.linear_sizes().values())
 
     @property
     def embedding_parameters(self) -> int:
         """Weights of the embedding and the head."""
         return self.vocabulary * self.hidden * (1 if self.has_tied_head else 2)
 
-    def adapter_parameters(self, rank: int) -> int:
-        """Weights of an adapter on every linear layer."""
-        queries, keys = self.heads * self.head_size, self.key_value_heads * self.head_size
-        widths = 2 * (self.hidden + queries) + 2 * (self.hidden + keys) + 3 * (self.hidden + self.intermediate)
+    def linear_sizes(self) -> dict[str, tuple[int, int]]:
+        """Return inputs and outputs of each linear layer of a block, by its name."""
+        return {
+            "q_proj": (self.hidden, self.queries),
+            "k_proj": (self.hidden, self.keys),
+            "v_proj": (self.hidden, self.keys),
+            "o_proj": (self.queries, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+    def adapter_parameters(self, rank: int, targets: list[str] | None = None) -> int:
+        """Weights of an adapter on the named linear layers; None or `all-linear` is every one of them."""
+        every = not targets or targets == ["all-linear"]
+        widths = sum(sum(size) for name, size in self.linear_sizes().items() if every or name in (targets or []))
         return self.layers * rank * widths
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What of a run's configuration decides its memory.
+
+    Attributes:
+        quant: How the base is held.
+        double: Whether the constants of NF4 are quantized too.
+        keep_dequantized: As configured.
+        rank: Of the adapter.
+        targets: Of the adapter.
+        rows: At once in one process; a preference pair counts as two.
+        length: Tokens of the longest row that will come.
+        value_bytes: Of a value in the compute dtype, 2 or 4.
+        checkpointing: As configured.
+        is_eager: Whether attention keeps its weights, length by length.
+        is_cpu: Whether it is counted for a CPU.
+        processes: Of the whole run.
+        strategy: Whether they share the weights out.
+    """
+
+    quant: QuantKind
+    rank: int
+    rows: int
+    length: int
+    value_bytes: int
+    double: bool = True
+    keep_dequantized: Choice = Choice.auto
+    targets: tuple[str, ...] = ("all-linear",)
+    checkpointing: Choice = Choice.auto
+    is_eager: bool = False
+    is_cpu: bool = False
+    processes: int = 1
+    strategy: Strategy = Strategy.ddp
+
+    @classmethod
+    def of_config(cls, config: TrainConfig, longest: int, value_bytes: int, device_type: str) -> "Demand":
+        """Read it from a configuration, the longest row of the data, the bytes of a value and `cpu` or `cuda`."""
+        return cls(
+            quant=config.quant.kind,
+            double=config.quant.double,
+            keep_dequantized=config.quant.keep_dequantized,
+            rank=config.lora.rank,
+            targets=tuple(config.lora.targets),
+            rows=micro_batch_of(config),
+            length=min(longest, config.trainer.max_length),
+            value_bytes=value_bytes,
+            checkpointing=config.hardware.gradient_checkpointing,
+            is_eager=config.hardware.attention == "eager",
+            is_cpu=device_type == "cpu",
+            processes=config.hardware.world,
+            strategy=config.hardware.strategy,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +171,31 @@ class MemoryPlan:
                 ("libraries", RUNTIME_BYTES),
             ]
         )
-        return f"memory: about {self.total / GIB:.1f} GiB of {available / GIB:.1f} GiB free ({parts} GiB)"
+        choices = [
+            name
+            for name, is_chosen in [
+                ("base kept dequantized", self.keep_dequantized),
+                ("activations recomputed", self.gradient_checkpointing),
+            ]
+            if is_chosen
+        ]
+        chosen = f"; {', '.join(choices)}" if choices else ""
+        return f"memory: about {self.total / GIB:.1f} GiB of {available / GIB:.1f} GiB free ({parts} GiB{chosen})"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One change that needs less memory.
+
+    Attributes:
+        text: What to type.
+        cost: What it takes away, for the order only: 1 is a hundredth of the speed; losing data or rank counts more.
+        change: Makes the demand smaller.
+    """
+
+    text: str
+    cost: float
+    change: Callable[[Demand], Demand]
 
 
 def read_shape(model_folder: Path) -> Shape:
@@ -110,81 +223,238 @@ def read_shape(model_folder: Path) -> Shape:
         ) from error
 
 
-def plan_run(config: TrainConfig, model_folder: Path, longest: int, value_bytes: int, available: int) -> MemoryPlan:
+def plan_run(
+    config: TrainConfig, shape: Shape, longest: int, value_bytes: int, device_type: str, available: int
+) -> MemoryPlan:
     """Estimate a run from its configuration.
 
     Args:
         config: Of the run.
-        model_folder: Of the base model; its config.json is read.
+        shape: Of the base model.
         longest: Tokens of the longest row.
         value_bytes: Bytes of a value in the compute dtype.
-        available: Free bytes of the device.
+        device_type: `cpu` or `cuda`.
+        available: Free bytes of the device, for one process.
+
+    Raises:
+        ConfigError: It does not fit; names the changes that would make it fit.
     """
-    return plan_memory(
-        read_shape(model_folder),
-        config.quant,
-        rank=config.lora.rank,
-        rows=micro_batch_of(config),
-        length=min(longest, config.trainer.max_length),
-        value_bytes=value_bytes,
-        checkpointing=config.hardware.gradient_checkpointing,
-        available=available,
-    )
+    return plan_memory(shape, Demand.of_config(config, longest, value_bytes, device_type), available)
 
 
-def plan_memory(
-    shape: Shape,
-    quant: QuantConfig,
-    *,
-    rank: int,
-    rows: int,
-    length: int,
-    value_bytes: int,
-    checkpointing: Choice,
-    available: int,
-) -> MemoryPlan:
-    """Estimate what a run needs and choose what memory decides.
+def plan_memory(shape: Shape, demand: Demand, available: int) -> MemoryPlan:
+    """Estimate what a run needs, choose what memory decides, and refuse what does not fit.
 
     Args:
         shape: Of the base model.
-        quant: How the base is held.
-        rank: Of the adapter.
-        rows: Rows at once.
-        length: Tokens of the longest row that will come.
-        value_bytes: Bytes of a value in the compute dtype: 2 or 4.
-        checkpointing: As configured.
-        available: Free bytes of the device.
-
-    Returns:
-        The plan. `auto` choices are taken where they fit: first without recomputation, then the dequantized weights.
+        demand: What the configuration asks for.
+        available: Free bytes of the device, for one process.
 
     Raises:
-        ConfigError: It plainly cannot fit; says what would help.
+        ConfigError: It does not fit; names the changes that would make it fit.
     """
-    is_nf4 = quant.kind is QuantKind.nf4
-    plain = shape.embedding_parameters * value_bytes
-    small = plain + int(shape.linear_parameters * (NF4_BYTES if is_nf4 else value_bytes))
-    large = plain + shape.linear_parameters * value_bytes
-    adapter = shape.adapter_parameters(rank) * ADAPTER_BYTES
-    tokens = rows * length
-    layer = tokens * shape.hidden * LAYER_ACTIVATIONS * value_bytes
-    kept, recomputed = shape.layers * layer, layer + shape.layers * tokens * shape.hidden * value_bytes
-    logits = 3 * min(tokens * shape.vocabulary, 2**25) * 4
+    plan = choose_plan(shape, demand, available)
+    if plan.total <= available:
+        return plan
+    remedies = find_remedies(shape, demand, available)
+    helps = "".join(f"\n  {text}   (then about {size / GIB:.1f} GiB)" for text, size in remedies)
+    raise ConfigError(
+        f"{plan.describe(available)}: this does not fit. "
+        + (f"Each of these would:{helps}" if helps else "No setting helps: take a smaller model=NAME."),
+        param="hardware",
+    )
+
+
+def choose_plan(shape: Shape, demand: Demand, available: int) -> MemoryPlan:
+    """Estimate what a run needs; `auto` choices are taken where they fit.
+
+    First without recomputation, then with the base kept dequantized; both need a reserve of 8%.
+    """
+    adapter = count_adapter(shape, demand)
+    logits = count_logits(shape, demand)
+    small, large = count_base(shape, demand, is_dequantized=False), count_base(shape, demand, is_dequantized=True)
 
     def fits(base: int, activations: int) -> bool:
         return base + adapter + activations + logits + RUNTIME_BYTES <= 0.92 * available
 
-    recompute = checkpointing is Choice.always or (checkpointing is Choice.auto and not fits(small, kept))
-    activations = recomputed if recompute else kept
-    keep = is_nf4 and (
-        quant.keep_dequantized is Choice.always or (quant.keep_dequantized is Choice.auto and fits(large, activations))
+    kept = count_activations(shape, demand, is_recomputed=False)
+    recompute = demand.checkpointing is Choice.always or (demand.checkpointing is Choice.auto and not fits(small, kept))
+    activations = count_activations(shape, demand, is_recomputed=True) if recompute else kept
+    may_keep = demand.quant is QuantKind.nf4 and demand.strategy is not Strategy.fsdp2
+    keep = may_keep and (
+        demand.keep_dequantized is Choice.always
+        or (demand.keep_dequantized is Choice.auto and fits(large, activations))
     )
     plan = MemoryPlan(large if keep else small, adapter, activations, logits, keep, recompute)
-    if plan.total > available:
-        raise ConfigError(
-            f"{plan.describe(available)}: this cannot fit. What would help: trainer.micro_batch=1 (now {rows}), "
-            f"trainer.max_length below {length}, hardware.gradient_checkpointing=always, quant=nf4 with "
-            "quant.keep_dequantized=never, or a smaller model.",
-            param="hardware",
+    spike = max(0, count_loading(shape, demand) - plan.total)  # more than training needs, if the shares are small
+    return replace(plan, base=plan.base + spike)
+
+
+def fix_choices(demand: Demand, plan: MemoryPlan) -> Demand:
+    """Return a demand in which what a plan has chosen is configured."""
+    return replace(
+        demand,
+        checkpointing=Choice.always if plan.gradient_checkpointing else Choice.never,
+        keep_dequantized=Choice.always if plan.keep_dequantized else Choice.never,
+    )
+
+
+def plan_fixed(shape: Shape, demand: Demand, rows: int) -> MemoryPlan:
+    """Estimate a demand without `auto` choices for another number of rows."""
+    return choose_plan(shape, replace(demand, rows=rows), available=0)
+
+
+def count_base(shape: Shape, demand: Demand, *, is_dequantized: bool) -> int:
+    """Return the bytes of the frozen weights in one process.
+
+    FSDP2 shares them out, and holds two layers whole at a time: the one that computes and the one that is fetched.
+    """
+    is_nf4 = demand.quant is QuantKind.nf4 and not is_dequantized
+    weight_bytes = NF4_BYTES[demand.double] if is_nf4 else demand.value_bytes
+    linear = int(shape.linear_parameters * weight_bytes)
+    plain = shape.embedding_parameters * demand.value_bytes
+    # The product with a 4-bit layer makes its weights anew, one layer at a time.
+    scratch = max(prod(size) for size in shape.linear_sizes().values()) * demand.value_bytes if is_nf4 else 0
+    if demand.strategy is Strategy.fsdp2 and demand.processes > 1:
+        return (linear + plain) // demand.processes + 2 * linear // shape.layers + plain + scratch
+    return linear + plain + scratch
+
+
+def count_loading(shape: Shape, demand: Demand) -> int:
+    """Return the bytes while the base loads: under FSDP2 each process first holds all of it, then its share."""
+    whole = replace(demand, strategy=Strategy.ddp)
+    return count_base(shape, whole, is_dequantized=False) + RUNTIME_BYTES
+
+
+def count_adapter(shape: Shape, demand: Demand) -> int:
+    """Return the bytes of the adapter, its gradient and its optimizer's state in one process."""
+    parameters = shape.adapter_parameters(demand.rank, list(demand.targets))
+    if demand.processes == 1:
+        return parameters * ADAPTER_BYTES
+    if demand.strategy is Strategy.fsdp2:
+        return parameters * ADAPTER_BYTES // demand.processes + 8 * parameters // shape.layers
+    return parameters * (ADAPTER_BYTES + 4)  # data parallel: the gradients lie in buckets
+
+
+def count_activations(shape: Shape, demand: Demand, *, is_recomputed: bool) -> int:
+    """Return the bytes that wait for the backward pass, and those in flight in the layer that computes.
+
+    Counted on transformers' Llama under PEFT, a token and a layer: both norms keep their input in float32; the linear
+    layers' inputs are kept for the adapters; attention keeps q, k, v and its output; the MLP gate, its activation, up
+    and their product. Under autocast each adapter casts its input for itself.
+    """
+    tokens, value = demand.rows * demand.length, demand.value_bytes
+    copies = 5 if value < 4 else 2  # inputs of q, k, v and of gate, up: one each, or shared where nothing is cast
+    norms = 2 * 4 * shape.hidden
+    attention = (2 * shape.queries + 2 * shape.keys + shape.queries) * value
+    if demand.is_eager:
+        # softmax in float32, its copy in the compute dtype, and k and v repeated for every head
+        attention += shape.heads * demand.length * (4 if value == 4 else 4 + value) + 2 * shape.queries * value
+    adapters = len(shape.linear_sizes()) * demand.rank * value
+    layer = tokens * (norms + attention + (copies * shape.hidden + 4 * shape.intermediate) * value + adapters)
+    # The backward pass of the MLP holds the gradients of gate, up and their product beside all that.
+    flight = tokens * (3 * shape.intermediate + 2 * shape.hidden) * value
+    if demand.is_eager:
+        flight += 2 * tokens * shape.heads * demand.length * 4
+    # Measured: the same with and without recomputing.
+    scraps = int(HEAP_SCRAPS * shape.layers * layer) if demand.is_cpu and value == 4 else 0
+    if is_recomputed:
+        return layer + flight + shape.layers * tokens * shape.hidden * value + scraps
+    return shape.layers * layer + flight + scraps
+
+
+def count_logits(shape: Shape, demand: Demand) -> int:
+    """Return the bytes of the logits in flight: computed in pieces, each with its softmax and its gradient."""
+    piece = min(demand.rows * demand.length * shape.vocabulary, max(CHUNK_LOGITS, shape.vocabulary))
+    return piece * (3 * 4 + (2 * demand.value_bytes if demand.value_bytes < 4 else 0))
+
+
+def find_remedies(shape: Shape, demand: Demand, available: int) -> list[tuple[str, int]]:
+    """Return the cheapest changes that really make a run fit, by the estimate.
+
+    Each setting alone first; where fewer than three do, two of them together, and so on.
+
+    Returns:
+        At most three, what to type and the bytes that the run then needs.
+    """
+    found: list[tuple[str, int]] = []
+    spare: list[tuple[str, int]] = []
+    for settings in _list_changes(list_levers(demand)):
+        changed = demand
+        for setting in settings:
+            changed = setting.change(changed)
+        plan = choose_plan(shape, changed, available)
+        if plan.total <= available:
+            text = " ".join(setting.text for setting in settings)
+            is_more = any(_read_keys(earlier) <= _read_keys(text) for earlier, _ in found)
+            (spare if is_more else found).append((text, plan.total))
+        if len(found) == REMEDIES_SHOWN:
+            break
+    return (found + spare)[:REMEDIES_SHOWN]
+
+
+def _read_keys(text: str) -> set[str]:
+    """Return the keys that a remedy sets; one that sets an earlier one's keys and more is only a spare."""
+    return {part.partition("=")[0] for part in text.split()}
+
+
+def _list_changes(levers: list[list[Setting]]) -> Iterator[tuple[Setting, ...]]:
+    """Yield one setting, then two together and so on, the cheapest first; of three and more the strongest only."""
+    for count in range(1, len(levers) + 1):
+        yield from sorted(
+            (
+                pick
+                for group in combinations(levers, count)
+                for pick in product(*(lever if count < 3 else lever[-1:] for lever in group))
+            ),
+            key=lambda pick: sum(setting.cost for setting in pick),
         )
-    return plan
+
+
+def list_levers(demand: Demand) -> list[list[Setting]]:
+    """Return what can be turned: for each lever its settings from the cheapest to the one that saves most."""
+    levers = [list(_list_rows(demand)), list(_list_lengths(demand)), list(_list_ranks(demand))]
+    levers.append(list(_list_processes(demand)))
+    if demand.checkpointing is Choice.never:
+        change = _changing(checkpointing=Choice.always)
+        levers.append([Setting("hardware.gradient_checkpointing=always", 33, change)])
+    if demand.quant is QuantKind.none:
+        change = _changing(quant=QuantKind.nf4, double=True, keep_dequantized=Choice.auto)
+        levers.append([Setting("quant=nf4", 20, change)])
+    elif demand.keep_dequantized is Choice.always:
+        levers.append([Setting("quant.keep_dequantized=never", 5, _changing(keep_dequantized=Choice.never))])
+    return [lever for lever in levers if lever]
+
+
+def _changing(**values: object) -> Callable[[Demand], Demand]:
+    return lambda demand: replace(demand, **values)  # type: ignore[arg-type]
+
+
+def _list_rows(demand: Demand) -> Iterator[Setting]:
+    """Halve the micro-batch: the same batch in more pieces."""
+    rows, cost = demand.rows // 2, 4.0
+    while rows:
+        yield Setting(f"trainer.micro_batch={rows}", cost, _changing(rows=rows))
+        rows, cost = rows // 2, cost + 4
+
+
+def _list_lengths(demand: Demand) -> Iterator[Setting]:
+    """Cut rows shorter, in eighths: what is cut off is not learned."""
+    for eighths in range(7, 0, -1):
+        length = demand.length * eighths // 8
+        if length >= 64:
+            yield Setting(f"trainer.max_length={length}", 40 + 15 * (8 - eighths), _changing(length=length))
+
+
+def _list_ranks(demand: Demand) -> Iterator[Setting]:
+    for rank in reversed([rank for rank in SERVED_RANKS if 8 <= rank < demand.rank]):
+        yield Setting(f"lora.rank={rank}", 60 + demand.rank / rank, _changing(rank=rank))
+
+
+def _list_processes(demand: Demand) -> Iterator[Setting]:
+    """Share the weights out over more cards, of the same size."""
+    for processes in (2, 4, 8):
+        if processes > demand.processes or (demand.strategy is Strategy.ddp and processes == demand.processes):
+            text = f"hardware.strategy=fsdp2 hardware.processes={processes}"
+            change = _changing(processes=processes, strategy=Strategy.fsdp2)
+            yield Setting(text, 150 + 10 * processes, change)

@@ -41,7 +41,7 @@ def quiet_libraries() -> None:
         disable_progress_bar()
 
 
-def load_base(folder: Path, quant: QuantConfig, machine: Machine, attention: str) -> Any:
+def load_base(folder: Path, quant: QuantConfig, machine: Machine, attention: str, *, is_sharded: bool = False) -> Any:
     """Load a base model for training.
 
     Args:
@@ -49,6 +49,8 @@ def load_base(folder: Path, quant: QuantConfig, machine: Machine, attention: str
         quant: How to hold the weights.
         machine: Where, and in which dtype to compute.
         attention: Attention implementation.
+        is_sharded: Whether FSDP2 will share the weights out: 4-bit codes are then stored in the compute dtype, because
+            it cuts up only what it takes for floating-point values.
 
     Returns:
         A frozen causal language model.
@@ -72,6 +74,7 @@ def load_base(folder: Path, quant: QuantConfig, machine: Machine, attention: str
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=quant.double,
             bnb_4bit_compute_dtype=machine.dtype,
+            bnb_4bit_quant_storage=machine.dtype if is_sharded else torch.uint8,
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, **options)

@@ -68,6 +68,7 @@ class EventCallback(TrainerCallback):
         self._tokens_at_start = self._tokens_before = self.result.tokens
         self._step_began = self._began = time.perf_counter()
         self._step_seconds = self._total_seconds = 0.0
+        self._steps_timed = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Start the clock."""
@@ -115,7 +116,14 @@ class EventCallback(TrainerCallback):
                 tokens=tokens,
                 tokens_per_s=round(rate, 1),
             )
-            logger.info("step %d/%d  loss %.4f  %.0f tokens/s", state.global_step, state.max_steps, logs["loss"], rate)
+            logger.info(
+                "step %d/%d  loss %.4f  %.0f tokens/s%s",
+                state.global_step,
+                state.max_steps,
+                logs["loss"],
+                rate,
+                self._describe_rest(state.global_step, state.max_steps),
+            )
         elif "eval_loss" in logs:
             self.result.eval_loss = logs["eval_loss"]
             self.result.eval_token_accuracy = logs["eval_mean_token_accuracy"]
@@ -137,6 +145,15 @@ class EventCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Sum up."""
         self.result.seconds = round(time.perf_counter() - self._began, 2)
+
+    def _describe_rest(self, step: int, steps: int) -> str:
+        """Return the time that the steps to come will take at the speed of those behind, once three are."""
+        self._steps_timed += 1
+        if self._steps_timed < 3 or step >= steps:
+            return ""
+        minutes, seconds = divmod(round(self._total_seconds / self._steps_timed * (steps - step)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return "  " + (f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s") + " left"
 
     def _note_step(self, step: int, loss: float, tokens: int) -> None:
         result = self.result

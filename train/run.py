@@ -32,6 +32,7 @@ from train.config import Resume, TrainConfig
 from train.folder import claim_folder, open_events, read_steps, record_failure
 from train.launch import is_launched, is_main, launch
 from train.scratch import hold_scratch
+from train.sweep import is_sweep, run_job
 
 logger = logging.getLogger("train")
 
@@ -40,13 +41,16 @@ def main(composed: DictConfig) -> None:
     """Check a run and do it."""
     configure_logging()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until training listens itself
+    if is_sweep():  # the job's own process checks what it is told
+        run_job(composed.run_id, Path(composed.paths.data_dir), is_resumed=composed.resume == Resume.auto.value)
+        return
     config = load_config(composed, TrainConfig)
     checked = check_run(config)
     if config.check_only:
         check(config, checked)
         return
-    if config.hardware.processes > 1 and not is_launched():
-        launch(checked.run_id, config.hardware.processes, config.hardware.device.value)
+    if config.hardware.world > 1 and not is_launched():
+        launch(config.hardware, checked.run_id)
     with (
         claim_folder(checked.folder, to_plain(config)),
         open_events(checked.folder) as events,
@@ -58,7 +62,7 @@ def main(composed: DictConfig) -> None:
 
 def check(config: TrainConfig, checked: CheckedRun) -> None:
     """Show what the tokenizer makes of the data, and end without a trace."""
-    from train import check_report, encoding, model
+    from train import check_report, duration, encoding, hardware, memory, model
 
     tokenizer = model.load_tokenizer(checked.model_folder)
     with tempfile.TemporaryDirectory(prefix="loam-check-") as folder:
@@ -68,6 +72,8 @@ def check(config: TrainConfig, checked: CheckedRun) -> None:
         parts = [(checked.train, learned), *([(checked.valid, held_out)] if checked.valid and held_out else [])]
         findings = check_report.compare_files(checked.train, checked.valid)
         check_report.show_check(check_report.open_console(), parts, findings, tokenizer)
+        shape, machine = memory.read_shape(checked.model_folder), hardware.find_machine(config.hardware)
+        print("\n".join(duration.estimate_run(config, shape, learned, machine)[1]))
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("check_only=")]
     print(f"nothing stands against this run\nnext: {shlex.join(['python', 'train/run.py', *arguments])}")
 
@@ -82,7 +88,21 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         tokens: Folder for the rows as token ids, while the run lasts.
     """
     # torch, transformers and TRL take ten seconds to import: only now, when nothing stands against the run.
-    from train import check_report, checkpoint, encoding, export, hardware, memory, model, recorder, report, trainer
+    from train import (
+        check_report,
+        checkpoint,
+        duration,
+        encoding,
+        export,
+        hardware,
+        memory,
+        micro_batch,
+        model,
+        recorder,
+        report,
+        sharding,
+        trainer,
+    )
 
     # The data's last check needs the tokenizer; it comes before the model.
     machine = hardware.find_machine(config.hardware)
@@ -91,11 +111,13 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
     findings = check_report.compare_files(checked.train, checked.valid) if is_main() else check_report.Findings()
     for line in findings.describe():
         logger.warning("%s", line)
-    plan = memory.plan_run(config, checked.model_folder, learned.longest, machine.dtype.itemsize, machine.memory_bytes)
-    for line in (encoding.describe(checked.train, learned), machine.describe(), plan.describe(machine.memory_bytes)):
+    shape = memory.read_shape(checked.model_folder)
+    plan, estimates = duration.estimate_run(config, shape, learned, machine)
+    for line in (encoding.describe(checked.train, learned), *estimates):
         logger.info("%s", line)
 
-    base = model.load_base(checked.model_folder, config.quant, machine, config.hardware.attention)
+    shared, attention = sharding.is_sharded(config.hardware), config.hardware.attention
+    base = model.load_base(checked.model_folder, config.quant, machine, attention, is_sharded=shared)
     if plan.keep_dequantized:
         model.keep_dequantized(base)
     adapted = model.add_adapter(base, config.lora, config.model.name, config.trainer.seed)
@@ -108,7 +130,12 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
     arguments = trainer.build_arguments(config, machine, plan, checkpoints, has_valid=held_out is not None)
     sft = trainer.build_trainer(adapted, tokenizer, learned, held_out, arguments, callback, config.hardware)
     sft.kept_checkpoints = config.trainer.keep_checkpoints
+    if config.trainer.micro_batch == "auto":
+        candidates = micro_batch.list_candidates(config, shape, plan, learned.longest, machine)
+        micro_batch.apply_rows(sft, config, micro_batch.find_rows(sft, learned, candidates))
+        micro_batch.record_rows(events, checked.folder, config)
     result = trainer.train(sft, callback, last)
+    weights = sharding.gather_trained(adapted)
     if not is_main():
         return
 
@@ -126,7 +153,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         created_at=int(time.time()),
         hardware={"name": machine.name, "threads": machine.threads, "processes": config.hardware.processes},
     )
-    export.publish_adapter(adapted, checked.folder / "adapter", manifest)
+    export.publish_adapter(adapted, checked.folder / "adapter", manifest, weights)
     path = report.write_report(checked.folder, manifest, to_plain(config), sys.argv[1:], machine.name)
     events.write("done", **asdict(result))
     print(f"adapter: {checked.folder / 'adapter'}\nreport:  {path}\nnext:    {report.next_command(checked.run_id)}")

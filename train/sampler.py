@@ -17,19 +17,22 @@ WINDOW_BATCHES = 32
 class LengthGroupedBatches(Sampler[int]):
     """Yields row indices; each run of `batch_size` of them is a batch of like length."""
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, processes: int = 1) -> None:
         """Keep what decides the order.
 
         Args:
             lengths: Tokens of each row.
-            batch_size: Rows at once.
+            batch_size: Rows at once in one process.
             seed: Of the order; each epoch has another order under the same seed.
+            processes: That take turns with the batches. Where the last turn is not full, it is filled with the row
+                after the last, in which nothing is to be learned: no row is learned from twice.
         """
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self.fillers = -len(lengths) % (batch_size * processes) if processes > 1 else 0
 
     def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.lengths)
+        """Return the number of rows, with those that fill up the last turn."""
+        return len(self.lengths) + self.fillers
 
     def set_epoch(self, epoch: int) -> None:
         """Choose an epoch's order; the Trainer calls this, also when it goes on from a checkpoint."""
@@ -48,3 +51,4 @@ class LengthGroupedBatches(Sampler[int]):
         shuffled = [batches[at] for at in torch.randperm(len(batches), generator=generator).tolist()]
         for batch in shuffled + last:
             yield from batch
+        yield from [len(self.lengths)] * self.fillers

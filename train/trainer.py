@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from torch.utils.data import Sampler
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl.trainer.sft_config import SFTConfig
@@ -27,13 +27,28 @@ from train.memory import MemoryPlan
 from train.model import restore_float32
 from train.recorder import EventCallback, Result
 from train.sampler import LengthGroupedBatches
-from train.tokens import TokenFile, measure_rows
+from train.sharding import build_options, gather_trained, is_sharded, shard_on_cpu
+from train.tokens import IGNORED, TokenFile, measure_rows
 
 logger = logging.getLogger(__name__)
 
 
 class Trainer(ExactTrainer, SFTTrainer):
-    """TRL's trainer, exact, with another order of rows; everything else is TRL's."""
+    """TRL's trainer, exact, with another order of rows and sharding on CPUs too; everything else is TRL's."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the accelerator; on CPUs it is told by hand that the run is sharded."""
+        super().create_accelerator_and_postprocess()
+        shard_on_cpu(self)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter; of a sharded one the shards are brought together first, by all processes."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = gather_trained(self.model)
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
         """Group rows by length where the configuration says so."""
@@ -41,7 +56,10 @@ class Trainer(ExactTrainer, SFTTrainer):
             sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
             return sampler
         dataset: Any = train_dataset or self.train_dataset
-        return LengthGroupedBatches(measure_rows(dataset).tolist(), self.args.train_batch_size, self.args.seed)
+        lengths = measure_rows(dataset).tolist()
+        if self.args.world_size > 1:
+            lengths.pop()  # the filler
+        return LengthGroupedBatches(lengths, self.args.train_batch_size, self.args.seed, self.args.world_size)
 
 
 def train(trainer: Trainer, callback: EventCallback, checkpoint: Path | None) -> Result:
@@ -104,7 +122,7 @@ def build_trainer(
         model=model,
         args=arguments,
         processing_class=tokenizer,
-        train_dataset=to_dataset(train),
+        train_dataset=add_filler(to_dataset(train)) if needs_filler(arguments) else to_dataset(train),
         eval_dataset=to_dataset(valid) if valid else None,
         callbacks=[callback],
     )
@@ -114,18 +132,21 @@ def build_trainer(
     restore_float32(model)
     base = model.get_base_model()
     if arguments.use_cpu and hardware.fused_head and can_score_trained_tokens(base):
-        decoder = make_decoder(base, hardware.fused_layers)
-        score_trained_tokens(base, decoder, share_prefix=hardware.share_prefix)
+        decoder = make_decoder(base, hardware)
+        score_trained_tokens(base, decoder, share_prefix=hardware.share_prefix and not is_sharded(hardware))
     return trainer
 
 
-def make_decoder(base: Any, wanted: Choice) -> Decoder | None:
+def make_decoder(base: Any, hardware: HardwareConfig) -> Decoder | None:
     """Return the hand-written layers for a model on a CPU, or None where its own are to be used.
 
     Raises:
         ConfigError: They are wanted always, and the model cannot go through them.
     """
+    wanted = hardware.fused_layers
     obstacle = "hardware.fused_layers=never" if wanted is Choice.never else find_obstacle(base)
+    if obstacle is None and is_sharded(hardware):
+        obstacle = "hardware.strategy=fsdp2 shares the weights out"
     if obstacle is None:
         return Decoder(base)
     if wanted is Choice.always:
@@ -135,6 +156,17 @@ def make_decoder(base: Any, wanted: Choice) -> Decoder | None:
         )
     logger.info("layers: the model's own (%s)", obstacle)
     return None
+
+
+def needs_filler(arguments: SFTConfig) -> bool:
+    """Whether several processes take turns with batches of like length: an uneven last turn is then filled up."""
+    return arguments.world_size > 1 and arguments.train_sampling_strategy == "group_by_length"
+
+
+def add_filler(dataset: Dataset) -> Dataset:
+    """Return a dataset with one more row, in which nothing is to be learned."""
+    filler = {"input_ids": [[0, 0]], "labels": [[IGNORED, IGNORED]]}
+    return concatenate_datasets([dataset, Dataset.from_dict(filler, features=dataset.features)])
 
 
 def to_dataset(encoded: Encoded) -> Dataset:
@@ -159,13 +191,14 @@ def build_arguments(
     options = config.trainer
     rows = micro_batch_of(config)
     is_bfloat16 = machine.dtype is torch.bfloat16
+    sharding = build_options(config.hardware, is_recomputed=plan.gradient_checkpointing)
     return SFTConfig(
         output_dir=str(output_dir),
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
         per_device_train_batch_size=rows,
         per_device_eval_batch_size=rows,
-        gradient_accumulation_steps=options.batch_size // config.hardware.processes // rows,
+        gradient_accumulation_steps=options.batch_size // config.hardware.world // rows,
         learning_rate=options.learning_rate,
         lr_scheduler_type=options.schedule.value,
         warmup_steps=options.warmup,  # below 1: a share of all steps
@@ -185,9 +218,10 @@ def build_arguments(
         disable_tqdm=True,
         report_to=options.options.get("report_to", "none"),
         use_cpu=machine.device.type == "cpu",
-        ddp_find_unused_parameters=False if config.hardware.processes > 1 else None,
+        ddp_find_unused_parameters=False if config.hardware.world > 1 else None,
         bf16=is_bfloat16,
-        gradient_checkpointing=plan.gradient_checkpointing,
+        gradient_checkpointing=plan.gradient_checkpointing and not sharding,
+        **sharding,
         dataloader_pin_memory=machine.device.type == "cuda",
         **{key: value for key, value in options.options.items() if key != "report_to"},
     )

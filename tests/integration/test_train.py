@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -120,18 +121,75 @@ def test_llama_trains_by_the_same_commands(data: Path) -> None:
     assert manifest.base == BaseIdentity.of(data / "models" / "tiny-llama")
 
 
-def test_two_processes_train_together(data: Path) -> None:
-    fixed = ["model.name=tiny-llama", "trainer.max_steps=3", "trainer.batch_size=4", "hardware.micro_batch=2"]
-    one = train(data, *fixed, "run_id=one", "hardware.dtype=float32")
-    assert one.returncode == 0, one.stderr
-    two = train(data, *fixed, "run_id=two", "hardware.dtype=float32", "hardware.processes=2")
-    assert two.returncode == 0, two.stderr
-    losses = [
-        [event["loss"] for event in read_events(data / "runs" / name / "events.jsonl") if event["type"] == "step"]
-        for name in ("one", "two")
+def read_losses(data: Path, name: str) -> list[float]:
+    events = read_events(data / "runs" / name / "events.jsonl")
+    return [event["loss"] for event in events if event["type"] == "step"]
+
+
+def write_ragged_chats(path: Path) -> None:
+    """Fifteen chats of many lengths: no number of processes takes them evenly."""
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Item {row}?" + " and more" * (row * 7 % 11)},
+                {"role": "assistant", "content": f"=> {row}!" + " yes" * (row % 5)},
+            ]
+        }
+        for row in range(15)
     ]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    assert (data / "runs" / "two" / "adapter" / "manifest.json").is_file()
+    path.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_give_the_loss_of_one(data: Path) -> None:
+    """Grouped lengths, accumulated gradients, a batch that is not full; data parallel, then with shared weights."""
+    write_ragged_chats(data / "ragged.jsonl")
+    fixed = [
+        f"data.train={data / 'ragged.jsonl'}",
+        "model.name=tiny-llama",
+        "hardware.dtype=float32",
+        "hardware.micro_batch=1",
+        "quant.keep_dequantized=never",
+        "trainer.epochs=2",
+        "trainer.batch_size=4",
+        "trainer.learning_rate=1e-2",
+        "trainer.save_every=5",
+    ]
+    for name, more in [
+        ("one", []),
+        ("two", ["hardware.processes=2"]),
+        ("shared", ["hardware.processes=2", "hardware.strategy=fsdp2"]),
+    ]:
+        ended = train(data, *fixed, f"run_id={name}", *more)
+        assert ended.returncode == 0, ended.stderr
+    losses = {name: read_losses(data, name) for name in ("one", "two", "shared")}
+    assert len(losses["one"]) == 8
+    weights = {
+        name: load_file(data / "runs" / name / "adapter" / "adapter_model.safetensors")
+        for name in ("one", "two", "shared")
+    }
+    for name in ("two", "shared"):
+        assert losses[name] == pytest.approx(losses["one"], rel=1e-5)
+        assert weights[name].keys() == weights["one"].keys()
+        for key, value in weights["one"].items():
+            assert weights[name][key].shape == value.shape
+            assert (weights[name][key] - value).abs().max() < 2e-3, key
+        assert (data / "runs" / name / "checkpoints" / "checkpoint-5" / "COMPLETE.json").is_file()
+
+
+@pytest.mark.timeout(300)
+def test_a_sweep_trains_each_of_its_jobs(data: Path) -> None:
+    fixed = ["model.name=tiny-llama", "trainer.max_steps=1", "trainer.batch_size=4", "trainer.micro_batch=auto"]
+    ended = train(data, *fixed, "lora.rank=8,7", "run_id=rank", "-m")
+    assert ended.returncode == 1, "the second job asks for a rank that vLLM does not serve"
+    assert "lora.rank: wanted one that vLLM serves" in ended.stderr
+    table = [line for line in ended.stdout.splitlines() if line.startswith("| rank-")]
+    assert [row.split(" | ")[:2] for row in table] == [["| rank-0", "lora.rank=8"], ["| rank-1", "lora.rank=7"]]
+    assert (data / "runs" / "rank-0" / "adapter" / "manifest.json").is_file()
+    assert not (data / "runs" / "rank-1").exists()
+    found = re.search(r"micro_batch: (\w+)", (data / "runs" / "rank-0" / "config.yaml").read_text())
+    assert found is not None
+    assert found[1] in {"1", "2", "4"}, "auto is resolved in what a resumed run reads"
 
 
 def test_an_interrupted_run_goes_on_where_it_was(data: Path) -> None:

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import torch
-from accelerate.data_loader import (  # type: ignore[import-untyped]
+from accelerate.data_loader import (
     BatchSamplerShard,
     SkipBatchSampler,
     skip_first_batches,

@@ -44,3 +44,12 @@ def test_a_short_batch_comes_last() -> None:
     rows = list(LengthGroupedBatches([1, 2, 3, 4, 5, 6, 7], 3, seed=0))
     assert len(rows) == 7
     assert rows[6] == 6, "the longest row is left over after sorting, and stands alone at the end"
+
+
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=80), st.integers(1, 5), st.integers(2, 4))
+def test_processes_take_turns_evenly_and_read_no_row_twice(lengths: list[int], batch_size: int, processes: int) -> None:
+    rows = list(sampler := LengthGroupedBatches(lengths, batch_size, 7, processes))
+    assert len(rows) == len(sampler)
+    assert len(rows) % (batch_size * processes) == 0
+    assert rows[: len(lengths)] == list(LengthGroupedBatches(lengths, batch_size, 7))
+    assert set(rows[len(lengths) :]) <= {len(lengths)}
