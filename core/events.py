@@ -3,8 +3,10 @@
 The gateway, the console and the plots all read this one file. Event types and their fields:
 
     step        step, loss, learning_rate, grad_norm, tokens (non-padding, since the start), tokens_per_s,
-                batch (fingerprint of the token ids that were read)
-    eval        step, loss, token_accuracy
+                batch (fingerprint of the token ids that were read), memory_bytes (the most so far); of pairs also
+                rewards_chosen, rewards_rejected, margin, accuracy
+    eval        step, loss, token_accuracy; of pairs also what a step of pairs has
+    sample      step, index, prompt, answer, wanted (in the data, or missing): a fixed prompt, answered
     checkpoint  step, path
     log         message
     done        steps, loss_first, loss_last, tokens, tokens_per_s, seconds
@@ -23,7 +25,7 @@ from typing import Any, Self
 
 from core.errors import describe_os_error
 
-EVENT_TYPES = ("step", "eval", "checkpoint", "log", "done", "error")
+EVENT_TYPES = ("step", "eval", "sample", "checkpoint", "log", "done", "error")
 
 
 class EventWriter:

@@ -107,8 +107,13 @@ def _check_data(path: str | None, key: str, config: TrainConfig, template: Train
             f"{key}: wanted a file of rows to learn from, found none. Give it: {key}=chats.jsonl", param=key
         )
     file = check_data(resolve_path(path), config.data, template, key)
-    if file.layout.is_preference:
-        raise ConfigError(f"{key}: wanted answers to learn, found {file.layout.describe()} in {file.path}.", param=key)
+    if file.layout.is_preference != config.method.is_dpo:
+        wanted, other = ("pairs to prefer by", "sft") if config.method.is_dpo else ("answers to learn", "dpo")
+        raise ConfigError(
+            f"{key}: wanted {wanted}, found {file.layout.describe()} in {file.path}. Give another file, or use "
+            f"method={other}.",
+            param=key,
+        )
     return file
 
 

@@ -25,10 +25,12 @@ OWNED_OPTIONS = frozenset(
         "weight_decay", "max_grad_norm", "max_length", "train_sampling_strategy", "seed", "data_seed", "eval_strategy",
         "eval_steps", "save_strategy", "save_steps", "save_total_limit", "bf16", "fp16", "use_cpu", "packing",
         "gradient_checkpointing", "assistant_only_loss", "completion_only_loss", "logging_steps", "logging_strategy",
-        "disable_tqdm", "push_to_hub", "trust_remote_code", "chat_template_path", "dataset_kwargs",
+        "disable_tqdm", "report_to", "logging_dir", "eval_on_start", "load_best_model_at_end", "metric_for_best_model",
+        "greater_is_better", "beta", "remove_unused_columns", "precompute_ref_log_probs", "sync_ref_model",
+        "push_to_hub", "trust_remote_code", "chat_template_path", "dataset_kwargs",
     }
 )  # fmt: skip
-"""Keys of TRL's SFTConfig that Loam sets from its own configuration: they have one home."""
+"""Keys of TRL's SFTConfig and DPOConfig that Loam sets from its own configuration: they have one home."""
 
 
 class Dtype(Enum):
@@ -67,6 +69,20 @@ class Strategy(Enum):
 
     ddp = "ddp"
     fsdp2 = "fsdp2"
+
+
+class MethodKind(Enum):
+    """What is learned from."""
+
+    sft = "sft"
+    dpo = "dpo"
+
+
+class Keep(Enum):
+    """Which adapter is published: the one with the lowest held-out loss, or the last."""
+
+    best = "best"
+    last = "last"
 
 
 class Resume(Enum):
@@ -163,6 +179,7 @@ class DataConfig:
         chosen_column: Column that holds the better answer, where it is not called `chosen`.
         rejected_column: Column that holds the worse answer, where it is not called `rejected`.
         system_file: A text file that is the system message of the rows that have none.
+        sample_prompts: A text file, a prompt a line, to answer at each evaluation instead of the first held-out rows.
         template_date: The date that Llama 3 templates print.
     """
 
@@ -175,6 +192,7 @@ class DataConfig:
     chosen_column: str | None = None
     rejected_column: str | None = None
     system_file: str | None = None
+    sample_prompts: str | None = None
     template_date: str = "26 Jul 2024"
 
     def __post_init__(self) -> None:
@@ -187,6 +205,34 @@ class DataConfig:
         return Columns(
             self.prompt_column, self.completion_column, self.system_column, self.chosen_column, self.rejected_column
         )
+
+
+@dataclass(slots=True)
+class MethodConfig:
+    """Supervised fine-tuning or direct preference optimization.
+
+    Attributes:
+        kind: `sft` learns from chats, `dpo` from pairs of a better and a worse answer.
+        beta: How closely DPO stays by the base model; higher stays closer.
+    """
+
+    kind: MethodKind = MethodKind.sft
+    beta: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check that beta is given where it is used, and only there."""
+        check_range("method.beta", self.beta, 1e-4, 2)
+        if self.kind is MethodKind.dpo and self.beta is None:
+            raise ConfigError("method.beta: wanted 0.0001 to 2 for dpo, found null. Use 0.1.", param="method.beta")
+        if self.kind is MethodKind.sft and self.beta is not None:
+            raise ConfigError(
+                f"method.beta: sft has none, found {self.beta:g}. Leave it out, or use method=dpo.", param="method.beta"
+            )
+
+    @property
+    def is_dpo(self) -> bool:
+        """Whether it learns from pairs."""
+        return self.kind is MethodKind.dpo
 
 
 @dataclass(slots=True)
@@ -207,9 +253,16 @@ class TrainerConfig:
         group_by_length: Make batches of rows of like length.
         seed: Of the adapter's first values and of the order of rows.
         eval_every: Steps between evaluations; None evaluates at the end only.
+        eval_first: Evaluate the base model before the first step too.
+        early_stopping: Evaluations without a better held-out loss after which the run ends; None goes on to the end.
+        min_delta: By how much a held-out loss must be lower to count as better for early stopping.
+        keep: Publish the adapter of the best evaluation, or the last one.
+        samples: First held-out rows whose prompts are answered at each evaluation; 0 answers none.
+        sample_tokens: Tokens after which such an answer is cut.
+        report_to: Trackers beside TensorBoard, as transformers names them, such as `wandb`; they may use the network.
         save_every: Steps between checkpoints; None saves none.
         keep_checkpoints: Whole checkpoints that stay, the best one apart; None keeps all.
-        options: More of TRL's SFTConfig, passed through.
+        options: More of TRL's SFTConfig (or DPOConfig), passed through.
     """
 
     epochs: float = 3.0
@@ -225,6 +278,13 @@ class TrainerConfig:
     group_by_length: bool = True
     seed: int = 17
     eval_every: int | None = None
+    eval_first: bool = True
+    early_stopping: int | None = None
+    min_delta: float = 0.0
+    keep: Keep = Keep.best
+    samples: int = 3
+    sample_tokens: int = 64
+    report_to: list[str] = field(default_factory=list)
     save_every: int | None = None
     keep_checkpoints: int | None = 2
     options: dict[str, Any] = field(default_factory=dict)
@@ -243,6 +303,10 @@ class TrainerConfig:
             ("max_length", self.max_length, 8, 1_048_576),
             ("seed", self.seed, 0, 2**32 - 1),
             ("eval_every", self.eval_every, 1, 10**7),
+            ("early_stopping", self.early_stopping, 1, 10**6),
+            ("min_delta", self.min_delta, 0, 100),
+            ("samples", self.samples, 0, 100),
+            ("sample_tokens", self.sample_tokens, 1, 4096),
             ("save_every", self.save_every, 1, 10**7),
             ("keep_checkpoints", self.keep_checkpoints, 1, 10**6),
         ]
@@ -257,6 +321,8 @@ class TrainerConfig:
             f"trainer.options.{key}: Loam sets this from its own configuration; see conf/trainer/sft.yaml"
             for key in sorted(OWNED_OPTIONS & self.options.keys())
         ]
+        if self.early_stopping is not None and self.eval_every is None:
+            faults.append("trainer.early_stopping: wanted evaluations on the way, found trainer.eval_every=null")
         if faults:
             raise ConfigError("; ".join(faults), param="trainer")
 
@@ -329,6 +395,7 @@ class TrainConfig:
     quant: QuantConfig = field(default_factory=QuantConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     run_id: str | None = None
@@ -339,6 +406,11 @@ class TrainConfig:
         """Check what one group alone cannot."""
         if self.run_id is not None:
             check_name(self.run_id, "run_id")
+        if self.method.is_dpo and self.trainer.micro_batch == "auto":
+            raise ConfigError(
+                "trainer.micro_batch: auto is found by trying chats, not pairs. Give a number with method=dpo.",
+                param="trainer.micro_batch",
+            )
         if self.resume is Resume.auto and self.run_id is None:
             raise ConfigError("resume=auto: wanted the run to go on with, found none. Add run_id=NAME.", param="run_id")
 

@@ -257,7 +257,13 @@ def _encode_once(
         wait_for(notes)
         return Encoded(TokenFile(path), **json.loads(notes.read_text(encoding="utf-8")))
     date = template.date(config.data.template_date)
-    encoded = encode_chats(file, tokenizer, template, max_length=config.trainer.max_length, date=date, path=path)
+    how: dict[str, Any] = {"max_length": config.trainer.max_length, "date": date, "path": path}
+    if config.method.is_dpo:
+        from train.pairs import encode_pairs  # builds on this module
+
+        encoded = encode_pairs(file, tokenizer, template, **how)
+    else:
+        encoded = encode_chats(file, tokenizer, template, **how)
     write_json(notes, {name: getattr(encoded, name) for name in NOTED})
     return encoded
 

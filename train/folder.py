@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -98,3 +99,14 @@ def read_steps(folder: Path, last_step: int | None = None) -> list[dict[str, flo
     """
     steps = {event["step"]: event for event in read_events(folder / "events.jsonl") if event["type"] == "step"}
     return [steps[step] for step in sorted(steps) if last_step is None or step <= last_step]
+
+
+def read_evaluations(folder: Path, last_step: int | None = None) -> list[dict[str, Any]]:
+    """Return the `eval` events of a run in order; where a step was evaluated twice, the later one.
+
+    Args:
+        folder: runs/<run_id>.
+        last_step: Leave out what came after it.
+    """
+    found = {event["step"]: event for event in read_events(folder / "events.jsonl") if event["type"] == "eval"}
+    return [found[step] for step in sorted(found) if last_step is None or step <= last_step]

@@ -5,17 +5,21 @@ Does not know what is trained or by which loss, nor what makes a checkpoint whol
 
 import logging
 import math
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from core.errors import ConfigError
 from core.events import EventWriter
 from train.exactness import BatchFingerprint
 from train.interruption import StopSignal
+from train.samples import Prompt
+from train.validation import Best
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +35,11 @@ class Result:
         tokens: Non-padding tokens that were read.
         tokens_per_s: Of the steps alone, without evaluation and saving.
         seconds: From the first step to the last, everything in it.
-        eval_loss: Of the held-out chats at the end, or None.
+        eval_loss: Of the held-out rows, of the adapter that is published, or None.
         eval_token_accuracy: Share of their learned tokens that were the most likely ones, or None.
+        eval_margin: Of pairs: how much more the better answer is rewarded than the worse one, or None.
+        eval_pair_accuracy: Share of the pairs whose better answer is rewarded more, or None.
+        best_step: Steps behind the adapter that is published, where that is not the last one, or None.
     """
 
     steps: int = 0
@@ -43,6 +50,9 @@ class Result:
     seconds: float = 0.0
     eval_loss: float | None = None
     eval_token_accuracy: float | None = None
+    eval_margin: float | None = None
+    eval_pair_accuracy: float | None = None
+    best_step: int | None = None
 
     @classmethod
     def of_steps(cls, steps: list[dict[str, float]]) -> "Result":
@@ -56,14 +66,18 @@ class Result:
 class EventCallback(TrainerCallback):
     """Writes what happens to events.jsonl, and ends the run when a signal has come."""
 
-    def __init__(self, events: EventWriter, earlier: list[dict[str, float]]) -> None:
+    def __init__(
+        self, events: EventWriter, earlier: list[dict[str, float]], evaluations: list[dict[str, Any]] | None = None
+    ) -> None:
         """Keep where to write.
 
         Args:
             events: The run's event file.
             earlier: The `step` events up to the checkpoint that the run goes on from; empty for a fresh one.
+            evaluations: The `eval` events so far, later ones too.
         """
         self.events, self.stop, self.batches = events, StopSignal(), BatchFingerprint()
+        self.evaluations: dict[int, dict[str, Any]] = {event["step"]: event for event in evaluations or []}
         self.result = Result.of_steps(earlier)
         self._tokens_at_start = self._tokens_before = self.result.tokens
         self._step_began = self._began = time.perf_counter()
@@ -115,6 +129,8 @@ class EventCallback(TrainerCallback):
                 grad_norm=logs.get("grad_norm"),
                 tokens=tokens,
                 tokens_per_s=round(rate, 1),
+                memory_bytes=measure_peak_memory(),
+                **name_rewards(logs, ""),
             )
             logger.info(
                 "step %d/%d  loss %.4f  %.0f tokens/s%s",
@@ -125,14 +141,46 @@ class EventCallback(TrainerCallback):
                 self._describe_rest(state.global_step, state.max_steps),
             )
         elif "eval_loss" in logs:
-            self.result.eval_loss = logs["eval_loss"]
-            self.result.eval_token_accuracy = logs["eval_mean_token_accuracy"]
-            self.events.write(
-                "eval", step=state.global_step, loss=logs["eval_loss"], token_accuracy=logs["eval_mean_token_accuracy"]
-            )
-            logger.info(
-                "evaluation: loss %.4f, token accuracy %.3f", logs["eval_loss"], logs["eval_mean_token_accuracy"]
-            )
+            self._note_evaluation(state.global_step, logs)
+
+    def _note_evaluation(self, step: int, logs: dict[str, Any]) -> None:
+        figures = {
+            "loss": logs["eval_loss"],
+            "token_accuracy": logs["eval_mean_token_accuracy"],
+            **name_rewards(logs, "eval_"),
+        }
+        self.evaluations[step] = figures
+        self._adopt(figures)
+        self.events.write("eval", step=step, **figures)
+        margin = f", margin {figures['margin']:.4f}" if "margin" in figures else ""
+        logger.info("evaluation: loss %.4f, token accuracy %.3f%s", figures["loss"], figures["token_accuracy"], margin)
+
+    def _adopt(self, figures: dict[str, float]) -> None:
+        """Take an evaluation's figures as those of the adapter that would be published now."""
+        self.result.eval_loss, self.result.eval_token_accuracy = figures["loss"], figures["token_accuracy"]
+        self.result.eval_margin, self.result.eval_pair_accuracy = figures.get("margin"), figures.get("accuracy")
+
+    def take_back(self, step: int) -> None:
+        """Note that the adapter of an earlier step is the one to publish."""
+        self.result.best_step = step
+        self._adopt(self.evaluations[step])
+        message = f"step {step} was the best on the held-out rows: its adapter is published"
+        self.events.write("log", message=message)
+        logger.info("%s", message)
+
+    def note_early_end(self, step: int, best: Best) -> None:
+        """Note that the held-out loss has not fallen for long enough."""
+        message = (
+            f"early stopping at step {step}: {best.waited} evaluations without a held-out loss lower by more than "
+            f"{best.min_delta:g}; the best was {best.loss:.4f} at step {best.step}"
+        )
+        self.events.write("log", message=message)
+        logger.info("%s", message)
+
+    def note_answer(self, step: int, index: int, prompt: Prompt, answer: str) -> None:
+        """Write what the model answers to a fixed prompt."""
+        wanted = {} if prompt.wanted is None else {"wanted": prompt.wanted}
+        self.events.write("sample", step=step, index=index, prompt=prompt.text, answer=answer, **wanted)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write that a checkpoint is whole; end the run after a signal that came while it was saved."""
@@ -166,3 +214,38 @@ class EventCallback(TrainerCallback):
             result.loss_first = loss
         result.loss_last, result.steps, result.tokens = loss, step, tokens
         result.tokens_per_s = round((tokens - self._tokens_at_start) / max(self._total_seconds, 1e-9), 1)
+
+
+def name_rewards(logs: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Return the figures that only pairs have, under our names; none for chats."""
+    if f"{prefix}rewards/margins" not in logs:
+        return {}
+    return {
+        "rewards_chosen": logs[f"{prefix}rewards/chosen"],
+        "rewards_rejected": logs[f"{prefix}rewards/rejected"],
+        "margin": logs[f"{prefix}rewards/margins"],
+        "accuracy": logs[f"{prefix}rewards/accuracies"],
+    }
+
+
+def measure_peak_memory() -> int:
+    """Return the most memory that was held so far, in bytes: torch's on a card, else the whole process's."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def open_tensorboard(folder: Path, steps_done: int) -> TrainerCallback:
+    """Return the Trainer's own writer for TensorBoard, writing below a run's folder.
+
+    Args:
+        folder: runs/<run_id>.
+        steps_done: Of the checkpoint that the run goes on from; TensorBoard forgets what was written after it.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations.integration_utils import TensorBoardCallback
+
+    path = str(folder / "tensorboard")
+    callback = TensorBoardCallback(SummaryWriter(path, purge_step=steps_done + 1 if steps_done else None))
+    callback.logging_dir = path  # where it opens a second writer for what is logged after training
+    return callback

@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from core.offline import switch_offline
 
@@ -29,7 +30,7 @@ from core.logs import configure_logging
 from core.manifest import AdapterManifest, BaseIdentity
 from train.checks import CheckedRun, check_run, to_plain
 from train.config import Resume, TrainConfig
-from train.folder import claim_folder, open_events, read_steps, record_failure
+from train.folder import claim_folder, open_events, read_evaluations, read_steps, record_failure
 from train.launch import is_launched, is_main, launch
 from train.scratch import hold_scratch
 from train.sweep import is_sweep, run_job
@@ -100,14 +101,17 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         model,
         recorder,
         report,
+        samples,
         sharding,
         trainer,
+        validation,
     )
 
     # The data's last check needs the tokenizer; it comes before the model.
     machine = hardware.find_machine(config.hardware)
     tokenizer = model.load_tokenizer(checked.model_folder)
     learned, held_out = encoding.encode_all(checked.train, checked.valid, tokenizer, checked.template, config, tokens)
+    prompts = samples.collect_prompts(config, checked.valid, tokenizer, checked.template)
     findings = check_report.compare_files(checked.train, checked.valid) if is_main() else check_report.Findings()
     for line in findings.describe():
         logger.warning("%s", line)
@@ -125,38 +129,60 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
 
     checkpoints = checked.folder / "checkpoints"
     last = checkpoint.choose_checkpoint(checkpoints, events) if config.resume is Resume.auto else None
-    earlier = read_steps(checked.folder, checkpoint.step_of(last)) if last else []
-    callback = recorder.EventCallback(events, earlier)
+    done = checkpoint.step_of(last) if last else 0
+    callback = recorder.EventCallback(events, read_steps(checked.folder, done), read_evaluations(checked.folder))
     arguments = trainer.build_arguments(config, machine, plan, checkpoints, has_valid=held_out is not None)
-    sft = trainer.build_trainer(adapted, tokenizer, learned, held_out, arguments, callback, config.hardware)
-    sft.kept_checkpoints = config.trainer.keep_checkpoints
+    runner = trainer.build_trainer(adapted, tokenizer, learned, held_out, arguments, callback, config.hardware)
+    runner.kept_checkpoints = config.trainer.keep_checkpoints
+    runner.validation = validation.plan_validation(
+        config.trainer,
+        prompts,
+        tokenizer.convert_tokens_to_ids(checked.template.stop_token),
+        checkpoints / "best",
+        read_evaluations(checked.folder, done),
+        callback,
+    )
     if config.trainer.micro_batch == "auto":
         candidates = micro_batch.list_candidates(config, shape, plan, learned.longest, machine)
-        micro_batch.apply_rows(sft, config, micro_batch.find_rows(sft, learned, candidates))
+        micro_batch.apply_rows(runner, config, micro_batch.find_rows(runner, learned, candidates))
         micro_batch.record_rows(events, checked.folder, config)
-    result = trainer.train(sft, callback, last)
+    result = trainer.train(runner, callback, last)
     weights = sharding.gather_trained(adapted)
     if not is_main():
         return
 
-    manifest = AdapterManifest(
+    data = findings.add_counts(encoding.summarize_all(checked.train, learned, checked.valid, held_out))
+    manifest = describe_adapter(config, checked, machine, data, asdict(result), export.read_versions())
+    export.publish_adapter(adapted, checked.folder / "adapter", manifest, weights)
+    lengths = check_report.measure_lengths(learned).tolist()
+    path = report.write_report(checked.folder, manifest, to_plain(config), sys.argv[1:], machine.name, lengths)
+    events.write("done", **asdict(result))
+    print(f"adapter: {checked.folder / 'adapter'}\nreport:  {path}\nnext:    {report.next_command(checked.run_id)}")
+
+
+def describe_adapter(
+    config: TrainConfig,
+    checked: CheckedRun,
+    machine: Any,
+    data: dict[str, Any],
+    metrics: dict[str, Any],
+    versions: dict[str, str],
+) -> AdapterManifest:
+    """Return the manifest of a finished run's adapter, all but the hashes of its files."""
+    return AdapterManifest(
         run_id=checked.run_id,
         base=BaseIdentity.of(checked.model_folder),
-        method="sft",
+        method=config.method.kind.value,
         lora=asdict(config.lora),
         quantization={"kind": config.quant.kind.value, "double": config.quant.double, "dtype": str(machine.dtype)},
-        data=findings.add_counts(encoding.summarize_all(checked.train, learned, checked.valid, held_out)),
+        data=data,
         seed=config.trainer.seed,
         template_date=checked.template.date(config.data.template_date),
-        metrics=asdict(result),
-        versions=export.read_versions(),
+        metrics=metrics,
+        versions=versions,
         created_at=int(time.time()),
         hardware={"name": machine.name, "threads": machine.threads, "processes": config.hardware.processes},
     )
-    export.publish_adapter(adapted, checked.folder / "adapter", manifest, weights)
-    path = report.write_report(checked.folder, manifest, to_plain(config), sys.argv[1:], machine.name)
-    events.write("done", **asdict(result))
-    print(f"adapter: {checked.folder / 'adapter'}\nreport:  {path}\nnext:    {report.next_command(checked.run_id)}")
 
 
 if __name__ == "__main__":

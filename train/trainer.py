@@ -1,7 +1,7 @@
-"""TRL's SFTTrainer, told what Loam's configuration says.
+"""TRL's trainers for chats (SFT) and for pairs (DPO), told what Loam's configuration says.
 
-TRL owns the loop, the optimizer and the loss; we own what goes in, and recorder.py what is recorded. Does not know
-where the model came from.
+TRL owns the loop, the optimizer and the loss; we own what goes in, recorder.py what is recorded, and validation.py what
+held-out rows are for. Does not know where the model came from.
 """
 
 import logging
@@ -13,6 +13,8 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import Sampler
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -25,45 +27,71 @@ from train.hardware import Machine
 from train.head import can_score_trained_tokens, score_trained_tokens
 from train.memory import MemoryPlan
 from train.model import restore_float32
-from train.recorder import EventCallback, Result
+from train.pairs import PairCollator, pair_up
+from train.recorder import EventCallback, Result, open_tensorboard
 from train.sampler import LengthGroupedBatches
 from train.sharding import build_options, gather_trained, is_sharded, shard_on_cpu
 from train.tokens import IGNORED, TokenFile, measure_rows
+from train.validation import ValidatedTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class Trainer(ExactTrainer, SFTTrainer):
-    """TRL's trainer, exact, with another order of rows and sharding on CPUs too; everything else is TRL's."""
+class OrderedTrainer:
+    """Mixin, to stand left of one of TRL's trainers: another order of rows, and sharding on CPUs too."""
+
+    args: Any
+    model: Any
+    train_dataset: Any
+    is_fsdp_enabled: bool
 
     def create_accelerator_and_postprocess(self) -> None:
         """Make the accelerator; on CPUs it is told by hand that the run is sharded."""
-        super().create_accelerator_and_postprocess()
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
         shard_on_cpu(self)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the adapter; of a sharded one the shards are brought together first, by all processes."""
         if not self.is_fsdp_enabled:
-            super().save_model(output_dir, _internal_call)
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
             return
         weights = gather_trained(self.model)
         if self.args.should_save:
-            self._save(output_dir, state_dict=weights)
+            self._save(output_dir, state_dict=weights)  # type: ignore[attr-defined]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
         """Group rows by length where the configuration says so."""
         if self.args.train_sampling_strategy != "group_by_length":
-            sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+            sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
             return sampler
-        dataset: Any = train_dataset or self.train_dataset
-        lengths = measure_rows(dataset).tolist()
+        lengths = measure_rows(train_dataset or self.train_dataset).tolist()
         if self.args.world_size > 1:
             lengths.pop()  # the filler
         return LengthGroupedBatches(lengths, self.args.train_batch_size, self.args.seed, self.args.world_size)
 
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
+        """Take held-out rows from long to short: batches of like length, and memory that runs out does so at once."""
+        lengths = measure_rows(eval_dataset).tolist()
+        return sorted(range(len(lengths)), key=lambda row: -int(lengths[row]))
 
-def train(trainer: Trainer, callback: EventCallback, checkpoint: Path | None) -> Result:
-    """Train and, where there are held-out chats, evaluate at the end.
+
+class ChatTrainer(ValidatedTrainer, ExactTrainer, OrderedTrainer, SFTTrainer):
+    """TRL's trainer for chats; the loss is TRL's."""
+
+
+class PairTrainer(ValidatedTrainer, ExactTrainer, OrderedTrainer, DPOTrainer):
+    """TRL's trainer for pairs; the loss is TRL's, what is scored is ours."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        """Take the rows as they are: pairs.py has tokenized them."""
+        return dataset
+
+
+LoamTrainer = ChatTrainer | PairTrainer
+
+
+def train(trainer: LoamTrainer, callback: EventCallback, checkpoint: Path | None) -> Result:
+    """Train and, where there are held-out rows, evaluate at the end; the model ends with the adapter to publish.
 
     Args:
         trainer: From `build_trainer`.
@@ -77,11 +105,15 @@ def train(trainer: Trainer, callback: EventCallback, checkpoint: Path | None) ->
         SystemExit: Ctrl-C or SIGTERM came; a checkpoint was written.
         ConfigError: The loss is no longer a number, or the card's memory was too small after all.
     """
+    if checkpoint is not None:
+        trainer.args.eval_on_start = False
     with callback.stop.watch():
         try:
+            if trainer.eval_dataset is None and checkpoint is None:
+                trainer.answer_prompts()
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            if trainer.eval_dataset is not None and callback.stop.received is None:
-                trainer.evaluate()
+            if callback.stop.received is None:
+                _end(trainer, callback)
             if callback.stop.received is not None:
                 trainer.save_unsaved()
         except torch.OutOfMemoryError as error:
@@ -95,15 +127,26 @@ def train(trainer: Trainer, callback: EventCallback, checkpoint: Path | None) ->
     return callback.result
 
 
+def _end(trainer: LoamTrainer, callback: EventCallback) -> None:
+    """Look at the held-out rows once more and put the best adapter into the model."""
+    validation = trainer.validation
+    if trainer.eval_dataset is None:
+        trainer.answer_prompts()
+    elif validation is None or validation.evaluated_step != trainer.state.global_step:
+        trainer.evaluate()
+    if validation is not None and trainer.restore_best():
+        callback.take_back(validation.best.step)
+
+
 def build_trainer(
     model: Any,
     tokenizer: Any,
     train: Encoded,
     valid: Encoded | None,
-    arguments: SFTConfig,
+    arguments: SFTConfig | DPOConfig,
     callback: EventCallback,
     hardware: HardwareConfig,
-) -> Trainer:
+) -> LoamTrainer:
     """Build TRL's trainer for a run.
 
     Args:
@@ -111,24 +154,34 @@ def build_trainer(
         tokenizer: For padding.
         train: What is learned from.
         valid: What is held out, or None.
-        arguments: From `build_arguments`.
+        arguments: From `build_arguments`; their kind is the method.
         callback: Writes the events.
         hardware: Says which of our own kernels to use.
 
     Returns:
         The trainer, ready for `train()`.
     """
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        processing_class=tokenizer,
-        train_dataset=add_filler(to_dataset(train)) if needs_filler(arguments) else to_dataset(train),
-        eval_dataset=to_dataset(valid) if valid else None,
-        callbacks=[callback],
-    )
+    parts: dict[str, Any] = {"model": model, "processing_class": tokenizer, "args": arguments, "callbacks": [callback]}
+    trainer: LoamTrainer
+    if isinstance(arguments, DPOConfig):
+        trainer = PairTrainer(
+            **parts,
+            data_collator=PairCollator(tokenizer.pad_token_id),
+            train_dataset=Dataset.from_dict(pair_up(train.examples)),
+            eval_dataset=Dataset.from_dict(pair_up(valid.examples)) if valid else None,
+        )
+        model.delete_adapter("ref")  # TRL's copy of a fresh adapter; without it, the reference is the bare base
+    else:
+        trainer = ChatTrainer(
+            **parts,
+            train_dataset=add_filler(to_dataset(train)) if needs_filler(arguments) else to_dataset(train),
+            eval_dataset=to_dataset(valid) if valid else None,
+        )
     trainer.batches = callback.batches
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)  # the event callback logs each step
+    if arguments.should_save:
+        trainer.add_callback(open_tensorboard(Path(str(arguments.output_dir)).parent, callback.result.steps))
     restore_float32(model)
     base = model.get_base_model()
     if arguments.use_cpu and hardware.fused_head and can_score_trained_tokens(base):
@@ -183,8 +236,8 @@ def to_dataset(encoded: Encoded) -> Dataset:
 
 def build_arguments(
     config: TrainConfig, machine: Machine, plan: MemoryPlan, output_dir: Path, *, has_valid: bool
-) -> SFTConfig:
-    """Translate the run's configuration into TRL's.
+) -> SFTConfig | DPOConfig:
+    """Translate the run's configuration into TRL's: an SFTConfig, or a DPOConfig where the method is DPO.
 
     bfloat16 is mixed precision: the adapter and its optimizer stay in float32.
     """
@@ -192,7 +245,8 @@ def build_arguments(
     rows = micro_batch_of(config)
     is_bfloat16 = machine.dtype is torch.bfloat16
     sharding = build_options(config.hardware, is_recomputed=plan.gradient_checkpointing)
-    return SFTConfig(
+    is_grouped = options.group_by_length and not (config.method.is_dpo and config.hardware.world > 1)
+    shared: dict[str, Any] = dict(
         output_dir=str(output_dir),
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
@@ -204,24 +258,27 @@ def build_arguments(
         warmup_steps=options.warmup,  # below 1: a share of all steps
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
-        max_length=None,  # data.py has cut the rows already
-        dataset_kwargs={"skip_prepare_dataset": True},
-        train_sampling_strategy="group_by_length" if options.group_by_length else "random",
+        max_length=None,  # data.py and pairs.py have cut the rows already
+        train_sampling_strategy="group_by_length" if is_grouped else "random",
         seed=options.seed,
         eval_strategy="steps" if has_valid and options.eval_every else "no",
         eval_steps=options.eval_every,
+        eval_on_start=has_valid and options.eval_first,
         prediction_loss_only=True,
         save_strategy="steps" if options.save_every else "no",
         save_steps=options.save_every or 500,
         save_total_limit=None,  # checkpoint.py removes older ones, once a newer one is whole
         logging_steps=1,
         disable_tqdm=True,
-        report_to=options.options.get("report_to", "none"),
+        report_to=options.report_to or "none",
         use_cpu=machine.device.type == "cpu",
         ddp_find_unused_parameters=False if config.hardware.world > 1 else None,
         bf16=is_bfloat16,
         gradient_checkpointing=plan.gradient_checkpointing and not sharding,
         **sharding,
         dataloader_pin_memory=machine.device.type == "cuda",
-        **{key: value for key, value in options.options.items() if key != "report_to"},
+        **options.options,
     )
+    if config.method.beta is not None:  # DPO
+        return DPOConfig(**shared, beta=config.method.beta, remove_unused_columns=False)
+    return SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})

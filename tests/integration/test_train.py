@@ -74,7 +74,8 @@ def test_the_events_are_whole_and_the_loss_falls(run_folder: Path) -> None:
     assert [event["step"] for event in steps] == list(range(1, STEPS + 1))
     assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
     assert all(event["grad_norm"] > 0 and event["tokens_per_s"] > 0 for event in steps)
-    assert [event["step"] for event in events if event["type"] == "eval"] == [2, 4, 4]
+    assert [event["step"] for event in events if event["type"] == "eval"] == [0, 2, 4]
+    assert {event["step"] for event in events if event["type"] == "sample"} == {0, 2, 4}
     assert [event["step"] for event in events if event["type"] == "checkpoint"] == [2, 4]
     done = events[-1]
     assert (done["type"], done["steps"], done["tokens"]) == ("done", STEPS, steps[-1]["tokens"])
@@ -101,7 +102,12 @@ def test_the_adapter_fits_its_base_and_is_what_vllm_takes(run_folder: Path, data
 
 
 def test_the_report_and_the_configuration_stand(run_folder: Path) -> None:
-    assert "run_id=mine-again" in (run_folder / "report.md").read_text()
+    report = (run_folder / "report.md").read_text()
+    assert "run_id=mine-again" in report
+    assert "| before | step 2 | step 4 (published) | in the data |" in report
+    assert all((run_folder / name).is_file() for name in re.findall(r"\]\((\w+\.png)\)", report))
+    assert report.count(".png)") == 5
+    assert len(list((run_folder / "tensorboard").glob("events.out.tfevents.*"))) == 1
     assert "max_steps: 4" in (run_folder / "config.yaml").read_text()
 
 
@@ -119,6 +125,41 @@ def test_llama_trains_by_the_same_commands(data: Path) -> None:
     manifest = AdapterManifest.read(data / "runs" / "llama" / "adapter")
     assert manifest.template_date == "26 Jul 2024"
     assert manifest.base == BaseIdentity.of(data / "models" / "tiny-llama")
+
+
+def test_pairs_widen_the_margin(data: Path) -> None:
+    for name, numbers in (("pairs", range(16)), ("held_pairs", range(20, 26))):
+        rows = [
+            {
+                "prompt": [{"role": "user", "content": f"Item {number}?"}],
+                "chosen": [{"role": "assistant", "content": f"It is {number}."}],
+                "rejected": [{"role": "assistant", "content": "No idea"}],
+            }
+            for number in numbers
+        ]
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = train(
+        data,
+        "method=dpo",
+        "model.name=tiny-llama",
+        "run_id=preferred",
+        f"data.train={data / 'pairs.jsonl'}",
+        f"data.valid={data / 'held_pairs.jsonl'}",
+        "trainer.batch_size=8",
+        "trainer.max_steps=6",
+        "trainer.learning_rate=1e-2",
+    )
+    assert ended.returncode == 0, ended.stderr
+    folder = data / "runs" / "preferred"
+    before, after = [event for event in read_events(folder / "events.jsonl") if event["type"] == "eval"]
+    assert before["margin"] == 0
+    assert after["margin"] > 0.05
+    manifest = AdapterManifest.read(folder / "adapter")
+    assert (manifest.method, manifest.metrics["eval_margin"]) == ("dpo", after["margin"])
+    assert (folder / "margin.png").is_file()
+    refused = train(data, "method=dpo", "model.name=tiny-llama", "run_id=chats")
+    assert refused.returncode == 2
+    assert "method=sft" in refused.stderr
 
 
 def read_losses(data: Path, name: str) -> list[float]:
