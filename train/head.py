@@ -20,7 +20,7 @@ from train.tokens import IGNORED
 
 CHUNK_LOGITS = 2**23
 """Logits at once: 32 MiB in float32."""
-DECODER_INPUTS = frozenset({"input_ids", "attention_mask", "use_cache"})
+DECODER_INPUTS = frozenset({"input_ids", "attention_mask", "use_cache", "return_dict"})
 """What the decoder understands; a call with more goes through the model's own forward pass."""
 
 
@@ -90,7 +90,8 @@ def score_trained_tokens(model: Any, decoder: Decoder | None = None, *, share_pr
             return forward_with_logits(*args, fused_lm_head=fused_lm_head, **kwargs)
         kwargs.pop("num_items_in_batch", None)
         mask = labels[:, 1:] != IGNORED  # (B, T - 1)
-        if decoder is not None and not args and kwargs.keys() <= DECODER_INPUTS:
+        given = {name for name, value in kwargs.items() if value is not None}  # PEFT hands on every name it knows
+        if decoder is not None and not args and given <= DECODER_INPUTS:
             batch = flatten_batch(kwargs["input_ids"], kwargs.get("attention_mask"), labels, share=share_prefix)
             hidden, learned, places = decoder.run(kwargs["input_ids"], batch), batch.labels, batch.scored_from
         else:
