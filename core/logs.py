@@ -12,6 +12,8 @@ import time
 from typing import Any, Literal
 
 NOISY_LOGGERS = ("httpx", "httpcore", "urllib3", "filelock", "sentence_transformers", "faiss", "bm25s", "fsspec")
+SILENT_LOGGERS = ("bitsandbytes.backends.cpu.ops",)
+"""On some CPUs it misses a kernel package that would fetch code from a hub; that is left out on purpose."""
 _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -48,6 +50,8 @@ def configure_logging(form: Literal["text", "json"] = "text", level: str = "INFO
     root.setLevel(level)
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in SILENT_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(True)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported: libraries' bars are for terminals only

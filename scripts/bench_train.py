@@ -38,8 +38,8 @@ from train.tokens import Example
 MARK = "bench:"
 """Opens the lines of a worker that are meant for the bench."""
 FULL_LENGTH = 512
-ROWS = {"full": 8, "mixed": 24}
-"""Rows of a turn: one optimizer step of full rows, three of mixed ones."""
+ROWS = {"full": 8, "mixed": 8}
+"""Rows of a turn: one optimizer step."""
 LARGEST_LOSS_GAP = 0.01
 LARGEST_GRADIENT_GAP = 1.2
 """An arm in bfloat16 may be so much farther from float32's gradients than TRL's own bfloat16 is."""

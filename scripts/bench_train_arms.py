@@ -131,12 +131,13 @@ def _build_loam(arm: Arm, rows: list[dict[str, list[int]]], data_dir: DataDir, f
     machine = hardware.find_machine(config.hardware)
     model_folder = data_dir.model(MODEL)
     longest = max(len(row["input_ids"]) for row in rows)
-    plan = memory.plan_run(config, model_folder, longest, machine.dtype.itemsize, machine.memory_bytes)
+    shape = memory.read_shape(model_folder)
+    plan = memory.plan_run(config, shape, longest, machine.dtype.itemsize, machine.device.type, machine.memory_bytes)
     base = model.load_base(model_folder, config.quant, machine, config.hardware.attention)
     if plan.keep_dequantized:
         model.keep_dequantized(base)
     adapted = model.add_adapter(base, config.lora, MODEL, config.trainer.seed)
-    callback = recorder.EventCallback(EventWriter(folder / "events.jsonl"), [])
+    callback = recorder.EventCallback(EventWriter(folder / "events.jsonl"), [], [])
     arguments = trainer.build_arguments(config, machine, plan, folder / "checkpoints", has_valid=False)
     encoded = Encoded(examples=rows)  # type: ignore[arg-type]
     tokenizer = model.load_tokenizer(model_folder)

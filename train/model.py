@@ -6,6 +6,7 @@ kept dequantized, so that they are not computed anew in every layer of every ste
 
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def quiet_libraries() -> None:
-    """Leave out what would only puzzle a reader of the log: a kernel that nobody asked for, bars without a terminal."""
+    """Leave out what would only puzzle a reader of the log: a look-up by name on a hub, bars without a terminal."""
     from transformers.utils.logging import disable_progress_bar
 
-    # On some CPUs bitsandbytes looks for a kernel package that would fetch code from a hub; it is left out on purpose.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # PEFT looks the base up by its name whenever it saves.
+    warnings.filterwarnings("ignore", message="Could not find a config file in", category=UserWarning)
     if not sys.stderr.isatty():
         disable_progress_bar()
 
