@@ -30,9 +30,9 @@ def make_model(dtype: torch.dtype = torch.float32, **lora: Any) -> Any:
         num_key_value_heads=2,
         head_dim=16,
         tie_word_embeddings=True,
-        attn_implementation="eager",
     )
     base: Any = LlamaForCausalLM(config)
+    base.set_attn_implementation("eager")  # what hardware=cpu takes where the layers are the model's own
     base.requires_grad_(False)
     lora = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **lora}
     model: Any = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **lora), autocast_adapter_dtype=False)
