@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from core.layout import write_folder
+from train.checkpoint import describe_full_storage
 from train.config import Keep, TrainerConfig
 from train.samples import Prompt, answer_prompts
 from train.sharding import gather_trained
@@ -241,7 +242,7 @@ def save_trained(weights: dict[str, torch.Tensor], folder: Path, step: int, loss
     """Write trained parameters and where they stood, whole or not at all, over the ones before."""
     from safetensors.torch import save_file
 
-    with write_folder(folder) as partial:
+    with describe_full_storage(f"write {folder}"), write_folder(folder) as partial:
         save_file(weights, partial / BEST_FILE, metadata={"step": str(step), "loss": repr(loss)})
 
 
