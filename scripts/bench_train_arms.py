@@ -74,7 +74,9 @@ ARMS: dict[str, Arm] = {
     "sdpa_2": Arm(options=_tuned(2)),
     "sdpa_4": Arm(options=_tuned(4)),
 }
-PEERS = ["loam", "trl_tuned", "trl_default", "trl_float32"]
+REFERENCE = "trl_float32"
+PEERS = ["loam", "trl_tuned", "trl_default"]
+FLOAT32 = ["loam", REFERENCE]
 LADDER = ["loam", "prefix_apart", "autograd_layers", "whole_head", "true_nf4", "shuffled_rows", "loam_float32"]
 """Each leaves out what the one before it leaves out, and one technique more."""
 TUNING = ["eager_2", "eager_4", "sdpa_2", "sdpa_4"]
