@@ -39,6 +39,11 @@ class Attention:
         return self.heads // self.key_value_heads
 
     @property
+    def rotated_heads(self) -> int:
+        """Query and key heads, which are rotated by position and stand before the value heads."""
+        return self.heads + self.key_value_heads
+
+    @property
     def scale(self) -> float:
         """What scores are multiplied by."""
         return 1 / math.sqrt(self.head_size)
@@ -163,7 +168,7 @@ def _backward_rows(d_out: Tensor, rows: Rows, kept: list[Tensor | None]) -> tupl
 
 def _list_rows(heads: Tensor, attention: Attention, batch: FlatBatch) -> Iterator[tuple[slice, Rows]]:
     """Yield the shared beginning, where there is one, and the rows' own tokens, with their place in the flat array."""
-    at = attention.heads, attention.heads + attention.key_value_heads
+    at = attention.heads, attention.rotated_heads
     past: tuple[Tensor, Tensor] | None = None
     parts = [slice(0, batch.shared), slice(batch.shared, len(heads))] if batch.shared else [slice(0, len(heads))]
     for part in parts:

@@ -24,8 +24,8 @@ from train.duplicates import (
     find_overlap,
     find_repeats,
 )
-from train.encoding import Encoded
-from train.tokens import IGNORED, Example, TokenFile, measure_rows
+from train.encoding import Encoded, measure_lengths
+from train.tokens import IGNORED, Example
 
 MAX_PAIRS_SHOWN = 5
 MAX_LINES_SHOWN = 10
@@ -151,13 +151,6 @@ def show_check(
     for name, example in zip(("chosen", "rejected") if len(shown) == 2 else ("",), shown, strict=True):
         console.print(f"\nThe first training row{f' with its {name} answer' if name else ''}, what is learned marked")
         console.print(draw_sample(example, tokenizer, is_terminal=console.is_terminal), soft_wrap=True)
-
-
-def measure_lengths(encoded: Encoded) -> npt.NDArray[np.int64]:
-    """Return the tokens of each example, as they are trained on."""
-    if isinstance(encoded.examples, TokenFile):
-        return measure_rows(encoded.examples.dataset)
-    return np.fromiter((len(example["input_ids"]) for example in encoded.examples), np.int64)
 
 
 def _draw_figures(parts: Sequence[tuple[DataFile, Encoded]]) -> Table:

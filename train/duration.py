@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from train.config import TrainConfig
-from train.encoding import Encoded
+from train.encoding import Encoded, measure_lengths
 from train.hardware import Machine
 from train.memory import MemoryPlan, Shape, plan_run
-from train.tokens import TokenFile, measure_rows
 
 EFFICIENCY = {"cpu": (0.45, 0.95), "cuda": (0.3, 0.6)}
 """Share of the products' rate that a whole step reaches, at worst and at best."""
@@ -79,16 +78,10 @@ def estimate_run(config: TrainConfig, shape: Shape, learned: Encoded, machine: M
         ConfigError: It does not fit; names the changes that would make it fit.
     """
     plan = plan_run(config, shape, learned.longest, machine.dtype.itemsize, machine.device.type, machine.memory_bytes)
-    duration = estimate_duration(config, shape, measure_lengths(learned), learned.trained_tokens, plan, machine)
+    duration = estimate_duration(
+        config, shape, measure_lengths(learned).tolist(), learned.trained_tokens, plan, machine
+    )
     return plan, [machine.describe(), plan.describe(machine.memory_bytes), duration.describe()]
-
-
-def measure_lengths(learned: Encoded) -> list[int]:
-    """Return the tokens of each row; rows on disk are not read."""
-    if isinstance(learned.examples, TokenFile):
-        lengths: list[int] = measure_rows(learned.examples.dataset).tolist()
-        return lengths
-    return [len(example["input_ids"]) for example in learned.examples]
 
 
 def estimate_duration(

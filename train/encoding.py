@@ -25,7 +25,7 @@ from train.config import TrainConfig
 from train.data import DataFile
 from train.scratch import is_first_here, wait_for
 from train.template import TrainingTemplate
-from train.tokens import IGNORED, Example, TokenFile, TokenWriter
+from train.tokens import IGNORED, Example, TokenFile, TokenWriter, measure_rows
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -115,14 +115,29 @@ def _encode_records(
     for batch in _batch_rows(rows):
         examples = encode_rows([row for _, row in batch], tokenizer, template, date)
         for (line, _), (ids, labels) in zip(batch, examples, strict=True):
-            # The first token is never predicted, so it does not count as learned.
-            trained = int((labels[1:max_length] != IGNORED).sum())
+            trained = count_learned(labels, max_length)
             faults = []
             if not trained:
                 problem = f"none of the assistant's tokens lie within the first {max_length} of {len(ids)} tokens"
                 faults = [Fault(line, "messages", problem, "Raise trainer.max_length or shorten the row")]
             cut = {"input_ids": ids[:max_length], "labels": labels[:max_length]}
             yield line, {**cut, "length": len(ids), "trained": trained}, faults
+
+
+def count_learned(labels: np.ndarray, max_length: int) -> int:
+    """Return how many of a row's first tokens are learned; the very first is never predicted, so it does not count."""
+    return int((labels[1:max_length] != IGNORED).sum())
+
+
+def measure_lengths(encoded: Encoded) -> np.ndarray:
+    """Return the tokens of each example, as they are trained on; rows on disk are not read.
+
+    Returns:
+        (rows,) int64, in the order of the file.
+    """
+    if isinstance(encoded.examples, TokenFile):
+        return measure_rows(encoded.examples.dataset)
+    return np.fromiter((len(example["input_ids"]) for example in encoded.examples), np.int64)
 
 
 def _batch_rows(rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[list[tuple[int, dict[str, Any]]]]:

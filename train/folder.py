@@ -97,8 +97,7 @@ def read_steps(folder: Path, last_step: int | None = None) -> list[dict[str, flo
         folder: runs/<run_id>.
         last_step: Leave out what came after it.
     """
-    steps = {event["step"]: event for event in read_events(folder / "events.jsonl") if event["type"] == "step"}
-    return [steps[step] for step in sorted(steps) if last_step is None or step <= last_step]
+    return _read_latest(folder, "step", last_step)
 
 
 def read_evaluations(folder: Path, last_step: int | None = None) -> list[dict[str, Any]]:
@@ -108,5 +107,10 @@ def read_evaluations(folder: Path, last_step: int | None = None) -> list[dict[st
         folder: runs/<run_id>.
         last_step: Leave out what came after it.
     """
-    found = {event["step"]: event for event in read_events(folder / "events.jsonl") if event["type"] == "eval"}
+    return _read_latest(folder, "eval", last_step)
+
+
+def _read_latest(folder: Path, event_type: str, last_step: int | None) -> list[dict[str, Any]]:
+    """Return a run's events of one type in order of their steps, the later one where a step has two."""
+    found = {event["step"]: event for event in read_events(folder / "events.jsonl") if event["type"] == event_type}
     return [found[step] for step in sorted(found) if last_step is None or step <= last_step]

@@ -179,7 +179,7 @@ class AttentionHalf(torch.autograd.Function):
         normed, inverse = normalize(x, half.norm)
         qkv, narrow = reads.project(normed)
         heads = qkv.view(len(x), -1, half.attention.head_size)
-        turning = half.attention.heads + half.attention.key_value_heads
+        turning = half.attention.rotated_heads
         heads[:, :turning] = rotate(heads[:, :turning], rotation)
         mixed, kept = attend(heads, half.attention, batch)
         y, narrow_out = writes.project(mixed)
@@ -197,7 +197,7 @@ class AttentionHalf(torch.autograd.Function):
         d_mixed, d_writes = writes.backward(dy, mixed, narrow_out)
         heads = qkv.view(len(x), -1, half.attention.head_size)
         d_heads = attend_backward(d_mixed, heads, kept, half.attention, batch)
-        turning = half.attention.heads + half.attention.key_value_heads
+        turning = half.attention.rotated_heads
         d_heads[:, :turning] = rotate(d_heads[:, :turning], rotation, back=True)
         normed, _ = normalize(x, half.norm)
         d_normed, d_reads = reads.backward(d_heads.view(len(x), -1), normed, narrow)

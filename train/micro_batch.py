@@ -15,8 +15,7 @@ import torch
 from core.errors import ConfigError
 from core.events import EventWriter
 from train.config import TrainConfig
-from train.duration import measure_lengths
-from train.encoding import Encoded
+from train.encoding import Encoded, measure_lengths
 from train.hardware import Machine
 from train.memory import Demand, MemoryPlan, Shape, fix_choices, plan_fixed
 from train.tokens import Example
@@ -57,7 +56,7 @@ def find_rows(trainer: Any, learned: Encoded, candidates: list[int]) -> int:
     Raises:
         ConfigError: Not even one row fits.
     """
-    lengths = measure_lengths(learned)
+    lengths = measure_lengths(learned).tolist()
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     is_card = trainer.args.device.type == "cuda"
     middle, most = len(order) // 2, candidates[-1]

@@ -12,7 +12,7 @@ import torch
 
 from core.faults import Fault, Record, refuse_faults
 from train.data import DataFile
-from train.encoding import Encoded, encode_rows, show_progress
+from train.encoding import Encoded, count_learned, encode_rows, show_progress
 from train.template import TrainingTemplate
 from train.tokens import IGNORED, Example, TokenFile, TokenWriter
 
@@ -47,7 +47,7 @@ def encode_pairs(
             encoded.cut_lines += [line] * (max(lengths) > max_length)
             for ids, labels in both.values():
                 encoded.tokens += len(ids[:max_length])
-                encoded.trained_tokens += int((labels[1:max_length] != IGNORED).sum())
+                encoded.trained_tokens += count_learned(labels, max_length)
                 writer.add(ids[:max_length], labels[:max_length])
     encoded.examples = TokenFile(path)
     return encoded
@@ -66,7 +66,7 @@ def _encode_records(
         both = dict(zip(ANSWERS, encode_rows(chats, tokenizer, template, date), strict=True))
         faults = []
         for answer, (ids, labels) in both.items():
-            if not (labels[1:max_length] != IGNORED).any():
+            if not count_learned(labels, max_length):
                 problem = f"none of its tokens lie within the first {max_length} of {len(ids)} tokens"
                 faults.append(Fault(line, answer, problem, "Raise trainer.max_length or shorten the row"))
         yield line, both, faults

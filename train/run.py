@@ -157,7 +157,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
     data = findings.add_counts(encoding.summarize_all(checked.train, learned, checked.valid, held_out))
     manifest = describe_adapter(config, checked, machine, data, asdict(result), export.read_versions())
     export.publish_adapter(adapted, checked.folder / "adapter", manifest, weights)
-    lengths = check_report.measure_lengths(learned).tolist()
+    lengths = encoding.measure_lengths(learned).tolist()
     path = report.write_report(checked.folder, manifest, to_plain(config), sys.argv[1:], machine.name, lengths)
     events.write("done", **asdict(result))
     print(f"adapter: {checked.folder / 'adapter'}\nreport:  {path}\nnext:    {report.next_command(checked.run_id)}")

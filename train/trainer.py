@@ -186,7 +186,7 @@ def build_trainer(
     base = model.get_base_model()
     if arguments.use_cpu and hardware.fused_head and can_score_trained_tokens(base):
         decoder = make_decoder(base, hardware)
-        score_trained_tokens(base, decoder, share_prefix=hardware.share_prefix and not is_sharded(hardware))
+        score_trained_tokens(base, decoder, share_prefix=hardware.share_prefix)
     return trainer
 
 
