@@ -18,6 +18,9 @@ class Action(Enum):
     """What retrieval/run.py does."""
 
     ingest = "ingest"
+    sync = "sync"
+    watch = "watch"
+    delete = "delete"
     search = "search"
     status = "status"
     rebuild = "rebuild"
@@ -175,6 +178,28 @@ class ParsingConfig:
 
 
 @dataclass(slots=True)
+class WatchConfig:
+    """How `action=watch` follows a folder.
+
+    Attributes:
+        debounce_s: How long a folder must be quiet before a sync begins, seconds.
+        interval_s: How often the folder is looked at where no event tells of a change, seconds; also how soon a folder
+            that had vanished is found again.
+        is_polled: Whether to look at every file instead of waiting for events: for network drives, which send none.
+    """
+
+    debounce_s: float = 1.0
+    interval_s: float = 60.0
+    is_polled: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        check_ranges(
+            "watch", {"debounce_s": (self.debounce_s, 0.05, 600), "interval_s": (self.interval_s, 0.1, 86_400)}
+        )
+
+
+@dataclass(slots=True)
 class RetrievalConfig:
     """The whole configuration of retrieval/run.py.
 
@@ -184,9 +209,14 @@ class RetrievalConfig:
         chunking: How documents are cut.
         search: How chunks are found.
         parsing: What parsing may cost.
+        watch: How a folder is followed.
         action: What to do; required.
         store: Name of the store; `status` without one lists all.
-        source: File or folder to ingest.
+        source: File or folder to ingest; the folder to sync with or to watch.
+        file: Name of the document to delete; without one the whole store is deleted.
+        files: Whether `status` lists the documents, each with its state.
+        verify: Whether to read every file, even one whose size, time and inode have not changed.
+        allow_empty: Whether a sync may remove all that a store holds.
         query_file: File that holds the query's text, or `-` for standard input.
         k: How many hits.
         output: How results are printed.
@@ -197,9 +227,14 @@ class RetrievalConfig:
     chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     parsing: ParsingConfig = field(default_factory=ParsingConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     action: Action | None = None
     store: str | None = None
     source: str | None = None
+    file: str | None = None
+    files: bool = False
+    verify: bool = False
+    allow_empty: bool = False
     query_file: str | None = None
     k: int = 5
     output: Output = Output.table

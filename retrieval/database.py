@@ -61,6 +61,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX chunks_by_store ON chunks (store_id, id)",
     ),
+    (  # stamps of files, documents that are being made, and chunks found by what they say
+        "ALTER TABLE documents ADD COLUMN modified_ns INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE documents ADD COLUMN inode INTEGER NOT NULL DEFAULT 0",
+        """ALTER TABLE documents ADD COLUMN state TEXT NOT NULL DEFAULT 'completed'
+            CHECK (state IN ('in_progress', 'completed', 'failed'))""",
+        "UPDATE documents SET state = status",
+        "ALTER TABLE documents DROP COLUMN status",
+        "ALTER TABLE documents RENAME COLUMN state TO status",
+        """CREATE INDEX documents_by_status ON documents
+            (store_id, status, name, sha256, recipe, size_bytes, modified_ns, inode)""",
+        "CREATE INDEX chunks_by_hash ON chunks (store_id, sha256)",
+    ),
 )
 """Append-only: entry n brings the schema from version n to n + 1, in one transaction. Never edit a released one."""
 

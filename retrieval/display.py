@@ -6,7 +6,8 @@ Programs get nothing else on standard output; progress goes to standard error. D
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from retrieval.documents import DocumentState
 from retrieval.store import StoreStatus
 
 if TYPE_CHECKING:  # both come with faiss, which a status does not need
@@ -68,14 +70,37 @@ def show_status(stores: Sequence[StoreStatus], *, as_json: bool) -> None:
         suggest("python retrieval/run.py action=ingest store=NAME source=FOLDER")
         return
     table = Table()
-    for name in ("store", "files", "failed", "chunks", "embedder", "generation", "made"):
-        table.add_column(name, justify="right" if name in {"files", "failed", "chunks", "generation"} else "left")
+    numbers = {"files", "failed", "in progress", "chunks", "generation"}
+    for name in ("store", "files", "failed", "in progress", "chunks", "embedder", "generation", "made"):
+        table.add_column(name, justify="right" if name in numbers else "left")
     for store in stores:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(store.created_at))
-        counts = (store.files, store.failed, store.chunks)
+        counts = (store.files, store.failed, store.in_progress, store.chunks)
         table.add_row(escape(store.store), *map(str, counts), escape(store.embedder), str(store.generation), made)
     console.print(table)
     suggest(f'python scripts/search.py {stores[0].store} "what you want to know"')
+
+
+def show_documents(documents: Mapping[str, Sequence[DocumentState]], *, as_json: bool) -> None:
+    """Print each document of each store with its state, and why it failed."""
+    if as_json:
+        for store, states in documents.items():
+            for state in states:
+                print_json({"store": store, **asdict(state)})
+        return
+    for store, states in documents.items():
+        counts = Counter(state.status for state in states)
+        told = ", ".join(f"{counts[status]} {status}" for status in ("completed", "failed", "in_progress"))
+        table = Table(title=f"{store}: {told}", title_justify="left")
+        table.add_column("file", overflow="fold")
+        table.add_column("status", no_wrap=True)
+        table.add_column("bytes", justify="right", no_wrap=True)
+        table.add_column("chunks", justify="right", no_wrap=True)
+        table.add_column("error", overflow="fold")
+        for state in states:
+            error = f"{state.last_error['code']}: {state.last_error['message']}" if state.last_error else ""
+            table.add_row(escape(state.file), state.status, str(state.size_bytes), str(state.chunks), escape(error))
+        console.print(table)
 
 
 def show_report(report: "IngestReport", *, as_json: bool) -> None:
@@ -84,10 +109,14 @@ def show_report(report: "IngestReport", *, as_json: bool) -> None:
         print_json(asdict(report))
         return
     rate = report.embedded / report.seconds if report.seconds else 0.0
+    counts = [f"{report.found} files found", f"{report.ingested} ingested"]
+    if report.changed:
+        counts[-1] += f" ({report.added} new, {report.changed} changed)"
+    counts += [f"{count} {what}" for what, count in (("renamed", report.renamed), ("removed", report.removed)) if count]
+    counts += [f"{report.unchanged} unchanged", f"{len(report.failures)} failed"]
     console.print(
-        f"store {escape(report.store)}: {report.found} files found, {report.ingested} ingested, "
-        f"{report.unchanged} unchanged, {len(report.failures)} failed; {report.chunks} chunks, "
-        f"{report.embedded} embedded, in {report.seconds:.1f} s ({rate:.0f} chunks/s)"
+        f"store {escape(report.store)}: {', '.join(counts)}; {report.chunks} chunks, {report.embedded} embedded, "
+        f"{report.reused} reused, in {report.seconds:.1f} s ({rate:.0f} chunks/s)"
     )
     if report.failures:
         table = Table(title="Files that could not be read", title_justify="left")
@@ -135,4 +164,4 @@ class _PlainProgress:
 
 
 def _count_done(report: "IngestReport") -> int:
-    return report.ingested + report.unchanged + len(report.failures)
+    return report.ingested + report.renamed + report.unchanged + len(report.failures)

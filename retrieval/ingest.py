@@ -8,11 +8,12 @@ through a callback.
 """
 
 import fcntl
+import functools
 import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,26 +23,28 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from core.errors import Conflict, InputError, InvalidFile, LoamError, NotFound, StorageFull, describe_os_error
+from core.errors import Conflict, InvalidFile, LoamError, StorageFull, describe_os_error
 from core.layout import DataDir, check_name, sha256_file
 from retrieval.chunking import Chunk, cut_document
 from retrieval.config import ChunkingConfig, IndexDevice, ParsingConfig
 from retrieval.database import open_database
 from retrieval.document import Document
+from retrieval.documents import KnownDocument, begin_documents, read_documents, read_failures, stamp_documents
 from retrieval.embedding import Embedder, embed_passages
 from retrieval.parsing import ParserPool
 from retrieval.snapshot import build_index, open_index, save_snapshot
+from retrieval.source import UNKNOWN_STAMP, FileStamp, SourceFile, list_files
 from retrieval.store import (
+    DocumentStatus,
     NewChunk,
     NewDocument,
     Store,
-    commit_document,
+    commit_documents,
     commit_failure,
     find_store,
     hash_chunk,
     make_store,
     read_embeddings,
-    read_fingerprints,
 )
 
 logger = logging.getLogger(__name__)
@@ -52,19 +55,6 @@ BATCH_CHUNKS = 128
 """Chunks that are embedded together: enough to sort by length, few enough to commit every second or so."""
 PARSED_AHEAD = 4
 """Files that a worker may have parsed before they are embedded."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A file to ingest.
-
-    Attributes:
-        path: Where it lies.
-        name: Path below the source, with "/"; the document's name.
-    """
-
-    path: Path
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +77,13 @@ class IngestReport:
         unchanged: Documents that were passed over.
         failures: Files that could not be read.
         chunks: Of the documents ingested now.
-        embedded: Chunks that had to be embedded; the others' text had not changed.
+        embedded: Chunks that had to be embedded; the others say what a chunk of the store says.
         seconds: From start to snapshot.
+        added: Of the ingested documents, those that are new.
+        changed: Of the ingested documents, those that were there in another version.
+        renamed: Documents whose file has another name now; nothing else of them changed.
+        removed: Documents whose file is gone.
+        reused: Chunks that took the vectors of one that says the same.
     """
 
     store: str
@@ -99,6 +94,11 @@ class IngestReport:
     chunks: int = 0
     embedded: int = 0
     seconds: float = 0.0
+    added: int = 0
+    changed: int = 0
+    renamed: int = 0
+    removed: int = 0
+    reused: int = 0
 
 
 Progress = Callable[[IngestReport], None]
@@ -109,7 +109,7 @@ Progress = Callable[[IngestReport], None]
 class _Fingerprint:
     sha256: str
     recipe: str
-    size_bytes: int
+    stamp: FileStamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,9 @@ def ingest(
     chunking: ChunkingConfig,
     parsing: ParsingConfig,
     progress: Progress = lambda _: None,
+    verify: bool = False,
 ) -> IngestReport:
-    """Bring a file or the files of a folder into a store.
+    """Bring a file or the files of a folder into a store; documents of other files stay (see sync.py).
 
     Args:
         data: The data directory.
@@ -142,6 +143,7 @@ def ingest(
         chunking: How documents are cut.
         parsing: What parsing one file may cost.
         progress: Called after each file.
+        verify: Read every file, even one whose size, time and inode are those that the store has noted.
 
     Returns:
         What was done; a file that could not be read is listed, and stops no other.
@@ -160,8 +162,8 @@ def ingest(
     try:
         with lock_store(data, store_name):
             store = make_store(engine, store_name, embedder.identity)
-            run = _Run(engine, store, embedder, chunking, parsing, report, progress)
-            run.ingest(files)
+            run = Ingestion(engine, store, embedder, chunking, parsing, report, progress)
+            run.ingest(files, read_documents(engine, store), verify=verify, retry=True)
             open_index(engine, data, find_store(engine, store_name), IndexDevice.cpu)  # saves it where it is new
     finally:
         engine.dispose()
@@ -188,39 +190,6 @@ def rebuild(data: DataDir, store_name: str) -> int:
             return len(index.numbers)
     finally:
         engine.dispose()
-
-
-def list_files(source: Path, data: DataDir) -> list[SourceFile]:
-    """Return the files of a source in order; hidden ones, links and the data directory itself are left out.
-
-    Raises:
-        NotFound: The source does not exist.
-        InputError: The source holds no files.
-    """
-    if source.is_file():
-        return [SourceFile(source, source.name)]
-    if not source.is_dir():
-        raise NotFound(f"source: wanted a file or folder, found nothing at {source}. Check the path.", param="source")
-    own = data.root.resolve()
-    files = []
-    for folder, folders, names in os.walk(source, onerror=_refuse_folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (Path(folder) / name).resolve() != own
-        )
-        for name in sorted(names):
-            path = Path(folder) / name
-            if not name.startswith(".") and path.is_file() and not path.is_symlink():
-                files.append(SourceFile(path, path.relative_to(source).as_posix()))
-    if not files:
-        raise InputError(
-            f"source: wanted files in {source}, found none (hidden files and links are left out). Check the path.",
-            param="source",
-        )
-    return files
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise describe_os_error(error, "read the source") from error
 
 
 @contextmanager
@@ -251,7 +220,7 @@ def lock_store(data: DataDir, store_name: str) -> Iterator[None]:
         yield
 
 
-class _Run:
+class Ingestion:
     """One ingestion under way: what waits to be embedded and committed."""
 
     def __init__(
@@ -264,6 +233,7 @@ class _Run:
         report: IngestReport,
         progress: Progress,
     ) -> None:
+        """Begin; the store's lock must be held."""
         self._engine = engine
         self._store = store
         self._embedder = embedder
@@ -271,14 +241,24 @@ class _Run:
         self._parsing = parsing
         self._report = report
         self._progress = progress
-        self._recipe = f"{RECIPE_VERSION}:{chunking.max_tokens}:{chunking.overlap_tokens}"
+        self.recipe = f"{RECIPE_VERSION}:{chunking.max_tokens}:{chunking.overlap_tokens}"
+        limits = f"{parsing.timeout_s:g}:{parsing.memory_mib}:{parsing.max_file_mib}"
+        self._recipe_of_failures = f"{self.recipe}:{limits}"  # with more room the file may be read
+        self._known: Mapping[str, KnownDocument] = {}
         self._waiting: list[_Cut] = []
 
-    def ingest(self, files: list[SourceFile]) -> None:
-        """Bring all files in."""
-        known = read_fingerprints(self._engine, self._store)
-        changed = self._find_changed(files, known)
-        for file, fingerprint, outcome in self._parse(changed):
+    def ingest(self, files: list[SourceFile], known: Mapping[str, KnownDocument], *, verify: bool, retry: bool) -> None:
+        """Bring files in.
+
+        Args:
+            files: New, changed and unchanged ones.
+            known: What the store has, by name.
+            verify: Read every file, whatever its stamp.
+            retry: Parse files again that could not be read and have not changed; else their failure is told again.
+        """
+        self._known = known
+        begin_documents(self._engine, self._store, {file.name: file.stamp for file in files if file.name not in known})
+        for file, fingerprint, outcome in self._parse(self._find_changed(files, verify=verify, retry=retry)):
             if isinstance(outcome, Document):
                 chunks = cut_document(outcome, self._chunking, self._embedder.token_starts)
                 self._waiting.append(_Cut(file, fingerprint, outcome, chunks))
@@ -289,24 +269,52 @@ class _Run:
         self._commit_waiting()
 
     def _find_changed(
-        self, files: list[SourceFile], known: dict[str, tuple[str, str]]
+        self, files: list[SourceFile], *, verify: bool, retry: bool
     ) -> Iterator[tuple[SourceFile, _Fingerprint]]:
         """Yield the files whose content or recipe is not what the store has."""
+        restamped: dict[int, FileStamp] = {}
         for file in files:
-            try:
-                size = file.path.stat().st_size
-                fingerprint = _Fingerprint(sha256_file(file.path), self._recipe, size)
-            except OSError as error:
-                self._fail(file, _Fingerprint("", self._recipe, 0), describe_os_error(error, f"read {file.name}"))
+            known = self._known.get(file.name)
+            if known is not None and not self._is_current(known, retry=retry):
+                known = None
+            if known is not None and not verify and file.stamp.is_settled and known.stamp == file.stamp:
+                self._pass_over(known)
                 continue
-            if known.get(file.name) == (fingerprint.sha256, fingerprint.recipe):
-                self._report.unchanged += 1
-                self._progress(self._report)
-            elif size > self._parsing.max_file_mib * 2**20:
+            if file.stamp.size_bytes > self._parsing.max_file_mib * 2**20:
                 limit = f"wanted at most {self._parsing.max_file_mib} MiB (parsing.max_file_mib)"
-                self._fail(file, fingerprint, InvalidFile(f"{limit}, found {size / 2**20:.0f}."))
+                error = InvalidFile(f"{limit}, found {file.stamp.size_bytes / 2**20:.0f}.")
+                self._fail(file, _Fingerprint("", self.recipe, file.stamp), error)
+                continue
+            try:
+                sha256 = sha256_file(file.path)
+            except OSError as error:
+                unread = _Fingerprint("", self.recipe, UNKNOWN_STAMP)
+                self._fail(file, unread, describe_os_error(error, f"read {file.name}"))
+                continue
+            if known is not None and known.sha256 == sha256:
+                restamped[known.id] = file.stamp
+                self._pass_over(known)
             else:
-                yield file, fingerprint
+                yield file, _Fingerprint(sha256, self.recipe, file.stamp)
+        stamp_documents(self._engine, restamped)
+
+    def _is_current(self, known: KnownDocument, *, retry: bool) -> bool:
+        """Tell whether the same bytes would make of a document what the store has."""
+        if known.status is DocumentStatus.completed:
+            return known.recipe == self.recipe
+        return known.status is DocumentStatus.failed and not retry and known.recipe == self._recipe_of_failures
+
+    def _pass_over(self, known: KnownDocument) -> None:
+        """Count a document that stays as it is."""
+        if known.status is DocumentStatus.completed:
+            self._report.unchanged += 1
+        else:
+            self._report.failures.append(Failure(known.name, *self._failures[known.name]))
+        self._progress(self._report)
+
+    @functools.cached_property
+    def _failures(self) -> dict[str, tuple[str, str]]:
+        return read_failures(self._engine, self._store)
 
     def _parse(
         self, files: Iterable[tuple[SourceFile, _Fingerprint]]
@@ -329,32 +337,35 @@ class _Run:
         """Record a file that could not be read."""
         if isinstance(error, StorageFull):
             raise error
-        empty = NewDocument(file.name, fingerprint.sha256, fingerprint.recipe, fingerprint.size_bytes, "", ())
+        size, recipe = file.stamp.size_bytes, self._recipe_of_failures
+        empty = NewDocument(file.name, fingerprint.sha256, recipe, size, "", (), fingerprint.stamp)
         is_kept = commit_failure(self._engine, self._store, empty, error)
         reason = error.message + (" The earlier version stays in the store." if is_kept else "")
         self._report.failures.append(Failure(file.name, error.openai_code, reason))
         self._progress(self._report)
 
     def _commit_waiting(self) -> None:
-        """Embed what waits in one go, then commit each document by itself."""
+        """Embed what waits and says something new, in one go, then commit the documents in one transaction."""
         waiting, self._waiting = self._waiting, []
-        kept = [read_embeddings(self._engine, self._store, cut.file.name) for cut in waiting]
-        new = [
-            (chunk.heading, cut.document.text[chunk.start : chunk.end])
-            for cut, old in zip(waiting, kept, strict=True)
-            for chunk in cut.chunks
-            if _hash_of(cut, chunk) not in old
-        ]
-        vectors = iter(embed_passages(new, self._embedder))
-        for cut, old in zip(waiting, kept, strict=True):
-            chunks = tuple(_make_chunk(cut, chunk, old, vectors) for chunk in cut.chunks)
-            mark = cut.fingerprint
-            document = NewDocument(cut.file.name, mark.sha256, mark.recipe, mark.size_bytes, cut.document.text, chunks)
-            commit_document(self._engine, self._store, document)
+        if not waiting:
+            return
+        passages = {_hash_of(cut, chunk): _passage_of(cut, chunk) for cut in waiting for chunk in cut.chunks}
+        vectors = read_embeddings(self._engine, self._store, passages)
+        new = {key: passage for key, passage in passages.items() if key not in vectors}
+        vectors |= zip(new, embed_passages(list(new.values()), self._embedder), strict=True)
+        documents = [_make_document(cut, vectors) for cut in waiting]
+        commit_documents(self._engine, self._store, documents)
+        for document in documents:
+            known = self._known.get(document.name)
+            if known is not None and known.status is DocumentStatus.completed:
+                self._report.changed += 1
+            else:
+                self._report.added += 1
             self._report.ingested += 1
-            self._report.chunks += len(chunks)
+            self._report.chunks += len(document.chunks)
             self._progress(self._report)
         self._report.embedded += len(new)
+        self._report.reused += sum(len(document.chunks) for document in documents) - len(new)
 
 
 def _settle(
@@ -367,15 +378,27 @@ def _settle(
         return file, fingerprint, error
 
 
+def _passage_of(cut: _Cut, chunk: Chunk) -> tuple[str | None, str]:
+    return chunk.heading, cut.document.text[chunk.start : chunk.end]
+
+
 def _hash_of(cut: _Cut, chunk: Chunk) -> str:
-    return hash_chunk(chunk.heading, cut.document.text[chunk.start : chunk.end])
+    return hash_chunk(*_passage_of(cut, chunk))
 
 
-def _make_chunk(
-    cut: _Cut, chunk: Chunk, old: dict[str, NDArray[np.float32]], new: Iterator[NDArray[np.float32]]
-) -> NewChunk:
-    """Join a chunk with its vectors: those of an unchanged chunk of the earlier version, or the next new ones."""
-    known = old.get(_hash_of(cut, chunk))
-    text = cut.document.text[chunk.start : chunk.end]
-    embeddings = next(new) if known is None else known
-    return NewChunk(chunk.start, chunk.end, chunk.page, chunk.heading, text, embeddings)
+def _make_document(cut: _Cut, vectors: Mapping[str, NDArray[np.float32]]) -> NewDocument:
+    """Join a document's chunks with their vectors."""
+    text = cut.document.text
+    chunks = tuple(
+        NewChunk(
+            chunk.start,
+            chunk.end,
+            chunk.page,
+            chunk.heading,
+            text[chunk.start : chunk.end],
+            vectors[_hash_of(cut, chunk)],
+        )
+        for chunk in cut.chunks
+    )
+    mark = cut.fingerprint
+    return NewDocument(cut.file.name, mark.sha256, mark.recipe, mark.stamp.size_bytes, text, chunks, mark.stamp)

@@ -1,8 +1,11 @@
 """Ingest documents into a store and search it.
 
     python retrieval/run.py action=ingest store=NAME source=PATH
+    python retrieval/run.py action=sync store=NAME source=FOLDER [verify=true] [allow_empty=true]
+    python retrieval/run.py action=watch store=NAME source=FOLDER
+    python retrieval/run.py action=delete store=NAME [file=DOCUMENT]
     python retrieval/run.py action=search store=NAME query_file=- k=5 output=json
-    python retrieval/run.py action=status [store=NAME] [output=json]
+    python retrieval/run.py action=status [store=NAME] [files=true] [output=json]
     python retrieval/run.py action=rebuild store=NAME
 
 Reads conf/retrieval.yaml. For a question typed by hand: python scripts/search.py NAME "free text". May run beside a
@@ -25,6 +28,7 @@ from core.logs import configure_logging
 from retrieval import display
 from retrieval.config import Action, Output, RetrievalConfig
 from retrieval.database import open_database
+from retrieval.documents import list_documents
 from retrieval.store import StoreStatus, find_store, list_stores
 
 MAX_QUERY_BYTES = 1 << 20
@@ -35,7 +39,7 @@ def main(composed: DictConfig) -> None:
     configure_logging(level="WARNING")
     config = load_config(composed, RetrievalConfig)
     actions = {Action.ingest: run_ingest, Action.search: run_search, Action.status: run_status}
-    actions |= {Action.rebuild: run_rebuild}
+    actions |= {Action.rebuild: run_rebuild, Action.sync: run_sync, Action.watch: run_watch, Action.delete: run_delete}
     if config.action is None:
         choices = ", ".join(action.value for action in Action)
         raise ConfigError(f"action: wanted one of {choices}; found none. Give it: action=ingest", param="action")
@@ -48,7 +52,8 @@ def run_ingest(config: RetrievalConfig) -> None:
     store_name = need(config.store, "store", "NAME")
     source = Path(need(config.source, "source", "PATH"))
     from retrieval.embedding import SentenceEmbedder
-    from retrieval.ingest import ingest, list_files
+    from retrieval.ingest import ingest
+    from retrieval.source import list_files
 
     list_files(source, data)  # a wrong path is refused before the model is looked for
     embedder = SentenceEmbedder(data.model(config.embedder.name), config.embedder)
@@ -61,10 +66,70 @@ def run_ingest(config: RetrievalConfig) -> None:
             chunking=config.chunking,
             parsing=config.parsing,
             progress=progress,
+            verify=config.verify,
         )
     display.show_report(report, as_json=config.output is Output.json)
     if not report.ingested and not report.unchanged:
         raise InputError(f"source: wanted at least one readable file in {source}, found {report.found} that are not.")
+
+
+def run_sync(config: RetrievalConfig) -> None:
+    """Make a store hold what a folder holds."""
+    data = DataDir(Path(config.paths.data_dir))
+    store_name = need(config.store, "store", "NAME")
+    source = Path(need(config.source, "source", "FOLDER"))
+    from retrieval.embedding import SentenceEmbedder
+    from retrieval.sync import SyncRules, list_source, sync
+
+    list_source(source, data, allow_empty=config.allow_empty)  # refused before the model is looked for
+    embedder = SentenceEmbedder(data.model(config.embedder.name), config.embedder)
+    with display.follow_progress() as progress:
+        report = sync(
+            data,
+            store_name,
+            source,
+            embedder=embedder,
+            chunking=config.chunking,
+            parsing=config.parsing,
+            progress=progress,
+            rules=SyncRules(config.verify, config.allow_empty),
+        )
+    display.show_report(report, as_json=config.output is Output.json)
+
+
+def run_watch(config: RetrievalConfig) -> None:
+    """Keep a store in step with a folder until the process is told to stop."""
+    data = DataDir(Path(config.paths.data_dir))
+    store_name = need(config.store, "store", "NAME")
+    source = Path(need(config.source, "source", "FOLDER"))
+    from retrieval.embedding import SentenceEmbedder
+    from retrieval.watch import stop_on_signals, watch
+
+    embedder = SentenceEmbedder(data.model(config.embedder.name), config.embedder)
+    with stop_on_signals() as stop:
+        watch(
+            data,
+            store_name,
+            source,
+            embedder=embedder,
+            config=config,
+            tell=lambda report: display.show_report(report, as_json=config.output is Output.json),
+            stop=stop,
+        )
+
+
+def run_delete(config: RetrievalConfig) -> None:
+    """Remove a document or a whole store."""
+    from retrieval.sync import delete
+
+    store_name = need(config.store, "store", "NAME")
+    removed = delete(DataDir(Path(config.paths.data_dir)), store_name, config.file)
+    if config.output is Output.json:
+        display.print_json({"store": store_name, "file": config.file, "removed": removed})
+        return
+    what = f"document {config.file}" if config.file else f"the store with its {removed} documents"
+    display.console.print(f"store {store_name}: {what} removed", markup=False)
+    display.suggest("python retrieval/run.py action=status")
 
 
 def run_search(config: RetrievalConfig) -> None:
@@ -96,6 +161,11 @@ def run_status(config: RetrievalConfig) -> None:
         if config.store is not None:
             find_store(engine, config.store)  # raises where there is none, and lists the others
         stores: list[StoreStatus] = [store for store in list_stores(engine) if config.store in (None, store.store)]
+        if config.files:
+            names = [store.store for store in stores]
+            documents = {name: list_documents(engine, find_store(engine, name)) for name in names}
+            display.show_documents(documents, as_json=config.output is Output.json)
+            return
     finally:
         engine.dispose()
     display.show_status(stores, as_json=config.output is Output.json)

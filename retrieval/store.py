@@ -7,7 +7,7 @@ parsed, cut, embedded or searched.
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -19,14 +19,16 @@ from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 from core.errors import Conflict, ContractError, LoamError, NotFound
 from core.layout import check_name
 from retrieval.database import read_transaction, write_transaction
+from retrieval.source import UNKNOWN_STAMP, FileStamp
 
 CHUNK_ID_PREFIX = "chunk-"
 MAX_SQL_PARAMETERS = 500
 
 
 class DocumentStatus(Enum):
-    """Whether a document can be found."""
+    """Whether a document can be found; `in_progress`: it is being made for the first time."""
 
+    in_progress = "in_progress"
     completed = "completed"
     failed = "failed"
 
@@ -64,6 +66,7 @@ class StoreStatus:
         store: Its name.
         files: Documents that can be found.
         failed: Documents that could not be read.
+        in_progress: Documents that are being made, or that a killed process left for the next run.
         chunks: Of the completed documents.
         embedder: Name of the model that made its vectors.
         dimension: Of the vectors.
@@ -74,6 +77,7 @@ class StoreStatus:
     store: str
     files: int
     failed: int
+    in_progress: int
     chunks: int
     embedder: str
     dimension: int
@@ -113,6 +117,7 @@ class NewDocument:
         size_bytes: Of the file.
         text: What the chunks are slices of.
         chunks: In order.
+        stamp: Of the file, as it was before its bytes were read.
     """
 
     name: str
@@ -121,6 +126,7 @@ class NewDocument:
     size_bytes: int
     text: str
     chunks: tuple[NewChunk, ...]
+    stamp: FileStamp = UNKNOWN_STAMP
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,7 @@ def list_stores(engine: Engine) -> list[StoreStatus]:
         """SELECT s.name, s.embedder, s.dimension, s.generation, s.created_at,
             (SELECT COUNT(*) FROM documents d WHERE d.store_id = s.id AND d.status = 'completed') AS files,
             (SELECT COUNT(*) FROM documents d WHERE d.store_id = s.id AND d.status = 'failed') AS failed,
+            (SELECT COUNT(*) FROM documents d WHERE d.store_id = s.id AND d.status = 'in_progress') AS in_progress,
             (SELECT COUNT(*) FROM chunks c WHERE c.store_id = s.id) AS chunks
         FROM stores s ORDER BY s.name"""
     )
@@ -233,6 +240,12 @@ def make_store(engine: Engine, name: str, embedder: EmbedderIdentity) -> Store:
     return store
 
 
+def delete_store(engine: Engine, store: Store) -> None:
+    """Remove a store with its documents, chunks and vectors, in one transaction."""
+    with write_transaction(engine) as connection:
+        connection.execute(text("DELETE FROM stores WHERE id = :id"), {"id": store.id})  # the rest by ON DELETE CASCADE
+
+
 def check_embedder(store: Store, embedder: EmbedderIdentity) -> None:
     """Refuse an embedder that did not make a store's vectors.
 
@@ -252,22 +265,18 @@ def _describe(embedder: EmbedderIdentity) -> str:
     return f"{embedder.name} ({embedder.dimension} dimensions, files {embedder.sha256[:12]})"
 
 
-def read_fingerprints(engine: Engine, store: Store) -> dict[str, tuple[str, str]]:
-    """Return SHA-256 and recipe of each completed document, by name."""
-    query = text("SELECT name, sha256, recipe FROM documents WHERE store_id = :id AND status = 'completed'")
-    with read_transaction(engine) as connection:
-        return {row.name: (row.sha256, row.recipe) for row in connection.execute(query, {"id": store.id})}
-
-
-def read_embeddings(engine: Engine, store: Store, name: str) -> dict[str, NDArray[np.float32]]:
-    """Return the vectors of a document's chunks by the hash of what they say, so that unchanged ones are kept."""
-    query = text(
-        "SELECT c.sha256, c.embeddings FROM chunks c JOIN documents d ON d.id = c.document_id "
-        "WHERE d.store_id = :id AND d.name = :name"
+def read_embeddings(engine: Engine, store: Store, hashes: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    """Return the vectors of those chunks that the store has already, by the hash of what they say."""
+    query = text("SELECT sha256, embeddings FROM chunks WHERE store_id = :id AND sha256 IN :hashes").bindparams(
+        bindparam("hashes", expanding=True)
     )
+    wanted = sorted(set(hashes))
+    known: dict[str, NDArray[np.float32]] = {}
     with read_transaction(engine) as connection:
-        rows = connection.execute(query, {"id": store.id, "name": name}).all()
-    return {row.sha256: _unpack(row.embeddings, store.embedder.dimension) for row in rows}
+        for start in range(0, len(wanted), MAX_SQL_PARAMETERS):
+            rows = connection.execute(query, {"id": store.id, "hashes": wanted[start : start + MAX_SQL_PARAMETERS]})
+            known |= {row.sha256: _unpack(row.embeddings, store.embedder.dimension) for row in rows}
+    return known
 
 
 def commit_document(engine: Engine, store: Store, document: NewDocument) -> int:
@@ -276,21 +285,35 @@ def commit_document(engine: Engine, store: Store, document: NewDocument) -> int:
     Returns:
         The store's new generation.
     """
+    return commit_documents(engine, store, [document])
+
+
+def commit_documents(engine: Engine, store: Store, documents: Sequence[NewDocument]) -> int:
+    """Put documents in place of their earlier versions, all in one transaction; on disk when this returns.
+
+    Returns:
+        The store's new generation.
+    """
     with write_transaction(engine) as connection:
-        _delete_document(connection, store.id, document.name)
-        document_id = _insert_document(
-            connection, store.id, document, DocumentStatus.completed, error_code=None, error=None
+        for document in documents:
+            _replace_document(connection, store, document)
+        return raise_generation(connection, store.id)
+
+
+def _replace_document(connection: Connection, store: Store, document: NewDocument) -> None:
+    _delete_document(connection, store.id, document.name)
+    document_id = _insert_document(
+        connection, store.id, document, DocumentStatus.completed, error_code=None, error=None
+    )
+    if document.chunks:
+        connection.execute(
+            text(
+                "INSERT INTO chunks (store_id, document_id, ordinal, start_offset, end_offset, page, heading, "
+                "text, sha256, embeddings) VALUES (:store_id, :document_id, :ordinal, :start, :end, :page, "
+                ":heading, :text, :sha256, :embeddings)"
+            ),
+            [_chunk_values(store, document_id, number, chunk) for number, chunk in enumerate(document.chunks)],
         )
-        if document.chunks:
-            connection.execute(
-                text(
-                    "INSERT INTO chunks (store_id, document_id, ordinal, start_offset, end_offset, page, heading, "
-                    "text, sha256, embeddings) VALUES (:store_id, :document_id, :ordinal, :start, :end, :page, "
-                    ":heading, :text, :sha256, :embeddings)"
-                ),
-                [_chunk_values(store, document_id, number, chunk) for number, chunk in enumerate(document.chunks)],
-            )
-        return _raise_generation(connection, store.id)
 
 
 def commit_failure(engine: Engine, store: Store, document: NewDocument, error: LoamError) -> bool:
@@ -330,9 +353,9 @@ def _insert_document(
 ) -> int:
     result = connection.execute(
         text(
-            "INSERT INTO documents (store_id, name, sha256, recipe, size_bytes, status, error_code, error, text, "
-            "updated_at) VALUES (:store_id, :name, :sha256, :recipe, :size_bytes, :status, :error_code, :error, :text, "
-            ":now) RETURNING id"
+            "INSERT INTO documents (store_id, name, sha256, recipe, size_bytes, modified_ns, inode, status, "
+            "error_code, error, text, updated_at) VALUES (:store_id, :name, :sha256, :recipe, :size_bytes, "
+            ":modified_ns, :inode, :status, :error_code, :error, :text, :now) RETURNING id"
         ),
         {
             "store_id": store_id,
@@ -340,6 +363,8 @@ def _insert_document(
             "sha256": document.sha256,
             "recipe": document.recipe,
             "size_bytes": document.size_bytes,
+            "modified_ns": document.stamp.modified_ns,
+            "inode": document.stamp.inode,
             "status": status.value,
             "error_code": error_code,
             "error": error,
@@ -368,7 +393,8 @@ def _chunk_values(store: Store, document_id: int, ordinal: int, chunk: NewChunk)
     }
 
 
-def _raise_generation(connection: Connection, store_id: int) -> int:
+def raise_generation(connection: Connection, store_id: int) -> int:
+    """Count one more change of a store's chunks; return the new generation."""
     query = text("UPDATE stores SET generation = generation + 1 WHERE id = :id RETURNING generation")
     return int(connection.execute(query, {"id": store_id}).scalar_one())
 

@@ -75,7 +75,8 @@ def check_store(data: DataDir, acknowledged: int, version: int) -> None:
         ids = connection.execute(text("SELECT id FROM chunks ORDER BY id")).scalars().all()
         covered = connection.execute(
             text(
-                "SELECT COUNT(*) FROM documents d WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.document_id = d.id)"
+                "SELECT COUNT(*) FROM documents d WHERE d.status = 'completed' "
+                "AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.document_id = d.id)"
             )
         ).scalar()
     assert (orphans, covered) == (0, 0)

@@ -157,3 +157,20 @@ def test_processes_may_open_a_new_database_at_once(tmp_path: Path) -> None:
     )
     children = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "loam.db")]) for _ in range(4)]
     assert [child.wait(timeout=60) for child in children] == [0, 0, 0, 0]
+
+
+def test_documents_of_the_first_schema_keep_their_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:1])
+        engine = open_database(tmp_path / "loam.db")
+        insert = text(
+            "INSERT INTO documents (store_id, name, sha256, recipe, size_bytes, status, text, updated_at) "
+            "VALUES (1, :name, 'x', '1', 1, :status, 'words', 0)"
+        )
+        with write_transaction(engine) as connection:
+            connection.execute(text("INSERT INTO stores VALUES (1, 'acme', 'mini', 1, 'x', 0, 0)"))
+            connection.execute(insert, [{"name": status, "status": status} for status in ("completed", "failed")])
+        engine.dispose()
+    with read_transaction(open_database(tmp_path / "loam.db")) as connection:
+        rows = connection.execute(text("SELECT name, status, modified_ns, inode FROM documents ORDER BY id")).all()
+    assert [tuple(row) for row in rows] == [("completed", "completed", 0, 0), ("failed", "failed", 0, 0)]

@@ -18,7 +18,7 @@ HIT = Hit(
 )  # fmt: skip
 RESULT = SearchResult("q", [HIT, HIT], [SearchedStore("acme", 3, 10, 5)], {"total": 12.0})
 STATUS = StoreStatus(
-    "acme", files=44, failed=1, chunks=175, embedder="mini", dimension=384, generation=45, created_at=0
+    "acme", files=44, failed=1, in_progress=0, chunks=175, embedder="mini", dimension=384, generation=45, created_at=0
 )
 REPORT = IngestReport("acme", 3, 1, 1, [Failure("bad.pdf", "invalid_file", "It needs a [password].")], 5, 5, 1.0)
 

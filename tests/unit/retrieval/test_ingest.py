@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from core.errors import Conflict, InputError, NotFound, StorageFull
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import open_database
-from retrieval.ingest import IngestReport, ingest, list_files, lock_store, rebuild
+from retrieval.ingest import IngestReport, ingest, lock_store, rebuild
 from retrieval.snapshot import snapshot_folder
-from retrieval.store import NewDocument, Store, commit_document, find_store, list_stores, read_chunks
+from retrieval.source import list_files
+from retrieval.store import NewDocument, Store, commit_documents, find_store, list_stores, read_chunks
 from tests.fakes.hash_embedder import HashEmbedder
 
 PUMP = "# Pump\n\nThe pump has a warranty of 26 months.\n\n## Care\n\nClean the filter every month.\n"
@@ -78,7 +80,7 @@ def test_unchanged_files_are_passed_over(data: DataDir, source: Path) -> None:
     assert (report.ingested, report.unchanged, report.embedded) == (0, 2, 0)
     assert embedder.embedded == []
     engine = open_database(data.database)
-    assert find_store(engine, "acme").generation == 2
+    assert find_store(engine, "acme").generation == 1  # both documents came in one transaction
 
 
 def test_only_changed_chunks_are_embedded_again(data: DataDir, source: Path) -> None:
@@ -170,14 +172,15 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_committed(
 ) -> None:
     committed: list[str] = []
 
-    def fill_disk(engine: Engine, store: Store, document: NewDocument) -> int:
+    def fill_disk(engine: Engine, store: Store, documents: Sequence[NewDocument]) -> int:
         if committed:
             raise StorageFull("full")
-        committed.append(document.name)
-        return commit_document(engine, store, document)
+        committed.extend(document.name for document in documents)
+        return commit_documents(engine, store, documents)
 
     with monkeypatch.context() as patch:
-        patch.setattr("retrieval.ingest.commit_document", fill_disk)
+        patch.setattr("retrieval.ingest.BATCH_CHUNKS", 1)
+        patch.setattr("retrieval.ingest.commit_documents", fill_disk)
         with pytest.raises(StorageFull):
             run(data, source)
     assert list_stores(open_database(data.database))[0].files == 1

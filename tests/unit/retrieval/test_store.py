@@ -9,7 +9,8 @@ from sqlalchemy import Engine, text
 from core.errors import ConfigError, Conflict, ContractError, InvalidFile, NotFound
 from retrieval import store
 from retrieval.database import open_database, read_transaction, write_transaction
-from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, Store
+from retrieval.documents import read_documents
+from retrieval.store import DocumentStatus, EmbedderIdentity, NewChunk, NewDocument, Store
 
 EMBEDDER = EmbedderIdentity("hash", 4, "abc")
 
@@ -62,7 +63,8 @@ def test_a_new_version_replaces_the_old_one_and_its_ids(engine: Engine, acme: St
     assert [row.text for row in after] == ["three"]
     assert after[0].id > max(row.id for row in before)
     assert store.read_passages(engine, [row.id for row in before]) == {}
-    assert store.read_fingerprints(engine, acme) == {"a.md": ("2", "1")}
+    known = read_documents(engine, acme)["a.md"]
+    assert (known.sha256, known.recipe, known.status) == ("2", "1", DocumentStatus.completed)
     assert (count(engine, "documents"), count(engine, "chunks")) == (1, 1)
 
 
@@ -93,15 +95,16 @@ def test_a_failure_is_recorded_and_does_not_hide_an_earlier_version(engine: Engi
     assert store.commit_failure(engine, acme, make_document("a.md"), InvalidFile("damaged")) is True
     (status,) = store.list_stores(engine)
     assert (status.files, status.failed, status.chunks) == (1, 1, 1)
-    assert "b.pdf" not in store.read_fingerprints(engine, acme)
+    assert read_documents(engine, acme)["b.pdf"].status is DocumentStatus.failed
     store.commit_document(engine, acme, make_document("b.pdf", "mended"))
     assert (store.list_stores(engine)[0].files, store.list_stores(engine)[0].failed) == (2, 0)
 
 
 def test_vectors_are_found_again_by_what_the_chunk_says(engine: Engine, acme: Store) -> None:
     store.commit_document(engine, acme, make_document("a.md", "one", "two"))
-    known = store.read_embeddings(engine, acme, "a.md")
-    assert set(known) == {store.hash_chunk("A > B", "one"), store.hash_chunk("A > B", "two")}
+    wanted = {store.hash_chunk("A > B", "one"), store.hash_chunk("A > B", "two")}
+    known = store.read_embeddings(engine, acme, [*wanted, store.hash_chunk(None, "three")])
+    assert set(known) == wanted
     assert store.hash_chunk(None, "A") != store.hash_chunk("A", "")
 
 
