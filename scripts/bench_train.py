@@ -4,7 +4,8 @@ Each arm is a process of its own that trains SmolLM2-135M (NF4, LoRA r16 on all 
 its trainer's own loop. A turn is one epoch over the same rows; arms take turns forwards and backwards, A-B-C C-B-A, and
 wait while another has the machine. Before anything is timed, every arm computes loss and gradients of the same
 micro-batch, which must agree. Non-padding tokens are counted; ratios are medians over rounds with a bootstrapped 95%
-interval. `set=ladder` leaves out one technique after the other, `set=tuning` looks for the best settings of TRL.
+interval. `set=ladder` leaves out one technique after the other, `set=packing` judges packing by the loss on held-out
+rows after the same epochs, `set=tuning` looks for the best settings of TRL.
 Does not know the kernels; trainer.py and TRL do what they do in every run.
 """
 
@@ -32,14 +33,13 @@ from core.config import PathsConfig, load_config, run_app
 from core.errors import ContractError, NotFound
 from core.layout import DataDir
 from core.logs import configure_logging
-from scripts.bench_train_arms import FLOAT32, LADDER, PEERS, REFERENCE, TUNING, run_worker
+from scripts.bench_train_arms import FLOAT32, LADDER, PACKING, PEERS, REFERENCE, TUNING, run_worker
 from train.tokens import Example
 
 MARK = "bench:"
 """Opens the lines of a worker that are meant for the bench."""
 FULL_LENGTH = 512
-ROWS = {"full": 8, "mixed": 8}
-"""Rows of a turn: one optimizer step."""
+HELD_OUT_ROWS = 32
 LARGEST_LOSS_GAP = 0.01
 LARGEST_GRADIENT_GAP = 1.2
 """An arm in bfloat16 may be so much farther from float32's gradients than TRL's own bfloat16 is."""
@@ -69,6 +69,7 @@ class ArmSet(Enum):
     peers = "peers"
     float32 = "float32"
     ladder = "ladder"
+    packing = "packing"
     tuning = "tuning"
 
 
@@ -79,7 +80,8 @@ class BenchConfig:
     Attributes:
         source: Folder of support_train.jsonl and intents_train.jsonl.
         lengths: Rows of full length, of mixed lengths, or one after the other.
-        set: Arms: TRL as peers, TRL in float32, our own with techniques left out, or candidates for «TRL tuned».
+        set: Arms: TRL as peers, TRL in float32, ours with techniques left out, packing, or candidates for «TRL tuned».
+        rows: Of a turn; eight are one optimizer step.
         rounds: Rounds that count; each arm has two turns in each.
         output: How the figures are printed at the end.
         worker: An arm's name and the file of its rows; the bench starts itself with it.
@@ -89,6 +91,7 @@ class BenchConfig:
     source: str = "../shared/data"
     lengths: Lengths = Lengths.both
     set: ArmSet = ArmSet.peers
+    rows: int = 8
     rounds: int = 5
     output: Output = Output.table
     worker: str | None = None
@@ -108,6 +111,7 @@ class Measured:
         peak_mib: Most memory that its process ever had.
         loss: Of the micro-batch that all arms computed first.
         gradient_gap: Relative distance of its gradients from those in float32.
+        valid_loss: On held-out rows, after all turns.
     """
 
     arm: str
@@ -118,6 +122,7 @@ class Measured:
     peak_mib: int
     loss: float
     gradient_gap: float
+    valid_loss: float
 
 
 class Worker:
@@ -126,8 +131,9 @@ class Worker:
     def __init__(self, arm: str, rows: Path, turns: int, data_dir: str) -> None:
         """Start it; it loads and waits."""
         self.arm = arm
-        job = json.dumps({"arm": arm, "rows": str(rows), "turns": turns, "gradients": str(rows.with_name(f"{arm}.st"))})
-        Path(rows.with_name(f"{arm}.json")).write_text(job, encoding="utf-8")
+        files = {"rows": rows, "held_out": rows.with_name("held_out"), "gradients": rows.with_name(f"{arm}.st")}
+        job = {"arm": arm, "turns": turns, **{name: str(path) for name, path in files.items()}}
+        rows.with_name(f"{arm}.json").write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, __file__, f"worker={rows.with_name(f'{arm}.json')}", f"paths.data_dir={data_dir}"]
         self.log = rows.with_name(f"{arm}.log").open("w+")
         self.process = subprocess.Popen(
@@ -171,8 +177,9 @@ def main(composed: DictConfig) -> None:
         )
         return
     kinds = ["full", "mixed"] if config.lengths is Lengths.both else [config.lengths.value]
-    names = {ArmSet.peers: PEERS, ArmSet.float32: FLOAT32, ArmSet.ladder: LADDER, ArmSet.tuning: TUNING}[config.set]
-    results = {kind: measure(kind, names, config) for kind in kinds}
+    names = {ArmSet.peers: PEERS, ArmSet.float32: FLOAT32, ArmSet.ladder: LADDER}
+    names |= {ArmSet.packing: PACKING, ArmSet.tuning: TUNING}
+    results = {kind: measure(kind, names[config.set], config) for kind in kinds}
     show(results, config)
 
 
@@ -184,9 +191,12 @@ def say(**answer: Any) -> None:
 def measure(kind: str, names: list[str], config: BenchConfig) -> list[Measured]:
     """Run all arms on one kind of rows."""
     with tempfile.TemporaryDirectory(prefix="loam-bench-") as folder:
-        rows = Path(folder) / "rows.json"
-        picked = pick_rows(kind, Path(config.source), DataDir(Path(config.paths.data_dir)))
+        rows = Path(folder) / "rows"
+        where = Path(config.source), DataDir(Path(config.paths.data_dir))
+        picked = pick_rows(kind, "train", config.rows, *where)
         rows.write_text(json.dumps(picked), encoding="utf-8")
+        held_out = pick_rows(kind, "valid", HELD_OUT_ROWS, *where)
+        rows.with_name("held_out").write_text(json.dumps(held_out), encoding="utf-8")
         tokens = sum(len(row["input_ids"]) for row in picked)
         turns = 1 + 2 * config.rounds
         workers: list[Worker] = []
@@ -197,7 +207,7 @@ def measure(kind: str, names: list[str], config: BenchConfig) -> list[Measured]:
             gaps = prove_equal(workers, reference := Worker(REFERENCE, rows, 1, config.paths.data_dir))
             reference.close()
             seconds = take_turns(kind, workers, config.rounds)
-            peaks = {worker.arm: int(worker.read()["peak_mib"]) for worker in workers}
+            ends = {worker.arm: worker.read() for worker in workers}
         finally:
             for worker in workers:
                 worker.close()
@@ -208,9 +218,10 @@ def measure(kind: str, names: list[str], config: BenchConfig) -> list[Measured]:
             worker.arm,
             round(statistics.median(rates[worker.arm]), 1),
             *bootstrap([a / b for a, b in zip(first, rates[worker.arm], strict=True)]),
-            peaks[worker.arm],
+            ends[worker.arm]["peak_mib"],
             round(worker.proof["loss"], 5),
             round(gaps[worker.arm], 4),
+            round(ends[worker.arm]["valid_loss"], 5),
         )
         for worker in workers
     ]
@@ -281,11 +292,13 @@ def bootstrap(ratios: list[float], draws: int = 2000) -> tuple[float, float, flo
     )
 
 
-def pick_rows(kind: str, source: Path, data_dir: DataDir) -> list[Example]:
+def pick_rows(kind: str, part: str, count: int, source: Path, data_dir: DataDir) -> list[Example]:
     """Return the token ids and labels of a turn's rows, the same in every run.
 
     Args:
         kind: `full` or `mixed`.
+        part: `train` or `valid`.
+        count: How many.
         source: Folder of the shared data.
         data_dir: Where the model is.
 
@@ -304,16 +317,16 @@ def pick_rows(kind: str, source: Path, data_dir: DataDir) -> list[Example]:
             raise NotFound(f"source: wanted {name} in {source}, found none. Give the folder: source=DIR")
         return [json.loads(line) for line in (source / name).read_text(encoding="utf-8").splitlines()]
 
-    chats = [encode_chat(row, tokenizer, template, None) for row in read("support_train.jsonl")[:400]]
+    chats = [encode_chat(row, tokenizer, template, None) for row in read(f"support_{part}.jsonl")[: 20 * count]]
     if kind == "full":
-        rows = [row for row in chats if len(row["input_ids"]) >= FULL_LENGTH][: ROWS[kind]]
+        rows = [row for row in chats if len(row["input_ids"]) >= FULL_LENGTH][:count]
         return [{"input_ids": row["input_ids"][:FULL_LENGTH], "labels": row["labels"][:FULL_LENGTH]} for row in rows]
     questions = [
         {"messages": [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["label"]}]}
-        for row in read("intents_train.jsonl")[: ROWS[kind] // 2]
+        for row in read(f"intents_{part}.jsonl")[: count // 2]
     ]
     short = [encode_chat(row, tokenizer, template, None) for row in questions]
-    mixed = chats[: ROWS[kind] // 2] + short
+    mixed = chats[: count // 2] + short
     random.Random(0).shuffle(mixed)  # noqa: S311
     return mixed
 
@@ -330,11 +343,11 @@ def show(results: dict[str, list[Measured]], config: BenchConfig) -> None:
         versions = {name: version(name) for name in ("torch", "transformers", "peft", "trl", "bitsandbytes")}
         print(json.dumps({"set": config.set.value, "rounds": config.rounds, "versions": versions, "data": figures}))
         return
-    columns = ["arm", "tokens/s", "ratio", "95%", "peak MiB", "loss", "gradients off"]
+    columns = ["arm", "tokens/s", "ratio", "95%", "peak MiB", "loss", "gradients off", "held-out loss"]
     for kind, arms in results.items():
         cells = [
             [a.arm, f"{a.tokens_per_s:,.0f}", f"{a.ratio:.2f}", f"{a.low:.2f} to {a.high:.2f}", f"{a.peak_mib:,}",
-             f"{a.loss:.4f}", f"{a.gradient_gap:.4f}"]
+             f"{a.loss:.4f}", f"{a.gradient_gap:.4f}", f"{a.valid_loss:.4f}"]
             for a in arms
         ]  # fmt: skip
         if config.output is Output.markdown:

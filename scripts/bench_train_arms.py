@@ -19,6 +19,8 @@ from core.layout import DataDir
 
 MODEL = "smollm2-135m-instruct"
 ROWS_A_STEP = 8
+PACK_TOKENS = 2048
+"""One pack a step: about as many tokens as eight rows of mixed lengths have."""
 PROVED_ROWS = 4
 PROVED_LENGTH = 256
 
@@ -32,12 +34,14 @@ class Arm:
         options: Of TRL's SFTConfig, for an arm of TRL's.
         attention: Of TRL's arm.
         is_float32: Whether it computes in float32.
+        is_packed: Whether TRL's arm learns from packs.
     """
 
     overrides: tuple[str, ...] | None = None
     options: tuple[tuple[str, Any], ...] = ()
     attention: str = "sdpa"
     is_float32: bool = False
+    is_packed: bool = False
 
 
 def _tuned(rows: int, **more: Any) -> tuple[tuple[str, Any], ...]:
@@ -69,6 +73,8 @@ ARMS: dict[str, Arm] = {
     "true_nf4": Arm(_NF4),
     "shuffled_rows": Arm(_SHUFFLED),
     "loam_float32": Arm((*_SHUFFLED, "hardware.dtype=float32"), is_float32=True),
+    "loam_packed": Arm(("trainer.packing=true", f"trainer.max_length={PACK_TOKENS}", "trainer.batch_size=1")),
+    "trl_packed": Arm(options=_tuned(1, packing=True, gradient_accumulation_steps=1), is_packed=True),
     "eager_2": Arm(options=_tuned(2), attention="eager"),
     "eager_4": Arm(options=_tuned(4), attention="eager"),
     "sdpa_2": Arm(options=_tuned(2)),
@@ -79,6 +85,8 @@ PEERS = ["loam", "trl_tuned", "trl_default"]
 FLOAT32 = ["loam", REFERENCE]
 LADDER = ["loam", "prefix_apart", "autograd_layers", "whole_head", "true_nf4", "shuffled_rows", "loam_float32"]
 """Each leaves out what the one before it leaves out, and one technique more."""
+PACKING = ["loam", "loam_packed", "trl_packed"]
+"""Packing puts other rows into a batch, so it is judged by the loss on held-out rows after the same epochs."""
 TUNING = ["eager_2", "eager_4", "sdpa_2", "sdpa_4"]
 
 
@@ -86,7 +94,7 @@ def run_worker(job: dict[str, Any], data_dir: DataDir, say: Callable[..., None])
     """Build an arm, prove what it computes, and train an epoch at each «go» on standard input.
 
     Args:
-        job: The arm's name, the file of its rows, the number of turns, and where the gradients go.
+        job: The arm's name, files of its rows and of held-out ones, the number of turns, and where the gradients go.
         data_dir: Where the model is.
         say: Answers the bench.
     """
@@ -120,13 +128,14 @@ def run_worker(job: dict[str, Any], data_dir: DataDir, say: Callable[..., None])
         loss = _prove(trainer, rows, Path(job["gradients"]))
         say(loss=loss, gradients=job["gradients"])
         trainer.train()
-        say(peak_mib=_read_peak_mib())
+        held_out = json.loads(Path(job["held_out"]).read_text(encoding="utf-8"))
+        say(peak_mib=_read_peak_mib(), valid_loss=_score(trainer, held_out))
 
 
 def _build_loam(arm: Arm, rows: list[dict[str, list[int]]], data_dir: DataDir, folder: Path, turns: int) -> Any:
     """Build our trainer as train/run.py does, on rows that are tokens already."""
     from core.events import EventWriter
-    from train import hardware, memory, model, recorder, trainer
+    from train import hardware, memory, model, packing, recorder, trainer
     from train.config import TrainConfig
     from train.encoding import Encoded
 
@@ -135,16 +144,19 @@ def _build_loam(arm: Arm, rows: list[dict[str, list[int]]], data_dir: DataDir, f
     config = load_config(compose("train", overrides=[*fixed, *(arm.overrides or ())]), TrainConfig)
     machine = hardware.find_machine(config.hardware)
     model_folder = data_dir.model(MODEL)
-    longest = max(len(row["input_ids"]) for row in rows)
+    lengths = [len(row["input_ids"]) for row in rows]
+    every = Encoded(examples=rows, tokens=sum(lengths), longest=max(lengths))  # type: ignore[arg-type]
+    encoded = packing.pack_rows(every, config, folder)
     shape = memory.read_shape(model_folder)
-    plan = memory.plan_run(config, shape, longest, machine.dtype.itemsize, machine.device.type, machine.memory_bytes)
+    plan = memory.plan_run(
+        config, shape, encoded.longest, machine.dtype.itemsize, machine.device.type, machine.memory_bytes
+    )
     base = model.load_base(model_folder, config.quant, machine, config.hardware.attention)
     if plan.keep_dequantized:
         model.keep_dequantized(base)
     adapted = model.add_adapter(base, config.lora, MODEL, config.trainer.seed)
     callback = recorder.EventCallback(EventWriter(folder / "events.jsonl"), [], [])
     arguments = trainer.build_arguments(config, machine, plan, folder / "checkpoints", has_valid=False)
-    encoded = Encoded(examples=rows)  # type: ignore[arg-type]
     tokenizer = model.load_tokenizer(model_folder)
     return trainer.build_trainer(adapted, tokenizer, encoded, None, arguments, callback, config.hardware)
 
@@ -156,6 +168,7 @@ def _build_trl(arm: Arm, rows: list[dict[str, list[int]]], data_dir: DataDir, fo
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    from trl.data_utils import pack_dataset
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -166,6 +179,7 @@ def _build_trl(arm: Arm, rows: list[dict[str, list[int]]], data_dir: DataDir, fo
     model = AutoModelForCausalLM.from_pretrained(
         data_dir.model(MODEL), quantization_config=quantization, dtype=dtype, attn_implementation=arm.attention
     )
+    dataset = Dataset.from_list(rows)
     arguments = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=turns,
@@ -181,7 +195,7 @@ def _build_trl(arm: Arm, rows: list[dict[str, list[int]]], data_dir: DataDir, fo
         model=model,
         args=arguments,
         processing_class=AutoTokenizer.from_pretrained(data_dir.model(MODEL)),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=pack_dataset(dataset, PACK_TOKENS) if arm.is_packed else dataset,
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear"),
     )
     for printer in (PrinterCallback, ProgressCallback):
@@ -214,6 +228,21 @@ def _prove(trainer: Any, rows: list[dict[str, list[int]]], path: Path) -> float:
         for name, parameter in trained.items():
             parameter.copy_(before[name])
     return float(loss.detach())
+
+
+def _score(trainer: Any, rows: list[dict[str, list[int]]]) -> float:
+    """Return the mean loss over the learned tokens of held-out rows."""
+    import torch
+
+    trainer.model.train()  # without dropout the same as eval(), where bitsandbytes multiplies more coarsely on CPUs
+    total, learned = 0.0, 0
+    for row in rows:
+        inputs = trainer.data_collator([row])
+        count = int((inputs["labels"][:, 1:] != -100).sum())
+        with torch.no_grad(), trainer.accelerator.autocast():
+            total += count * float(trainer.compute_loss(trainer.model, dict(inputs)))
+        learned += count
+    return total / learned
 
 
 def _read_peak_mib() -> int:

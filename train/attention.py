@@ -1,9 +1,9 @@
 """Causal attention over flat tokens, forward and backward, in blocks of queries that see no key they may not.
 
 Full attention computes the half of its scores that the mask throws away and copies keys for every head that shares
-them. Here a block of queries meets only the keys up to its end, and the heads that share keys are one matrix. The
-beginning that all rows share (flat_batch.py) is attended once and seen by every row. Does not know what the heads are
-projected from.
+them. Here a block of queries meets only the keys up to its end, rows that have ended take no part in it, and the heads
+that share keys are one matrix. The beginning that all rows share (flat_batch.py) is attended once and seen by every
+row. Does not know what the heads are projected from.
 
 Source: «Attention Is All You Need» (arXiv 1706.03762, eq. 1); grouped queries: arXiv 2305.13245.
 """
@@ -49,6 +49,25 @@ class Attention:
         return 1 / math.sqrt(self.head_size)
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Queries that are attended at once.
+
+    Attributes:
+        start: First query.
+        end: One past the last.
+        keys_end: One past the last key that any of them sees.
+        rows: Leading rows that reach beyond the first query.
+        key_rows: The same, counted in rows of keys.
+    """
+
+    start: int
+    end: int
+    keys_end: int
+    rows: int
+    key_rows: int
+
+
 @dataclass(slots=True)
 class Rows:
     """Queries, keys and values of rows of equal width; keys may begin before the first query.
@@ -57,42 +76,45 @@ class Rows:
         queries: (B, S, H, D).
         keys: (B * KV, T, D), T >= S: the last S belong to the queries.
         values: (B * KV, T, D).
+        widths: Tokens of each row, falling; what comes after them is filling.
         attention: The shape.
     """
 
     queries: Tensor
     keys: Tensor
     values: Tensor
+    widths: tuple[int, ...]
     attention: Attention
 
-    def blocks(self) -> Iterator[tuple[int, int, int]]:
-        """Yield first query, end of queries and end of keys of each block."""
+    def blocks(self) -> Iterator["Block"]:
+        """Yield blocks of queries from first to last, each with the rows that reach into it."""
         width = self.queries.shape[1]
         before = self.keys.shape[1] - width
         for start in range(0, width, BLOCK):
             end = min(width, start + BLOCK)
-            yield start, end, before + end
+            rows = sum(row > start for row in self.widths)
+            yield Block(start, end, before + end, rows, rows * self.attention.key_value_heads)
 
-    def fold(self, values: Tensor, start: int, end: int) -> Tensor:
-        """Return (B, S, H, D) from start to end as (B * KV, group * (end - start), D)."""
+    def fold(self, values: Tensor, block: Block) -> Tensor:
+        """Return a block of (B, S, H, D) as (b * KV, group * s, D), b rows of s queries."""
         shape = self.attention
-        part = values[:, start:end].unflatten(2, (shape.key_value_heads, shape.group))  # (B, s, KV, G, D)
-        folded: Tensor = part.permute(0, 2, 3, 1, 4).reshape(len(self.keys), -1, shape.head_size)
+        part = values[: block.rows, block.start : block.end].unflatten(2, (shape.key_value_heads, shape.group))
+        folded: Tensor = part.permute(0, 2, 3, 1, 4).reshape(block.key_rows, -1, shape.head_size)
         return folded
 
-    def unfold(self, values: Tensor, out: Tensor, start: int, end: int) -> None:
-        """Write (B * KV, group * (end - start), D) into (B, S, H, D) from start to end."""
+    def unfold(self, values: Tensor, out: Tensor, block: Block) -> None:
+        """Write (b * KV, group * s, D) into a block of (B, S, H, D)."""
         shape = self.attention
-        part = values.view(len(out), shape.key_value_heads, shape.group, end - start, shape.head_size)
-        out[:, start:end] = part.permute(0, 3, 1, 2, 4).flatten(2, 3)
+        part = values.view(block.rows, shape.key_value_heads, shape.group, block.end - block.start, shape.head_size)
+        out[: block.rows, block.start : block.end] = part.permute(0, 3, 1, 2, 4).flatten(2, 3)
 
-    def weigh(self, start: int, end: int, keys_end: int) -> Tensor:
-        """Return the attention weights of a block, (B * KV, group * (end - start), keys_end)."""
-        queries = self.fold(self.queries, start, end) * self.attention.scale
-        scores = torch.bmm(queries, self.keys[:, :keys_end].transpose(1, 2))
-        width = end - start
+    def weigh(self, block: Block) -> Tensor:
+        """Return the attention weights of a block, (b * KV, group * s, keys_end)."""
+        queries = self.fold(self.queries, block) * self.attention.scale
+        scores = torch.bmm(queries, self.keys[: block.key_rows, : block.keys_end].transpose(1, 2))
+        width = block.end - block.start
         future = torch.full((width, width), float("-inf"), dtype=scores.dtype, device=scores.device).triu_(1)
-        scores.unflatten(1, (self.attention.group, width))[..., keys_end - width :].add_(future)
+        scores.unflatten(1, (self.attention.group, width))[..., block.keys_end - width :].add_(future)
         return torch.softmax(scores, dim=-1)
 
 
@@ -111,9 +133,9 @@ def attend(heads: Tensor, attention: Attention, batch: FlatBatch) -> tuple[Tenso
     kept: list[Tensor] = []
     for part, rows in _list_rows(heads, attention, batch):
         out = torch.empty_like(rows.queries)
-        for start, end, keys_end in rows.blocks():
-            weights = rows.weigh(start, end, keys_end)
-            rows.unfold(torch.bmm(weights, rows.values[:, :keys_end]), out, start, end)
+        for block in rows.blocks():
+            weights = rows.weigh(block)
+            rows.unfold(torch.bmm(weights, rows.values[: block.key_rows, : block.keys_end]), out, block)
             kept.append(weights)
         mixed[part] = _flatten_rows(out, batch, part)
     if sum(weights.numel() for weights in kept) > MAX_KEPT:
@@ -155,14 +177,15 @@ def _backward_rows(d_out: Tensor, rows: Rows, kept: list[Tensor | None]) -> tupl
     d_keys = torch.zeros(rows.keys.shape, dtype=torch.float32, device=d_out.device)
     d_values = torch.zeros_like(d_keys)
     scale = rows.attention.scale
-    for (start, end, keys_end), weights in zip(rows.blocks(), kept, strict=True):
-        weights = rows.weigh(start, end, keys_end) if weights is None else weights  # noqa: PLW2901
-        d_block = rows.fold(d_out, start, end)
-        d_values[:, :keys_end] += torch.bmm(weights.transpose(1, 2), d_block)
-        d_weights = torch.bmm(d_block, rows.values[:, :keys_end].transpose(1, 2))
+    for block, weights in zip(rows.blocks(), kept, strict=True):
+        weights = rows.weigh(block) if weights is None else weights  # noqa: PLW2901
+        seen = (slice(block.key_rows), slice(block.keys_end))
+        d_block = rows.fold(d_out, block)
+        d_values[seen] += torch.bmm(weights.transpose(1, 2), d_block)
+        d_weights = torch.bmm(d_block, rows.values[seen].transpose(1, 2))
         d_scores = softmax_backward(d_weights, weights, -1, weights.dtype).mul_(scale)
-        rows.unfold(torch.bmm(d_scores, rows.keys[:, :keys_end]), d_queries, start, end)
-        d_keys[:, :keys_end] += torch.bmm(d_scores.transpose(1, 2), rows.fold(rows.queries, start, end))
+        rows.unfold(torch.bmm(d_scores, rows.keys[seen]), d_queries, block)
+        d_keys[seen] += torch.bmm(d_scores.transpose(1, 2), rows.fold(rows.queries, block))
     return d_queries, d_keys, d_values
 
 
@@ -179,7 +202,8 @@ def _list_rows(heads: Tensor, attention: Attention, batch: FlatBatch) -> Iterato
             past_keys, past_values = (shared.expand(len(keys), -1, -1, -1) for shared in past)
             keys, values = torch.cat([past_keys, keys], 2), torch.cat([past_values, values], 2)
         past = keys, values
-        yield part, Rows(queries, keys.flatten(0, 1), values.flatten(0, 1), attention)
+        widths = (batch.shared,) if part.stop == batch.shared else batch.widths
+        yield part, Rows(queries, keys.flatten(0, 1), values.flatten(0, 1), widths, attention)
 
 
 def _spread_rows(flat: Tensor, batch: FlatBatch, part: slice) -> Tensor:

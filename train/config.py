@@ -251,6 +251,7 @@ class TrainerConfig:
         max_grad_norm: Gradients are scaled down to this norm.
         max_length: Tokens of a row; the rest is cut off.
         group_by_length: Make batches of rows of like length.
+        packing: Join short rows into packs of up to max_length tokens, each of which counts as a row of a batch.
         seed: Of the adapter's first values and of the order of rows.
         eval_every: Steps between evaluations; None evaluates at the end only.
         eval_first: Evaluate the base model before the first step too.
@@ -276,6 +277,7 @@ class TrainerConfig:
     max_grad_norm: float = 1.0
     max_length: int = 2048
     group_by_length: bool = True
+    packing: bool = False
     seed: int = 17
     eval_every: int | None = None
     eval_first: bool = True
@@ -410,6 +412,11 @@ class TrainConfig:
             raise ConfigError(
                 "trainer.micro_batch: auto is found by trying chats, not pairs. Give a number with method=dpo.",
                 param="trainer.micro_batch",
+            )
+        if self.method.is_dpo and self.trainer.packing:
+            raise ConfigError(
+                "trainer.packing: pairs cannot be packed, found true with method=dpo. Use trainer.packing=false.",
+                param="trainer.packing",
             )
         if self.resume is Resume.auto and self.run_id is None:
             raise ConfigError("resume=auto: wanted the run to go on with, found none. Add run_id=NAME.", param="run_id")

@@ -1,11 +1,12 @@
 """How the tokens of a micro-batch lie in memory: flat, without padding, and what all rows begin with only once.
 
-Rows of one run mostly open with the same tokens: a system message, the frame of the first question. What a token
-becomes depends on the tokens before it and on nothing else, so a common beginning is computed once and every row
-attends to it; losses and gradients are those of the padded batch. Does not know the model.
+A row is a document: what a pack joins (packing.py) is taken apart again. Rows of one run mostly open with the same
+tokens: a system message, the frame of the first question. What a token becomes depends on the tokens before it and on
+nothing else, so a common beginning is computed once and every row attends to it; losses and gradients are those of the
+padded batch. Does not know the model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,30 +21,58 @@ LEAST_SAVED = 0.1
 class FlatBatch:
     """Where each token of a micro-batch stands.
 
-    N tokens stand in a flat array: first the P shared ones, then each row's own, one row after the other. Attention
-    wants rows of equal width: `places` leads there and back.
+    N tokens stand in a flat array: first the P shared ones, then each row's own, one row after the other, the longest
+    first. Attention wants rows of equal width: `places` leads there and back.
 
     Attributes:
-        take: (N,) index of each token in the flattened (B, T) input.
+        take: (N,) index of each token in the flattened input.
         positions: (N,) place of each token in its row, from 0.
         shared: P, tokens that all rows begin with; 0 where nothing is shared.
-        rows: B.
-        width: S, the most own tokens of a row.
+        widths: Own tokens of each of the B rows, falling.
         places: (N - P,) index of each own token in the flattened (B, S).
         scored: (M,) flat index of the tokens whose successor is learned.
-        scored_from: (M,) index of the same in the flattened (B, T).
+        scored_from: (M,) index of the same in the flattened input.
         labels: (M,) the learned successors.
     """
 
     take: Tensor
     positions: Tensor
     shared: int
-    rows: int
-    width: int
+    widths: tuple[int, ...]
     places: Tensor
     scored: Tensor
     scored_from: Tensor
     labels: Tensor
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.widths)
+
+    @property
+    def width(self) -> int:
+        """S, the most own tokens of a row."""
+        return self.widths[0]
+
+
+def flatten_packs(input_ids: Tensor, position_ids: Tensor, labels: Tensor, *, share: bool = True) -> FlatBatch:
+    """Find a flat place for every token of packed documents, each of which is a row.
+
+    Args:
+        input_ids: (1, L), one document after the other, without padding.
+        position_ids: (1, L), 0 where a document begins.
+        labels: (1, L), IGNORED where nothing is learned.
+        share: Look for a common beginning.
+    """
+    total = position_ids.shape[1]
+    starts = (position_ids[0] == 0).nonzero().squeeze(1)  # (B,)
+    lengths = torch.diff(starts, append=starts.new_tensor([total]))
+    steps = torch.arange(int(lengths.max()), device=position_ids.device)
+    at = (starts[:, None] + steps).clamp(max=total - 1)  # (B, T) into the packs
+    is_token = (steps < lengths[:, None]).long()
+    batch = flatten_batch(input_ids[0][at], is_token, labels[0][at], share=share)
+    place = at.flatten()
+    return replace(batch, take=place[batch.take], scored_from=place[batch.scored_from])
 
 
 def flatten_batch(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor, *, share: bool = True) -> FlatBatch:
@@ -60,37 +89,36 @@ def flatten_batch(input_ids: Tensor, attention_mask: Tensor | None, labels: Tens
     """
     rows, width = input_ids.shape
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    lengths = mask.sum(1)  # (B,)
-    starts = mask.argmax(1)  # (B,): where padding on the left ends
+    lengths, order = mask.sum(1).sort(descending=True, stable=True)  # (B,)
+    starts = mask.argmax(1)[order]  # (B,): where padding on the left ends
     steps = torch.arange(width, device=input_ids.device)
     # Each row moved to the left: column j is the row's j-th token.
     columns = (starts[:, None] + steps).clamp(max=width - 1)  # (B, T)
     is_token = steps < lengths[:, None]
     # A token is scored by the label of its successor.
-    moved = labels.gather(1, (columns + 1).clamp(max=width - 1))
+    moved = labels[order].gather(1, (columns + 1).clamp(max=width - 1))
     is_scored = (moved != IGNORED) & (steps + 1 < lengths[:, None])
-    shared = _count_shared(input_ids.gather(1, columns), is_token, is_scored) if share and rows > 1 else 0
+    shared = _count_shared(input_ids[order].gather(1, columns), is_token, is_scored) if share and rows > 1 else 0
 
-    flat = torch.arange(rows, device=input_ids.device)[:, None] * width + columns  # (B, T) into the input
+    flat = order[:, None] * width + columns  # (B, T) into the input
     own, is_own = flat[:, shared:], is_token[:, shared:]
     take = torch.cat([flat[0, :shared], own[is_own]])
     columns_own = steps.expand(rows, width)[:, shared:]
     positions = torch.cat([steps[:shared], columns_own[is_own]])
-    width_own = int(lengths.max()) - shared
-    is_own = is_own[:, :width_own]
+    widths = (lengths - shared).tolist()
+    is_own = is_own[:, : widths[0]]
     # In the flat order: the shared tokens are never scored.
-    scored_own = is_scored[:, shared:][:, :width_own][is_own]
+    scored_own = is_scored[:, shared:][:, : widths[0]][is_own]
     scored = scored_own.nonzero().squeeze(1) + shared
     return FlatBatch(
         take=take,
         positions=positions,
         shared=shared,
-        rows=rows,
-        width=width_own,
+        widths=tuple(widths),
         places=is_own.flatten().nonzero().squeeze(1),
         scored=scored,
         scored_from=take[scored],
-        labels=moved[:, shared:][:, :width_own][is_own][scored_own],
+        labels=moved[:, shared:][:, : widths[0]][is_own][scored_own],
     )
 
 

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from trl.trainer.utils import FusedCausalLMOutput
 
 from train.decoder import Decoder
-from train.flat_batch import flatten_batch
+from train.flat_batch import FlatBatch, flatten_batch, flatten_packs
 from train.tokens import IGNORED
 
 CHUNK_LOGITS = 2**23
 """Logits at once: 32 MiB in float32."""
-DECODER_INPUTS = frozenset({"input_ids", "attention_mask", "use_cache", "return_dict"})
+BORDERS = frozenset({"position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"})
+"""What TRL says about packed documents, several times over; the first says it all."""
+DECODER_INPUTS = BORDERS | {"input_ids", "attention_mask", "use_cache", "return_dict"}
 """What the decoder understands; a call with more goes through the model's own forward pass."""
 
 
@@ -92,7 +94,7 @@ def score_trained_tokens(model: Any, decoder: Decoder | None = None, *, share_pr
         mask = labels[:, 1:] != IGNORED  # (B, T - 1)
         given = {name for name, value in kwargs.items() if value is not None}  # PEFT hands on every name it knows
         if decoder is not None and not args and given <= DECODER_INPUTS:
-            batch = flatten_batch(kwargs["input_ids"], kwargs.get("attention_mask"), labels, share=share_prefix)
+            batch = _flatten(kwargs, labels, share=share_prefix)
             hidden, learned, places = decoder.run(kwargs["input_ids"], batch), batch.labels, batch.scored_from
         else:
             states = self.base_model(*args, **{**kwargs, "use_cache": False}).last_hidden_state[:, :-1]  # (B, T-1, D)
@@ -110,6 +112,13 @@ def score_trained_tokens(model: Any, decoder: Decoder | None = None, *, share_pr
         )
 
     model.forward = types.MethodType(forward, model)
+
+
+def _flatten(inputs: dict[str, Any], labels: Tensor, *, share: bool) -> FlatBatch:
+    """Find a flat place for every token of what a collator made, padded or packed."""
+    if inputs.get("position_ids") is not None:
+        return flatten_packs(inputs["input_ids"], inputs["position_ids"], labels, share=share)
+    return flatten_batch(inputs["input_ids"], inputs.get("attention_mask"), labels, share=share)
 
 
 def can_score_trained_tokens(model: Any) -> bool:

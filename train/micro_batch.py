@@ -115,7 +115,8 @@ def find_fastest(trainer: Any, ordered: list[Example], candidates: list[int]) ->
 def run_trial(trainer: Any, examples: list[Example]) -> float:
     """Go forward and backward once, change nothing, and return the seconds it took."""
     device = trainer.args.device
-    batch = {name: value.to(device) for name, value in trainer.data_collator(examples).items()}
+    made = trainer.data_collator(examples).items()
+    batch = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in made}
     trainer.model.train()
     began = time.perf_counter()
     with torch.autocast(device.type, torch.bfloat16, enabled=trainer.args.bf16):

@@ -66,7 +66,7 @@ def main(composed: DictConfig) -> None:
 
 def check(config: TrainConfig, checked: CheckedRun) -> None:
     """Show what the tokenizer makes of the data, and end without a trace."""
-    from train import check_report, duration, encoding, hardware, memory, model
+    from train import check_report, duration, encoding, hardware, memory, model, packing
 
     tokenizer = model.load_tokenizer(checked.model_folder)
     with tempfile.TemporaryDirectory(prefix="loam-check-") as folder:
@@ -77,7 +77,8 @@ def check(config: TrainConfig, checked: CheckedRun) -> None:
         findings = check_report.compare_files(checked.train, checked.valid)
         check_report.show_check(check_report.open_console(), parts, findings, tokenizer)
         shape, machine = memory.read_shape(checked.model_folder), hardware.find_machine(config.hardware)
-        print("\n".join(duration.estimate_run(config, shape, learned, machine)[1]))
+        packed = packing.pack_rows(learned, config, Path(folder))
+        print("\n".join(duration.estimate_run(config, shape, packed, machine)[1]))
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("check_only=")]
     print(f"nothing stands against this run\nnext: {shlex.join(['python', 'train/run.py', *arguments])}")
 
@@ -102,6 +103,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         memory,
         micro_batch,
         model,
+        packing,
         recorder,
         report,
         samples,
@@ -119,10 +121,10 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
     for line in findings.describe():
         logger.warning("%s", line)
     shape = memory.read_shape(checked.model_folder)
-    plan, estimates = duration.estimate_run(config, shape, learned, machine)
-    for line in (encoding.describe(checked.train, learned), *estimates):
+    packed = packing.pack_rows(learned, config, tokens)
+    plan, estimates = duration.estimate_run(config, shape, packed, machine)
+    for line in (encoding.describe(checked.train, learned), *packing.describe(config, learned, packed), *estimates):
         logger.info("%s", line)
-
     shared, attention = sharding.is_sharded(config.hardware), config.hardware.attention
     base = model.load_base(checked.model_folder, config.quant, machine, attention, is_sharded=shared)
     if plan.keep_dequantized:
@@ -135,7 +137,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
     done = checkpoint.step_of(last) if last else 0
     callback = recorder.EventCallback(events, read_steps(checked.folder, done), read_evaluations(checked.folder))
     arguments = trainer.build_arguments(config, machine, plan, checkpoints, has_valid=held_out is not None)
-    runner = trainer.build_trainer(adapted, tokenizer, learned, held_out, arguments, callback, config.hardware)
+    runner = trainer.build_trainer(adapted, tokenizer, packed, held_out, arguments, callback, config.hardware)
     runner.kept_checkpoints = config.trainer.keep_checkpoints
     runner.validation = validation.plan_validation(
         config.trainer,
@@ -146,8 +148,8 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         callback,
     )
     if config.trainer.micro_batch == "auto":
-        candidates = micro_batch.list_candidates(config, shape, plan, learned.longest, machine)
-        micro_batch.apply_rows(runner, config, micro_batch.find_rows(runner, learned, candidates))
+        candidates = micro_batch.list_candidates(config, shape, plan, packed.longest, machine)
+        micro_batch.apply_rows(runner, config, micro_batch.find_rows(runner, packed, candidates))
         micro_batch.record_rows(events, checked.folder, config)
     result = trainer.train(runner, callback, last)
     weights = sharding.gather_trained(adapted)

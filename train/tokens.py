@@ -104,6 +104,15 @@ def open_dataset(path: Path) -> Any:
     return Dataset.from_file(str(path))
 
 
+def to_dataset(examples: Sequence[Example]) -> Any:
+    """Return examples as a datasets.Dataset, as TRL wants them; those on disk stay there."""
+    from datasets import Dataset
+
+    if isinstance(examples, TokenFile):
+        return examples.dataset
+    return Dataset.from_dict({name: [example[name] for example in examples] for name in COLUMNS})  # type: ignore[literal-required]
+
+
 def measure_rows(dataset: Any) -> np.ndarray:
     """Return how many tokens each row of a dataset has, over all its columns of ids, without reading them.
 

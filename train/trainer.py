@@ -31,7 +31,7 @@ from train.pairs import PairCollator, pair_up
 from train.recorder import EventCallback, Result, open_tensorboard
 from train.sampler import LengthGroupedBatches
 from train.sharding import build_options, gather_trained, is_sharded, shard_on_cpu
-from train.tokens import IGNORED, TokenFile, measure_rows
+from train.tokens import IGNORED, measure_rows, to_dataset
 from train.validation import ValidatedTrainer
 
 logger = logging.getLogger(__name__)
@@ -172,10 +172,11 @@ def build_trainer(
         )
         model.delete_adapter("ref")  # TRL's copy of a fresh adapter; without it, the reference is the bare base
     else:
+        rows = to_dataset(train.examples)
         trainer = ChatTrainer(
             **parts,
-            train_dataset=add_filler(to_dataset(train)) if needs_filler(arguments) else to_dataset(train),
-            eval_dataset=to_dataset(valid) if valid else None,
+            train_dataset=add_filler(rows) if needs_filler(arguments) else rows,
+            eval_dataset=to_dataset(valid.examples) if valid else None,
         )
     trainer.batches = callback.batches
     for printer in (PrinterCallback, ProgressCallback):
@@ -218,20 +219,9 @@ def needs_filler(arguments: SFTConfig) -> bool:
 
 def add_filler(dataset: Dataset) -> Dataset:
     """Return a dataset with one more row, in which nothing is to be learned."""
-    filler = {"input_ids": [[0, 0]], "labels": [[IGNORED, IGNORED]]}
+    filler = {"input_ids": [[0, 0]], "labels": [[IGNORED, IGNORED]], "seq_lengths": [[2]]}
+    filler = {name: values for name, values in filler.items() if name in dataset.column_names}
     return concatenate_datasets([dataset, Dataset.from_dict(filler, features=dataset.features)])
-
-
-def to_dataset(encoded: Encoded) -> Dataset:
-    """Return examples as TRL wants them; those on disk stay there."""
-    if isinstance(encoded.examples, TokenFile):
-        return encoded.examples.dataset
-    return Dataset.from_dict(
-        {
-            "input_ids": [example["input_ids"] for example in encoded.examples],
-            "labels": [example["labels"] for example in encoded.examples],
-        }
-    )
 
 
 def build_arguments(
@@ -281,4 +271,4 @@ def build_arguments(
     )
     if config.method.beta is not None:  # DPO
         return DPOConfig(**shared, beta=config.method.beta, remove_unused_columns=False)
-    return SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
+    return SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True}, packing=options.packing)

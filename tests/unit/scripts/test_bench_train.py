@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from core.errors import ContractError
 from scripts.bench_train import BenchConfig, Measured, Output, Worker, bootstrap, prove_equal, show
-from scripts.bench_train_arms import ARMS, FLOAT32, LADDER, PEERS, REFERENCE, TUNING
+from scripts.bench_train_arms import ARMS, FLOAT32, LADDER, PACKING, PEERS, REFERENCE, TUNING
 
 
 class Answered:
@@ -54,8 +54,8 @@ def test_an_arm_that_computes_something_else_is_refused(tmp_path: Path, loss: fl
 
 
 def test_every_set_names_arms_that_exist() -> None:
-    assert {*PEERS, *FLOAT32, *LADDER, *TUNING} == set(ARMS)
-    assert PEERS[0] == FLOAT32[0] == LADDER[0] == "loam"
+    assert {*PEERS, *FLOAT32, *LADDER, *PACKING, *TUNING} == set(ARMS)
+    assert PEERS[0] == FLOAT32[0] == LADDER[0] == PACKING[0] == "loam"
     assert ARMS[REFERENCE].is_float32
 
 
@@ -68,7 +68,7 @@ def test_each_rung_leaves_out_one_thing_more() -> None:
 
 
 def test_the_figures_come_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    show({"full": [Measured("loam", 900.0, 1.0, 1.0, 1.0, 1500, 2.7, 0.05)]}, BenchConfig(output=Output.json))
+    show({"full": [Measured("loam", 900.0, 1.0, 1.0, 1.0, 1500, 2.7, 0.05, 2.5)]}, BenchConfig(output=Output.json))
     printed = json.loads(capsys.readouterr().out)
     assert printed["data"]["full"][0]["tokens_per_s"] == 900.0
     assert printed["versions"]["trl"]

@@ -12,6 +12,8 @@ from train.config import (
     PROJECT_DIR,
     HardwareConfig,
     LoraConfig,
+    MethodConfig,
+    MethodKind,
     QuantKind,
     Schedule,
     TrainConfig,
@@ -121,3 +123,8 @@ def test_paths_are_looked_up_here_and_then_in_the_project(tmp_path: Path, monkey
     (tmp_path / shipped).touch()
     assert resolve_path(shipped) == Path(shipped)
     assert resolve_path("nowhere.jsonl") == Path("nowhere.jsonl")
+
+
+def test_pairs_are_not_packed() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.packing: pairs cannot be packed"):
+        TrainConfig(method=MethodConfig(MethodKind.dpo, beta=0.1), trainer=TrainerConfig(packing=True))

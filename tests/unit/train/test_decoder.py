@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tests.unit.train.test_flat_batch import pad
 from train import attention
@@ -135,6 +136,42 @@ def test_long_rows_go_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "BLOCK", 5)
     monkeypatch.setattr(attention, "MAX_KEPT", 0)
     assert compare(torch.float32, left=False, share=True)[1] < 2e-5
+
+
+def pack(inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return padded rows as TRL's collator packs them."""
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    rows = [
+        {name: inputs[name][row, :length].tolist() for name in ("input_ids", "labels")}
+        for row, length in enumerate(lengths)
+    ]
+    pair = [
+        {"input_ids": a["input_ids"] + b["input_ids"], "labels": a["labels"] + b["labels"], "seq_lengths": sizes}
+        for a, b, sizes in zip(rows[::2], rows[1::2], zip(lengths[::2], lengths[1::2], strict=True), strict=True)
+    ]
+    return dict(DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(pair))
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["apart", "shared"])
+def test_packed_documents_do_not_see_each_other(share: bool) -> None:
+    inputs, model = make_inputs(), make_model()
+    run_by_hand(model, inputs, share=share).loss.backward()
+    expected = take_gradients(model)
+    outputs = run_by_hand(model, pack(inputs), share=share)
+    reference = compute_plainly(model, inputs, torch.float32)
+    torch.testing.assert_close(outputs.loss, reference, rtol=1e-5, atol=1e-5)
+    outputs.loss.backward()
+    for name, gradient in take_gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_packed_documents_do_not_see_each_other_in_the_models_own_layers(attention: str) -> None:
+    inputs, model = make_inputs(), make_model()
+    model.get_base_model().set_attn_implementation(attention)
+    score_trained_tokens(model.get_base_model())
+    outputs = model(**pack(inputs), use_cache=False, fused_lm_head=True)
+    torch.testing.assert_close(outputs.loss, compute_plainly(model, inputs, torch.float32), rtol=1e-5, atol=1e-5)
 
 
 def test_every_learned_token_keeps_its_place() -> None:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.flat_batch import FlatBatch, flatten_batch
+from train.flat_batch import FlatBatch, flatten_batch, flatten_packs
 from train.tokens import IGNORED
 
 PAD = 0
@@ -50,7 +50,9 @@ def test_each_row_can_be_put_together_again(
     head = tokens[: flat.shared].tolist()
     spread = torch.zeros(flat.rows * flat.width, 2, dtype=torch.long)
     spread[flat.places] = torch.stack([tokens, flat.positions], 1)[flat.shared :]
-    for row, own in zip(rows, spread.view(flat.rows, flat.width, 2).tolist(), strict=True):
+    from_long_to_short = sorted(rows, key=len, reverse=True)
+    assert flat.widths == tuple(len(row) - flat.shared for row in from_long_to_short)
+    for row, own in zip(from_long_to_short, spread.view(flat.rows, flat.width, 2).tolist(), strict=True):
         count = len(row) - flat.shared
         assert [*head, *(token for token, _ in own[:count])] == row
         assert [place for _, place in own[:count]] == list(range(flat.shared, len(row)))
@@ -94,3 +96,18 @@ def test_a_learned_beginning_is_not_shared() -> None:
     rows = [[1, 2, 3, 4, 5, 6, row, 8] for row in (1, 2, 3)]
     _, flat = flatten(rows, rows, left=False, share=True)
     assert flat.shared == 0
+
+
+@given(batches(), st.booleans())
+def test_packed_documents_are_rows(batch: tuple[list[list[int]], list[list[int]], bool], share: bool) -> None:
+    rows, labels, _ = batch
+    ids, padded = flatten(rows, labels, left=False, share=share)
+    joined = torch.tensor([token for row in rows for token in row])
+    places = torch.tensor([place for row in rows for place in range(len(row))])
+    learned = torch.tensor([label for row in labels for label in [IGNORED, *row[1:]]])
+    packed = flatten_packs(joined[None], places[None], learned[None], share=share)
+    assert joined[packed.take].tolist() == ids.flatten()[padded.take].tolist()
+    assert packed.widths == padded.widths
+    for name in ("positions", "places", "scored", "labels"):
+        assert torch.equal(getattr(packed, name), getattr(padded, name))
+    assert learned[packed.scored_from + 1].tolist() == packed.labels.tolist()

@@ -11,8 +11,9 @@ from train.config import HardwareConfig, TrainConfig, TrainerConfig
 from train.encoding import Encoded
 from train.hardware import Machine
 from train.memory import MemoryPlan
+from train.packing import pack_rows
 from train.tokens import IGNORED
-from train.trainer import build_arguments, to_dataset
+from train.trainer import build_arguments
 
 PLAN = MemoryPlan(0, 0, 0, 0, keep_dequantized=True, gradient_checkpointing=False)
 
@@ -32,12 +33,6 @@ def test_the_configuration_reaches_trl(tmp_path: Path, dtype: torch.dtype) -> No
     )
     assert arguments.adam_beta2 == 0.95
     assert not arguments.push_to_hub
-
-
-def test_examples_keep_their_order() -> None:
-    examples: Any = [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4], "labels": [4]}]
-    dataset = to_dataset(Encoded(examples=examples))
-    assert dataset[0]["labels"] == [-100, 2, 3]
 
 
 def ragged_rows(count: int, learned_from: int = 3) -> Encoded:
@@ -73,3 +68,22 @@ def test_the_loss_is_a_mean_over_learned_tokens(tmp_path: Path) -> None:
         wanted = torch.tensor(example["labels"][1:])
         losses.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none")[wanted != IGNORED])
     assert run.read("step")[0]["loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-4)
+
+
+def test_packed_rows_are_learned_as_they_are_apart(tmp_path: Path) -> None:
+    rows = ragged_rows(8)
+    options = TrainerConfig(batch_size=8, max_steps=3, group_by_length=False, warmup=0)
+    apart = run_small(tmp_path / "apart", rows, rows, options)
+    options.packing, options.max_length = True, 64
+    config = TrainConfig(trainer=options)
+    packs = pack_rows(rows, config, tmp_path)
+    assert len(packs.examples) == 3  # 144 tokens
+    options.batch_size = 3
+    packed = run_small(tmp_path / "packed", packs, rows, options)
+    # All rows stand in one batch either way: the same step, token for token.
+    for name, tolerance in (("loss", 1e-5), ("grad_norm", 1e-4)):
+        found = [event[name] for event in packed.read("step")]
+        assert found == pytest.approx([event[name] for event in apart.read("step")], rel=tolerance)
+    assert [event["tokens"] for event in packed.read("step")] == [event["tokens"] for event in apart.read("step")]
+    losses = [[event["loss"] for event in run.read("eval")] for run in (apart, packed)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
