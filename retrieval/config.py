@@ -125,6 +125,11 @@ class SearchConfig:
         index_device: Where FAISS keeps the vectors.
         reranker: Name of a cross-encoder's folder under models/; null: none.
         rerank_depth: Fused chunks that the reranker reads.
+        rerank_weight: Share of the reranker's probability in the final score, 0 to 1; the fused score has the rest.
+        min_score: Least that a hit must have of what can be compared between queries: the reranker's probability where
+            there is one, else the cosine. Where no chunk has it, nothing is found. Null: no threshold.
+        mmr_lambda: Relevance against variety among the hits, 1 (relevance alone) to 0; null: off.
+        neighbours: Chunks before and after a hit that its context holds too, as long as they share its heading.
     """
 
     fusion: FusionMethod = FusionMethod.weighted
@@ -133,6 +138,10 @@ class SearchConfig:
     index_device: IndexDevice = IndexDevice.auto
     reranker: str | None = None
     rerank_depth: int = 20
+    rerank_weight: float = 0.5
+    min_score: float | None = None
+    mmr_lambda: float | None = None
+    neighbours: int = 0
 
     def __post_init__(self) -> None:
         """Check every range."""
@@ -142,6 +151,10 @@ class SearchConfig:
                 "dense_weight": (self.dense_weight, 0, 1),
                 "candidates": (self.candidates, 1, 10_000),
                 "rerank_depth": (self.rerank_depth, 1, 1000),
+                "rerank_weight": (self.rerank_weight, 0, 1),
+                "min_score": (self.min_score, -1, 1),
+                "mmr_lambda": (self.mmr_lambda, 0, 1),
+                "neighbours": (self.neighbours, 0, 20),
             },
         )
         if self.reranker is not None:

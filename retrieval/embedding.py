@@ -30,19 +30,23 @@ MAX_HEADING_SHARE = 0.3
 QUERY_CACHE_SIZE = 1024
 
 
-class Embedder(Protocol):
+class TokenReader(Protocol):
+    """What reads texts up to some length: an embedder, or a reranker beside a query."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a text that are read at once, special tokens left out."""
+
+    def token_starts(self, text: str) -> Sequence[int]:
+        """Return where each token of a text starts, as rising character offsets; nothing is cut off."""
+
+
+class Embedder(TokenReader, Protocol):
     """What turns texts into vectors. The tests' hash embedder and `SentenceEmbedder` are held to one contract test."""
 
     @property
     def identity(self) -> EmbedderIdentity:
         """Which embedder this is."""
-
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens of a text that one vector can stand for, special tokens left out."""
-
-    def token_starts(self, text: str) -> Sequence[int]:
-        """Return where each token of a text starts, as rising character offsets; nothing is cut off."""
 
     def embed_query(self, query: str) -> NDArray[np.float32]:
         """Return (dimension,) float32 of unit length."""
@@ -192,24 +196,24 @@ def contextualise(heading: str | None, text: str) -> str:
     return f"{heading}\n{text}" if heading else text
 
 
-def cut_windows(heading: str | None, text: str, embedder: Embedder) -> list[str]:
-    """Cut what is embedded for a chunk into windows that the embedder reads to their end.
+def cut_windows(heading: str | None, text: str, reader: TokenReader) -> list[str]:
+    """Cut what is read for a chunk into windows that the reader reads to their end.
 
     Args:
         heading: Heading path, repeated in every window.
         text: The chunk's text.
-        embedder: Tells how long a window may be.
+        reader: Tells how long a window may be.
 
     Returns:
         One window where all fits, else several that overlap; nothing is left out.
     """
     whole = contextualise(heading, text)
-    limit = embedder.max_tokens
-    if len(embedder.token_starts(whole)) <= limit:
+    limit = reader.max_tokens
+    if len(reader.token_starts(whole)) <= limit:
         return [whole]
-    heading = _shorten_heading(heading, int(limit * MAX_HEADING_SHARE), embedder)
-    room = limit - len(embedder.token_starts(contextualise(heading, "")))
-    starts = embedder.token_starts(text)
+    heading = _shorten_heading(heading, int(limit * MAX_HEADING_SHARE), reader)
+    room = limit - len(reader.token_starts(contextualise(heading, "")))
+    starts = reader.token_starts(text)
     overlap = min(WINDOW_OVERLAP_TOKENS, room // 4)
     windows = []
     for first in range(0, max(1, len(starts) - overlap), room - overlap):
@@ -220,11 +224,11 @@ def cut_windows(heading: str | None, text: str, embedder: Embedder) -> list[str]
     return windows
 
 
-def _shorten_heading(heading: str | None, limit: int, embedder: Embedder) -> str | None:
+def _shorten_heading(heading: str | None, limit: int, reader: TokenReader) -> str | None:
     """Return the innermost end of a heading that is longer than the limit, in tokens."""
     if heading is None:
         return None
-    starts = embedder.token_starts(heading)
+    starts = reader.token_starts(heading)
     return heading if len(starts) <= limit else heading[starts[len(starts) - limit] :]
 
 

@@ -1,11 +1,15 @@
-"""Reranking: a cross-encoder reads the query with each passage and scores the pair. Optional, off by default.
+"""Reranking: a cross-encoder reads the query with each passage and tells how likely the passage is to answer it.
 
-Does not know stores or fusion; it is given texts and returns scores.
+Any sequence classifier of one or two labels works, by its folder: bge-reranker, ms-marco-MiniLM, one trained here.
+Scores are probabilities whatever scale the model itself prefers, so that they can be summed with fused scores and held
+against a threshold. Optional, off by default. Does not know stores or fusion; it is given texts and returns scores.
 """
 
 import functools
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import Device
-from core.errors import NotFound
+from core.errors import ContractError, NotFound
 from core.manifest import refuse_code_bearing
+from retrieval.embedding import cut_windows
 
-BATCH_SIZE = 32
+BATCH_SIZES = {"cuda": 64, "cpu": 8}
+"""Pairs at once, sorted by length: on a CPU few, so that short ones are not padded to the longest."""
+MAX_QUERY_SHARE = 0.5
+"""Most of what the model reads that a query may take; the end of a longer one is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What the model reads of a passage beside a query: the TokenReader that windows are cut for."""
+
+    max_tokens: int
+    token_starts: Callable[[str], list[int]]
 
 
 class Reranker:
@@ -32,7 +48,8 @@ class Reranker:
         if not (folder / "config.json").is_file():
             raise NotFound(
                 f"reranker {folder.name!r}: wanted a cross-encoder in {folder}, found none. "
-                "Import it: python scripts/models.py import PATH, or search without: search.reranker=null",
+                "Import it: python scripts/models.py import PATH, or train one: python retrieval/run.py "
+                "action=train_reranker, or search without: search.reranker=null",
                 param="search.reranker",
             )
         refuse_code_bearing(folder)
@@ -42,18 +59,105 @@ class Reranker:
 
     @functools.cached_property
     def _model(self) -> Any:
-        import transformers
-        from sentence_transformers import CrossEncoder
-
-        transformers.utils.logging.disable_progress_bar()
-        device = None if self._device is Device.auto else self._device.value
-        return CrossEncoder(str(self._folder), device=device, local_files_only=True)
-
-    def score(self, query: str, passages: Sequence[str]) -> NDArray[np.float32]:
-        """Return (passages,) float32, higher is better."""
-        model = self._model
         with self._lock:
+            return load_cross_encoder(self._folder, self._device)
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        """The fast tokenizer alone, without truncation and padding: safe in any thread."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    def _token_starts(self, text: str) -> list[int]:
+        return [start for start, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
+
+    def score(self, query: str, passages: Sequence[tuple[str | None, str]]) -> NDArray[np.float32]:
+        """Tell how likely each passage is to answer the query.
+
+        Args:
+            query: Free text.
+            passages: Heading and text of each. One longer than the model reads is read in windows and has the score of
+                its best one.
+
+        Returns:
+            (passages,) float32, 0 to 1.
+        """
+        if not passages:
+            return np.zeros(0, dtype=np.float32)
+        query, room = self._fit_query(query)
+        windows = [cut_windows(heading, text, room) for heading, text in passages]
+        scores = self._predict([(query, window) for group in windows for window in group])
+        firsts = np.cumsum([0, *(len(group) for group in windows[:-1])])
+        return np.asarray(np.maximum.reduceat(scores, firsts), dtype=np.float32)
+
+    def _fit_query(self, query: str) -> tuple[str, _Room]:
+        """Return the query as far as it is read, and the room for a passage beside it."""
+        limit = int(self._model.max_seq_length) - int(self._model.tokenizer.num_special_tokens_to_add(pair=True))
+        starts = self._token_starts(query)
+        most = int(limit * MAX_QUERY_SHARE)
+        if len(starts) > most:
+            query, starts = query[: starts[most]], starts[:most]
+        return query, _Room(limit - len(starts), self._token_starts)
+
+    def _predict(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
+        """Return (pairs,) float32 probabilities."""
+        import torch
+
+        model = self._model
+        is_single = model.num_labels == 1
+        with self._lock:  # sentence-transformers sorts by length itself; a tokenizer that pads is for one thread
             scores = model.predict(
-                [(query, passage) for passage in passages], batch_size=BATCH_SIZE, show_progress_bar=False
+                pairs,
+                batch_size=BATCH_SIZES.get(model.device.type, BATCH_SIZES["cpu"]),
+                activation_fn=torch.nn.Sigmoid() if is_single else torch.nn.Identity(),
+                apply_softmax=not is_single,
+                show_progress_bar=False,
             )
-        return np.asarray(scores, dtype=np.float32).reshape(len(passages))
+        values = np.asarray(scores, dtype=np.float32)
+        return values if is_single else values[:, 1]
+
+
+def load_cross_encoder(folder: Path, device: Device) -> Any:
+    """Load a sentence_transformers.CrossEncoder for inference, in the number format that is quick there.
+
+    Args:
+        folder: A model folder, checked for code.
+        device: Where it runs.
+
+    Raises:
+        ContractError: It tells more than two labels apart, so no score of it means «relevant».
+    """
+    import torch
+    import transformers
+    from sentence_transformers import CrossEncoder
+
+    transformers.utils.logging.disable_progress_bar()
+    is_cuda = torch.cuda.is_available() if device is Device.auto else device is Device.cuda
+    model = CrossEncoder(
+        str(folder),
+        device="cuda" if is_cuda else "cpu",
+        local_files_only=True,
+        model_kwargs={"dtype": pick_dtype(is_cuda=is_cuda)},
+    )
+    if model.num_labels > 2:
+        raise ContractError(
+            f"{folder}: wanted a cross-encoder with 1 or 2 labels, found {model.num_labels}. Choose another reranker."
+        )
+    model.eval()
+    logging.getLogger(__name__).info("reranker %s on %s as %s", folder.name, model.device, model.dtype)
+    return model
+
+
+def pick_dtype(*, is_cuda: bool) -> Any:
+    """Return the torch.dtype that is quick: bfloat16 where the hardware multiplies it, else float16 or float32."""
+    import torch
+
+    if is_cuda:
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    capabilities = torch.cpu.get_capabilities()
+    has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if has_bf16 else torch.float32

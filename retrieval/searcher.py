@@ -1,6 +1,6 @@
 """Search over the stores of a data directory: the one entry that the command line, serve/ and evaluation/ call.
 
-    query → [dense ∥ lexical] → fuse → (rerank) → read the passages → hits
+    query → [dense ∥ lexical] → fuse → read the passages → (rerank) → (threshold) → (variety) → (surroundings) → hits
 
 A `Searcher` lives as long as its process and is safe in any thread. It holds each store's index in memory, and one
 cheap query before each search tells whether another process has changed the store since. Does not know prompts or HTTP.
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,20 @@ from retrieval import embedding, store
 from retrieval.config import MAX_K, EmbedderConfig, SearchConfig
 from retrieval.database import open_database
 from retrieval.dense import score_chunks, search_dense
-from retrieval.embedding import Embedder, contextualise
+from retrieval.diversity import pick_diverse, read_vectors
+from retrieval.embedding import Embedder
 from retrieval.fusion import fuse_scores
 from retrieval.indexes import StoreIndexes
 from retrieval.lexical import pick_best, score_lexical
 from retrieval.rerank import Reranker
 from retrieval.snapshot import StoreIndex
 from retrieval.store import Passage, StoreStatus
+from retrieval.surroundings import read_surroundings
 
 HIT_KEYS = ("rank", "score", "store", "file", "chunk_id", "page", "heading", "start", "end", "text")
+CONTEXT_KEYS = ("context_start", "context_end", "context")
+MMR_POOL = 5
+"""Candidates for each hit wanted, among which variety is looked for where there is no reranker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +45,15 @@ class Hit(Passage):
 
     Attributes:
         rank: 1 for the best.
-        score: What the hits are ordered by: the reranker's score where there is one, else the fused one.
+        score: What the hits are ordered by (but for `search.mmr_lambda`), 0 to 1: the weighted sum of the reranker's
+            and the fused score where there is a reranker, else the fused one.
         dense_score: Cosine of query and chunk (its best window), -1 to 1; the same for any k, store or weight.
         lexical_score: BM25, 0 or more.
         fused_score: 0 to 1, relative to the best that this query found.
-        rerank_score: The cross-encoder's; None without one.
+        rerank_score: The cross-encoder's probability, 0 to 1, comparable between queries; None without one.
+        context: The text with its neighbours, a slice of the document; None where `search.neighbours` is 0.
+        context_start: First character of the context.
+        context_end: One past its last.
     """
 
     rank: int
@@ -53,11 +62,14 @@ class Hit(Passage):
     lexical_score: float
     fused_score: float
     rerank_score: float | None
+    context: str | None = None
+    context_start: int | None = None
+    context_end: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the hit as the command line prints it."""
+        """Return the hit as the command line prints it; the context only where there is one."""
         values = asdict(self)
-        return {key: values[key] for key in HIT_KEYS}
+        return {key: values[key] for key in (*HIT_KEYS, *(CONTEXT_KEYS if self.context is not None else ()))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +90,15 @@ class SearchResult:
         query: As it was given.
         hits: Best first.
         searched: Each store.
-        timings_ms: By stage: refresh, embed, dense, lexical, fuse, rerank, read, total.
+        timings_ms: By stage: refresh, embed, dense, lexical, fuse, read, rerank, diversify, expand, total.
+        below_min_score: Candidates that were left out by `search.min_score`.
     """
 
     query: str
     hits: list[Hit]
     searched: list[SearchedStore]
     timings_ms: dict[str, float]
+    below_min_score: int = 0
 
 
 @dataclass(slots=True)
@@ -171,7 +185,7 @@ class Searcher:
             self._indexes.read(name, self._embedder.identity)
         self._embedder.embed_query("ready")
         if self._reranker is not None:
-            self._reranker.score("ready", ["ready"])
+            self._reranker.score("ready", [(None, "ready")])
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return (texts, dimension) float32, unit rows: dot products are cosines. Nothing is cut off."""
@@ -224,8 +238,8 @@ class Searcher:
             SearchedStore(index.store.name, index.store.generation, len(index.numbers), len(candidates.numbers))
             for index, candidates in zip(indexes, found, strict=True)
         ]
-        hits = self._order(_join(found), query, k, watch)
-        return SearchResult(query, hits, searched, watch.finish())
+        hits, below = self._order(_join(found), query, k, watch)
+        return SearchResult(query, hits, searched, watch.finish(), below)
 
     def _find_candidates(
         self, index: StoreIndex, query: str, vector: NDArray[np.float32], depth: int, watch: _Stopwatch
@@ -243,27 +257,60 @@ class Searcher:
             dense = np.concatenate([cosines, score_chunks(index.dense, vector, others)])
         return _Candidates(index.numbers[positions], dense, lexical[positions])
 
-    def _order(self, found: _Candidates, query: str, k: int, watch: _Stopwatch) -> list[Hit]:
-        """Fuse, rerank where wanted, and read the texts of the best."""
+    def _order(self, found: _Candidates, query: str, k: int, watch: _Stopwatch) -> tuple[list[Hit], int]:
+        """Fuse, rerank where wanted and read the texts; return the hits and how many were below the threshold."""
+        config, reranker = self._config, self._reranker
         with watch.stage("fuse"):
-            fused = fuse_scores(found.dense, found.lexical, self._config.fusion, self._config.dense_weight)
+            fused = fuse_scores(found.dense, found.lexical, config.fusion, config.dense_weight)
             order = np.lexsort((found.numbers, -fused))  # of equal scores the older chunk first: ties are stable
-        reranker = self._reranker
-        depth = max(k, self._config.rerank_depth) if reranker else k
+        below = 0
+        if reranker is None and config.min_score is not None:
+            order, below = _drop_below(order, found.dense, config.min_score)
+        depth = max(k, config.rerank_depth) if reranker else k if config.mmr_lambda is None else MMR_POOL * k
         order = order[:depth]
         with watch.stage("read"):
             passages = store.read_passages(self._engine, [int(found.numbers[place]) for place in order])
-        order = [place for place in order if int(found.numbers[place]) in passages]  # gone since the index was made
-        scores: dict[int, float | None] = dict.fromkeys(map(int, order))
-        if reranker and order:
+        there = [int(number) in passages for number in found.numbers[order]]  # or gone since the index was made
+        order = order[np.array(there, dtype=bool)]
+        scores, reranked = fused, None
+        if reranker is not None and len(order):
             with watch.stage("rerank"):
-                texts = [passages[int(found.numbers[place])] for place in order]
-                values = reranker.score(query, [contextualise(passage.heading, passage.text) for passage in texts])
-            scores = {int(place): float(value) for place, value in zip(order, values, strict=True)}
-            order = sorted(order, key=lambda place: -(scores[int(place)] or 0.0))
+                texts = [passages[int(number)] for number in found.numbers[order]]
+                reranked = np.zeros(len(fused), dtype=np.float32)
+                reranked[order] = reranker.score(query, [(passage.heading, passage.text) for passage in texts])
+                scores = (1 - config.rerank_weight) * fused + config.rerank_weight * reranked
+                order = order[np.argsort(-scores[order], kind="stable")]
+            if config.min_score is not None:
+                order, below = _drop_below(order, reranked, config.min_score)
+        order = self._diversify(order, scores, found, k, watch)
+        hits = [
+            _make_hit(passages[int(found.numbers[place])], rank, found, place, fused, scores, reranked)
+            for rank, place in enumerate(order, start=1)
+        ]
+        return self._expand(hits, watch), below
+
+    def _diversify(
+        self, order: NDArray[np.int64], scores: NDArray[np.float32], found: _Candidates, k: int, watch: _Stopwatch
+    ) -> NDArray[np.int64]:
+        """Return the best k, or where `search.mmr_lambda` is set the k that are relevant and unlike each other."""
+        if self._config.mmr_lambda is None or len(order) < 2:
+            return order[:k]
+        with watch.stage("diversify"):
+            numbers = [int(number) for number in found.numbers[order]]
+            vectors = read_vectors(self._engine, numbers, self._embedder.identity.dimension)
+            return order[pick_diverse(scores[order], vectors, k, self._config.mmr_lambda)]
+
+    def _expand(self, hits: list[Hit], watch: _Stopwatch) -> list[Hit]:
+        """Give each hit its surroundings where `search.neighbours` is set."""
+        if not self._config.neighbours or not hits:
+            return hits
+        with watch.stage("expand"):
+            numbers = [store.parse_chunk_id(hit.chunk_id) for hit in hits]
+            around = read_surroundings(self._engine, numbers, self._config.neighbours)
+            pairs = [(hit, around.get(number)) for hit, number in zip(hits, numbers, strict=True)]
         return [
-            _make_hit(passages[int(found.numbers[place])], rank, found, place, fused[place], scores[int(place)])
-            for rank, place in enumerate(order[:k], start=1)
+            replace(hit, context=near.text, context_start=near.start, context_end=near.end) if near else hit
+            for hit, near in pairs  # one without has gone between the two readings
         ]
 
     @property
@@ -308,15 +355,27 @@ def _join(found: Sequence[_Candidates]) -> _Candidates:
     )
 
 
+def _drop_below(order: NDArray[np.int64], values: NDArray[np.float32], least: float) -> tuple[NDArray[np.int64], int]:
+    """Return the places whose value reaches the threshold, and how many do not."""
+    kept = order[values[order] >= least]
+    return kept, len(order) - len(kept)
+
+
 def _make_hit(
-    passage: Passage, rank: int, found: _Candidates, place: np.int64, fused: np.float32, reranked: float | None
+    passage: Passage,
+    rank: int,
+    found: _Candidates,
+    place: np.int64,
+    fused: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    reranked: NDArray[np.float32] | None,
 ) -> Hit:
     return Hit(
         **asdict(passage),
         rank=rank,
-        score=float(fused) if reranked is None else reranked,
+        score=float(scores[place]),
         dense_score=float(found.dense[place]),
         lexical_score=float(found.lexical[place]),
-        fused_score=float(fused),
-        rerank_score=reranked,
+        fused_score=float(fused[place]),
+        rerank_score=None if reranked is None else float(reranked[place]),
     )

@@ -275,7 +275,7 @@ def read_embeddings(engine: Engine, store: Store, hashes: Iterable[str]) -> dict
     with read_transaction(engine) as connection:
         for start in range(0, len(wanted), MAX_SQL_PARAMETERS):
             rows = connection.execute(query, {"id": store.id, "hashes": wanted[start : start + MAX_SQL_PARAMETERS]})
-            known |= {row.sha256: _unpack(row.embeddings, store.embedder.dimension) for row in rows}
+            known |= {row.sha256: unpack_embeddings(row.embeddings, store.embedder.dimension) for row in rows}
     return known
 
 
@@ -426,7 +426,7 @@ def read_chunks(engine: Engine, store: Store) -> tuple[Store, list[ChunkRow]]:
 
 def _to_chunk_row(row: RowMapping, dimension: int) -> ChunkRow:
     check_chunk(row)
-    return ChunkRow(row["id"], row["heading"], row["text"], _unpack(row["embeddings"], dimension))
+    return ChunkRow(row["id"], row["heading"], row["text"], unpack_embeddings(row["embeddings"], dimension))
 
 
 def check_chunk(row: RowMapping) -> None:
@@ -442,7 +442,7 @@ def check_chunk(row: RowMapping) -> None:
         )
 
 
-def _unpack(data: bytes, dimension: int) -> NDArray[np.float32]:
+def unpack_embeddings(data: bytes, dimension: int) -> NDArray[np.float32]:
     """Return (windows, dimension) float32 from a chunk's bytes."""
     if not data or len(data) % (4 * dimension):
         raise ContractError(f"embeddings: wanted rows of {4 * dimension} bytes, found {len(data)}. Restore a backup.")

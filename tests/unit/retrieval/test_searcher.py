@@ -11,7 +11,7 @@ from core.errors import Conflict, InputError, NotFound
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig, SearchConfig
 from retrieval.ingest import ingest
-from retrieval.searcher import HIT_KEYS, Searcher
+from retrieval.searcher import CONTEXT_KEYS, HIT_KEYS, Searcher, SearchResult
 from tests.fakes.hash_embedder import HashEmbedder
 
 FILES = {
@@ -161,3 +161,53 @@ def test_threads_get_the_answers_of_one(data: DataDir, searcher: Searcher) -> No
         found = list(threads.map(lambda query: fresh.search(["acme"], query).hits, queries))
     assert found == wanted
     fresh.close()
+
+
+def search_with(data: DataDir, query: str, k: int = 5, **options: float) -> SearchResult:
+    searcher = Searcher(data, search=SearchConfig(**options), make_embedder=HashEmbedder)  # type: ignore[arg-type]
+    result = searcher.search(["acme"], query, k)
+    searcher.close()
+    return result
+
+
+def test_a_threshold_on_the_cosine_can_leave_nothing(data: DataDir, searcher: Searcher) -> None:
+    query = "warranty of the pump"
+    everything = searcher.search(["acme"], query).hits
+    least = sorted(hit.dense_score for hit in everything)[2]
+    result = search_with(data, query, min_score=least)
+    assert [hit.chunk_id for hit in result.hits] == [hit.chunk_id for hit in everything if hit.dense_score >= least]
+    assert result.below_min_score == 2
+    nothing = search_with(data, query, min_score=1.0)
+    assert (nothing.hits, nothing.below_min_score) == ([], 5)
+
+
+def test_variety_puts_a_copy_behind_what_is_new(data: DataDir, searcher: Searcher) -> None:
+    fill(data, "acme", {"copy.md": "# Pump\n\nThe pump has a warranty of 26 months!\n"})
+    query = "warranty of the pump"
+    assert {hit.file for hit in searcher.search(["acme"], query, k=2).hits} == {"pump.md", "copy.md"}
+    varied = search_with(data, query, 2, mmr_lambda=0.3).hits
+    assert [hit.rank for hit in varied] == [1, 2]
+    assert {hit.file for hit in varied} != {"pump.md", "copy.md"}
+    same = search_with(data, query, 3, mmr_lambda=1.0).hits
+    assert same == searcher.search(["acme"], query, k=3).hits
+
+
+def test_neighbours_widen_the_context_and_leave_ranks_alone(data: DataDir, searcher: Searcher) -> None:
+    body = "\n\n".join(
+        f"Step {number}: turn the valve of pump {number} and wait for the light." for number in range(30)
+    )
+    fill(data, "acme", {"long.md": f"# Valve\n\n{body}\n"})
+    plain = searcher.search(["acme"], "valve of pump 17").hits
+    wide = search_with(data, "valve of pump 17", neighbours=1).hits
+    assert [(hit.chunk_id, hit.score, hit.text) for hit in wide] == [
+        (hit.chunk_id, hit.score, hit.text) for hit in plain
+    ]
+    assert all(hit.context is None for hit in plain)
+    hit = wide[0]
+    assert hit.context is not None
+    assert hit.text in hit.context
+    assert len(hit.context) > len(hit.text)
+    assert hit.context_end is not None
+    assert hit.context_start is not None
+    assert hit.context_end - hit.context_start == len(hit.context)
+    assert tuple(hit.to_json()) == (*HIT_KEYS, *CONTEXT_KEYS)
