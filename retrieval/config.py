@@ -231,6 +231,7 @@ class RetrievalConfig:
         verify: Whether to read every file, even one whose size, time and inode have not changed.
         allow_empty: Whether a sync may remove all that a store holds.
         query_file: File that holds the query's text, or `-` for standard input.
+        filters: File that holds a filter over documents' attributes, as JSON in OpenAI's shape.
         k: How many hits.
         output: How results are printed.
     """
@@ -249,5 +250,6 @@ class RetrievalConfig:
     verify: bool = False
     allow_empty: bool = False
     query_file: str | None = None
+    filters: str | None = None
     k: int = 5
     output: Output = Output.table

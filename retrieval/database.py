@@ -73,6 +73,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             (store_id, status, name, sha256, recipe, size_bytes, modified_ns, inode)""",
         "CREATE INDEX chunks_by_hash ON chunks (store_id, sha256)",
     ),
+    (  # attributes: what documents state, what people set (JSON), and from both the rows that filters read
+        "ALTER TABLE documents ADD COLUMN stated_attributes TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE documents ADD COLUMN set_attributes TEXT NOT NULL DEFAULT '{}'",
+        """CREATE TABLE attributes (
+            document_id INTEGER NOT NULL REFERENCES documents (id) ON DELETE CASCADE,
+            store_id INTEGER NOT NULL REFERENCES stores (id) ON DELETE CASCADE,
+            key TEXT NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('text', 'number', 'bool')),
+            text TEXT,
+            number REAL,
+            PRIMARY KEY (document_id, key)
+        )""",
+        "CREATE INDEX attributes_by_text ON attributes (store_id, key, kind, text)",
+        "CREATE INDEX attributes_by_number ON attributes (store_id, key, kind, number)",
+    ),
 )
 """Append-only: entry n brings the schema from version n to n + 1, in one transaction. Never edit a released one."""
 

@@ -19,6 +19,8 @@ from retrieval.config import IndexDevice
 
 logger = logging.getLogger(__name__)
 
+_faiss: Any = faiss  # its stubs know the signatures of C++, not those that FAISS gives them in Python
+
 INDEX_FILE = "dense.faiss"
 OWNERS_FILE = "owners.npy"
 
@@ -85,7 +87,7 @@ def read_vectors(index: DenseIndex) -> NDArray[np.float32]:
 
 
 def search_dense(
-    index: DenseIndex, query: NDArray[np.float32], count: int
+    index: DenseIndex, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the chunks whose best vector is nearest.
 
@@ -93,6 +95,7 @@ def search_dense(
         index: The index.
         query: (dimension,) float32 of unit length.
         count: How many chunks at most.
+        allowed: (chunks,) bool: which may be found; None: all. With it the CPU searches: GPU indexes know no selectors.
 
     Returns:
         Positions and cosines, best first.
@@ -102,7 +105,14 @@ def search_dense(
     depth = min(depth, 4 * count + 64, total)
     if not depth:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-    scores, rows = index.searcher.search(query[None, :], depth)
+    if allowed is None:
+        scores, rows = index.searcher.search(query[None, :], depth)
+    else:
+        bits = np.packbits(allowed[index.owners], bitorder="little")
+        selector = _faiss.SearchParameters(sel=_faiss.IDSelectorBitmap(bits))
+        scores, rows = index.flat.search(query[None, :], depth, params=selector)
+        found = rows >= 0  # FAISS fills up with -1 where fewer are allowed
+        scores, rows = scores[found][None, :], rows[found][None, :]
     positions = index.owners[rows[0]]
     _, first_seen = np.unique(positions, return_index=True)  # rows come best first, so the first is a chunk's best
     kept = np.sort(first_seen)[:count]

@@ -3,7 +3,8 @@
 Owns the two dataclasses that loaders fill and chunking reads. Knows nothing of file formats or of chunks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,9 @@ class Document:
     Attributes:
         text: Unicode in NFC, lines ended by "\n", paragraphs parted by an empty line, headings left out.
         sections: In order, without overlap; together they cover every character of text that is not blank.
+        attributes: What the document states of itself (front matter): plain values, or lists of those, by key.
     """
 
     text: str
     sections: tuple[Section, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)

@@ -3,12 +3,16 @@
 Renaming, removing, stamping and listing; putting text and chunks in is store.py's. Does not know files or embedders.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Engine, bindparam, text
 
+from core.errors import NotFound
+from retrieval.attributes import Value, check_attributes, index_attributes, merge_attributes
 from retrieval.database import read_transaction, write_transaction
 from retrieval.source import FileStamp
 from retrieval.store import MAX_SQL_PARAMETERS, DocumentStatus, Store, raise_generation
@@ -46,6 +50,7 @@ class DocumentState:
         chunks: How many it has.
         updated_at: Unix seconds.
         last_error: Code (server_error, unsupported_file or invalid_file) and message; None unless it failed.
+        attributes: What filters find it by.
     """
 
     file: str
@@ -54,6 +59,7 @@ class DocumentState:
     chunks: int
     updated_at: int
     last_error: dict[str, str] | None
+    attributes: dict[str, Value]
 
 
 OPENAI_ERROR_CODES = frozenset({"unsupported_file", "invalid_file"})
@@ -83,20 +89,22 @@ def read_failures(engine: Engine, store: Store) -> dict[str, tuple[str, str]]:
 def list_documents(engine: Engine, store: Store) -> list[DocumentState]:
     """Return every document of a store with its state, by name."""
     query = text(
-        "SELECT d.name, d.status, d.size_bytes, d.updated_at, d.error_code, d.error, "
+        "SELECT d.name, d.status, d.size_bytes, d.modified_ns, d.updated_at, d.error_code, d.error, "
+        "d.stated_attributes, d.set_attributes, "
         "(SELECT COUNT(*) FROM chunks c WHERE c.document_id = d.id) AS chunks "
         "FROM documents d WHERE d.store_id = :id ORDER BY d.name"
     )
     with read_transaction(engine) as connection:
-        rows = connection.execute(query, {"id": store.id}).all()
+        rows = connection.execute(query, {"id": store.id}).mappings().all()
     return [
         DocumentState(
-            file=row.name,
-            status=row.status,
-            size_bytes=row.size_bytes,
-            chunks=row.chunks,
-            updated_at=row.updated_at,
-            last_error=_describe_failure(row.error_code, row.error) if row.status == "failed" else None,
+            file=row["name"],
+            status=row["status"],
+            size_bytes=row["size_bytes"],
+            chunks=row["chunks"],
+            updated_at=row["updated_at"],
+            last_error=_describe_failure(row["error_code"], row["error"]) if row["status"] == "failed" else None,
+            attributes=merge_attributes(row),
         )
         for row in rows
     ]
@@ -142,6 +150,7 @@ def stamp_documents(engine: Engine, stamps: Mapping[int, FileStamp]) -> None:
     rows = [{"id": number, "modified_ns": stamp.modified_ns, "inode": stamp.inode} for number, stamp in stamps.items()]
     with write_transaction(engine) as connection:
         connection.execute(statement, rows)
+        index_attributes(connection, list(stamps))
 
 
 def rename_documents(engine: Engine, renames: Sequence[tuple[KnownDocument, str, FileStamp]]) -> None:
@@ -164,6 +173,39 @@ def rename_documents(engine: Engine, renames: Sequence[tuple[KnownDocument, str,
     ]
     with write_transaction(engine) as connection:
         connection.execute(statement, rows)
+        index_attributes(connection, [document.id for document, _, _ in renames])
+
+
+def set_attributes(engine: Engine, store: Store, name: str, values: Mapping[str, Any]) -> dict[str, Value]:
+    """Set a document's attributes in place of those that were set before; what its file says stays beneath them.
+
+    Args:
+        engine: The database.
+        store: The store.
+        name: The document's.
+        values: At most 16 strings, numbers or booleans by key.
+
+    Returns:
+        All attributes that hold now.
+
+    Raises:
+        InputError: They break OpenAI's limits; every fault is named.
+        NotFound: The store has no such document.
+    """
+    checked = json.dumps(check_attributes(values))
+    place = {"store_id": store.id, "name": name, "values": checked}
+    with write_transaction(engine) as connection:
+        number = connection.execute(
+            text(
+                "UPDATE documents SET set_attributes = :values WHERE store_id = :store_id AND name = :name RETURNING id"
+            ),
+            place,
+        ).scalar()
+        if number is None:
+            raise NotFound(f"file {name!r}: store {store.name!r} has no document of that name.", param="file")
+        index_attributes(connection, [number])
+        row = connection.execute(text("SELECT * FROM documents WHERE id = :id"), {"id": number}).mappings().one()
+        return merge_attributes(row)
 
 
 def delete_documents(engine: Engine, store: Store, numbers: Sequence[int]) -> int:

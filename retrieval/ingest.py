@@ -25,6 +25,7 @@ from sqlalchemy import Engine
 
 from core.errors import Conflict, InvalidFile, LoamError, StorageFull, describe_os_error
 from core.layout import DataDir, check_name, sha256_file
+from retrieval.attributes import fit_attributes
 from retrieval.chunking import Chunk, cut_document
 from retrieval.config import ChunkingConfig, IndexDevice, ParsingConfig
 from retrieval.database import open_database
@@ -49,7 +50,7 @@ from retrieval.store import (
 
 logger = logging.getLogger(__name__)
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised when loaders or chunking change what they make of the same file: documents are then made anew."""
 BATCH_CHUNKS = 128
 """Chunks that are embedded together: enough to sort by length, few enough to commit every second or so."""
@@ -401,4 +402,13 @@ def _make_document(cut: _Cut, vectors: Mapping[str, NDArray[np.float32]]) -> New
         for chunk in cut.chunks
     )
     mark = cut.fingerprint
-    return NewDocument(cut.file.name, mark.sha256, mark.recipe, mark.stamp.size_bytes, text, chunks, mark.stamp)
+    return NewDocument(
+        cut.file.name,
+        mark.sha256,
+        mark.recipe,
+        mark.stamp.size_bytes,
+        text,
+        chunks,
+        mark.stamp,
+        fit_attributes(cut.document.attributes),
+    )

@@ -4,7 +4,7 @@ Owns: the child's life, its limits (memory, time), and the JSON lines between th
 environment, so it knows no key and no address; it imports the loaders and nothing else. Knows no file format.
 
     parent  {"path": "/…/leave.pdf"}                                  →  child
-    parent  ←  {"text": "…", "sections": [[0, 93, 1, "Leave"]]}          child
+    parent  ←  {"text": "…", "sections": [[0, 93, 1, "Leave"]], "attributes": {}}   child
     parent  ←  {"error": "invalid_file", "message": "The PDF needs …"}   child
 """
 
@@ -107,7 +107,7 @@ class _Worker:
             if answer.get("is_exhausted"):
                 self.stop()
             raise _ERRORS.get(answer["error"], InvalidFile)(answer["message"])
-        return Document(answer["text"], tuple(Section(*fields) for fields in answer["sections"]))
+        return Document(answer["text"], tuple(Section(*fields) for fields in answer["sections"]), answer["attributes"])
 
     def stop(self) -> None:
         process, self._process = self._process, None
@@ -193,7 +193,8 @@ def _answer(path: Path, memory_bytes: int) -> bytes:
 
         document = load_document(path)
         sections = [[part.start, part.end, part.page, part.heading] for part in document.sections]
-        return json.dumps({"text": document.text, "sections": sections}).encode()
+        content = {"text": document.text, "sections": sections, "attributes": document.attributes}
+        return json.dumps(content).encode()
     except LoamError as error:
         return json.dumps({"error": error.openai_code, "message": error.message}).encode()
     except MemoryError:

@@ -12,8 +12,10 @@ Reads conf/retrieval.yaml. For a question typed by hand: python scripts/search.p
 gateway on the same data directory (docs/decisions/0011).
 """
 
+import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.offline import switch_offline
 
@@ -30,6 +32,9 @@ from retrieval.config import Action, Output, RetrievalConfig
 from retrieval.database import open_database
 from retrieval.documents import list_documents
 from retrieval.store import StoreStatus, find_store, list_stores
+
+if TYPE_CHECKING:  # it comes with NumPy, which a status does not need
+    from retrieval.filters import Filter
 
 MAX_QUERY_BYTES = 1 << 20
 
@@ -144,9 +149,10 @@ def search_and_show(config: RetrievalConfig, store_name: str, query: str) -> Non
     from retrieval.searcher import Searcher, check_query
 
     check_query([store_name], query, config.k)
+    filters = read_filter(config.filters) if config.filters else None
     searcher = Searcher(DataDir(Path(config.paths.data_dir)), config.embedder, config.search)
     try:
-        result = searcher.search([store_name], query, config.k)
+        result = searcher.search([store_name], query, config.k, filters)
     finally:
         searcher.close()
     display.show_hits(result, as_json=config.output is Output.json)
@@ -193,6 +199,23 @@ def need(value: str | None, key: str, example: str) -> str:
     if not value:
         raise ConfigError(f"{key}: wanted a value for this action, found none. Give it: {key}={example}", param=key)
     return value
+
+
+def read_filter(path: str) -> "Filter":
+    """Return the filter in a JSON file.
+
+    Raises:
+        InputError: It is not JSON, or no filter; every fault is named.
+        NotFound: There is no such file.
+    """
+    from retrieval.filters import parse_filter
+
+    try:
+        return parse_filter(json.loads(Path(path).read_text(encoding="utf-8-sig")))
+    except OSError as error:
+        raise describe_os_error(error, "read the filter") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"filters: wanted JSON in {path}, found something else ({error}).", param="filters") from error
 
 
 def read_query(query_file: str) -> str:

@@ -25,6 +25,7 @@ from retrieval.database import open_database
 from retrieval.dense import score_chunks, search_dense
 from retrieval.diversity import pick_diverse, read_vectors
 from retrieval.embedding import Embedder
+from retrieval.filters import Filter, select_chunks
 from retrieval.fusion import fuse_scores
 from retrieval.indexes import StoreIndexes
 from retrieval.lexical import pick_best, score_lexical
@@ -90,7 +91,7 @@ class SearchResult:
         query: As it was given.
         hits: Best first.
         searched: Each store.
-        timings_ms: By stage: refresh, embed, dense, lexical, fuse, read, rerank, diversify, expand, total.
+        timings_ms: By stage: refresh, embed, filter, dense, lexical, fuse, read, rerank, diversify, expand, total.
         below_min_score: Candidates that were left out by `search.min_score`.
     """
 
@@ -210,13 +211,14 @@ class Searcher:
             )
         return passages[number]
 
-    def search(self, stores: Sequence[str], query: str, k: int = 5) -> SearchResult:
+    def search(self, stores: Sequence[str], query: str, k: int = 5, filters: Filter | None = None) -> SearchResult:
         """Find the chunks that answer a query best.
 
         Args:
             stores: Names of the stores; their hits are merged by score.
             query: Free text.
             k: How many hits at most, 1 to 1000.
+            filters: Which documents may be found, by their attributes; both sides choose among these only.
 
         Returns:
             The hits, best first, and what was searched.
@@ -233,7 +235,11 @@ class Searcher:
         with watch.stage("embed"):
             vector = self._embedder.embed_query(query)
         depth = max(k, self._config.candidates)
-        found = [self._find_candidates(index, query, vector, depth, watch) for index in indexes]
+        found = []
+        for index in indexes:
+            with watch.stage("filter"):
+                allowed = None if filters is None else self._read_allowed(index, filters)
+            found.append(self._find_candidates(index, query, vector, depth, watch, allowed))
         searched = [
             SearchedStore(index.store.name, index.store.generation, len(index.numbers), len(candidates.numbers))
             for index, candidates in zip(indexes, found, strict=True)
@@ -241,17 +247,29 @@ class Searcher:
         hits, below = self._order(_join(found), query, k, watch)
         return SearchResult(query, hits, searched, watch.finish(), below)
 
+    def _read_allowed(self, index: StoreIndex, filters: Filter) -> NDArray[np.bool_]:
+        """Return (chunks,) bool: which chunks of an index a filter lets through, by the database as it is now."""
+        return np.isin(index.numbers, select_chunks(self._engine, index.store, filters), assume_unique=True)
+
     def _find_candidates(
-        self, index: StoreIndex, query: str, vector: NDArray[np.float32], depth: int, watch: _Stopwatch
+        self,
+        index: StoreIndex,
+        query: str,
+        vector: NDArray[np.float32],
+        depth: int,
+        watch: _Stopwatch,
+        allowed: NDArray[np.bool_] | None,
     ) -> _Candidates:
-        """Return the best chunks of each side, each with both scores."""
+        """Return the best chunks of each side among those allowed, each with both scores."""
         with watch.stage("lexical"):
             lexical = score_lexical(index.lexical, query)
+            if allowed is not None:
+                lexical[~allowed] = 0
             by_words = pick_best(lexical, depth)
         if index.dense is None:
             return _Candidates(index.numbers[:0], np.zeros(0, np.float32), np.zeros(0, np.float32))
         with watch.stage("dense"):
-            by_vector, cosines = search_dense(index.dense, vector, depth)
+            by_vector, cosines = search_dense(index.dense, vector, depth, allowed)
             others = np.setdiff1d(by_words, by_vector)
             positions = np.concatenate([by_vector, others])
             dense = np.concatenate([cosines, score_chunks(index.dense, vector, others)])

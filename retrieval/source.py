@@ -23,8 +23,8 @@ class FileStamp:
 
     Attributes:
         size_bytes: Of the file.
-        modified_ns: When it was changed, nanoseconds since 1970; 0: too lately to be relied on.
-        inode: Its number on the file system.
+        modified_ns: When it was changed, nanoseconds since 1970; 0: not known.
+        inode: Its number on the file system; 0: it was changed too lately for its stamp to be relied on.
     """
 
     size_bytes: int
@@ -34,7 +34,7 @@ class FileStamp:
     @property
     def is_settled(self) -> bool:
         """Whether an equal stamp means equal bytes."""
-        return self.modified_ns != 0
+        return self.inode != 0
 
 
 UNKNOWN_STAMP = FileStamp(0, 0, 0)
@@ -114,4 +114,4 @@ def _walk(folder: str, prefix: str, own: tuple[int, int] | None, now_ns: int) ->
 
 def _read_stamp(status: os.stat_result, now_ns: int) -> FileStamp:
     is_settled = abs(now_ns - status.st_mtime_ns) > SETTLED_AFTER_NS
-    return FileStamp(status.st_size, status.st_mtime_ns if is_settled else 0, status.st_ino & MAX_INODE)
+    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ino & MAX_INODE if is_settled else 0)

@@ -6,9 +6,10 @@ parsed, cut, embedded or searched.
 """
 
 import hashlib
+import json
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 
 from core.errors import Conflict, ContractError, LoamError, NotFound
 from core.layout import check_name
+from retrieval.attributes import Value, index_attributes
 from retrieval.database import read_transaction, write_transaction
 from retrieval.source import UNKNOWN_STAMP, FileStamp
 
@@ -118,6 +120,7 @@ class NewDocument:
         text: What the chunks are slices of.
         chunks: In order.
         stamp: Of the file, as it was before its bytes were read.
+        attributes: What the document states of itself.
     """
 
     name: str
@@ -127,6 +130,7 @@ class NewDocument:
     text: str
     chunks: tuple[NewChunk, ...]
     stamp: FileStamp = UNKNOWN_STAMP
+    attributes: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,16 +299,13 @@ def commit_documents(engine: Engine, store: Store, documents: Sequence[NewDocume
         The store's new generation.
     """
     with write_transaction(engine) as connection:
-        for document in documents:
-            _replace_document(connection, store, document)
+        index_attributes(connection, [_replace_document(connection, store, document) for document in documents])
         return raise_generation(connection, store.id)
 
 
-def _replace_document(connection: Connection, store: Store, document: NewDocument) -> None:
-    _delete_document(connection, store.id, document.name)
-    document_id = _insert_document(
-        connection, store.id, document, DocumentStatus.completed, error_code=None, error=None
-    )
+def _replace_document(connection: Connection, store: Store, document: NewDocument) -> int:
+    """Return the row of the new version; it keeps the attributes that were set by people."""
+    document_id = _exchange_row(connection, store.id, document, None)
     if document.chunks:
         connection.execute(
             text(
@@ -314,6 +315,7 @@ def _replace_document(connection: Connection, store: Store, document: NewDocumen
             ),
             [_chunk_values(store, document_id, number, chunk) for number, chunk in enumerate(document.chunks)],
         )
+    return document_id
 
 
 def commit_failure(engine: Engine, store: Store, document: NewDocument, error: LoamError) -> bool:
@@ -329,45 +331,42 @@ def commit_failure(engine: Engine, store: Store, document: NewDocument, error: L
         ).scalar()
         if earlier == DocumentStatus.completed.value:
             return True
-        _delete_document(connection, store.id, document.name)
-        _insert_document(
-            connection, store.id, document, DocumentStatus.failed, error_code=error.openai_code, error=error.message
-        )
+        _exchange_row(connection, store.id, document, error)
         return False
 
 
-def _delete_document(connection: Connection, store_id: int, name: str) -> None:
-    connection.execute(
-        text("DELETE FROM documents WHERE store_id = :id AND name = :name"), {"id": store_id, "name": name}
-    )  # its chunks go with it (ON DELETE CASCADE)
+def _exchange_row(connection: Connection, store_id: int, document: NewDocument, error: LoamError | None) -> int:
+    """Put a document's row, completed or failed, in place of its earlier one; what people have set of it stays.
 
-
-def _insert_document(
-    connection: Connection,
-    store_id: int,
-    document: NewDocument,
-    status: DocumentStatus,
-    *,
-    error_code: str | None,
-    error: str | None,
-) -> int:
+    Returns:
+        The new row's number.
+    """
+    place = {"store_id": store_id, "name": document.name}
+    kept = connection.execute(
+        text("SELECT set_attributes FROM documents WHERE store_id = :store_id AND name = :name"), place
+    ).scalar()
+    connection.execute(  # its chunks and attributes go with it (ON DELETE CASCADE)
+        text("DELETE FROM documents WHERE store_id = :store_id AND name = :name"), place
+    )
     result = connection.execute(
         text(
             "INSERT INTO documents (store_id, name, sha256, recipe, size_bytes, modified_ns, inode, status, "
-            "error_code, error, text, updated_at) VALUES (:store_id, :name, :sha256, :recipe, :size_bytes, "
-            ":modified_ns, :inode, :status, :error_code, :error, :text, :now) RETURNING id"
+            "error_code, error, stated_attributes, set_attributes, text, updated_at) VALUES (:store_id, :name, "
+            ":sha256, :recipe, :size_bytes, :modified_ns, :inode, :status, :error_code, :error, :stated, :kept, "
+            ":text, :now) RETURNING id"
         ),
         {
-            "store_id": store_id,
-            "name": document.name,
+            **place,
             "sha256": document.sha256,
             "recipe": document.recipe,
             "size_bytes": document.size_bytes,
             "modified_ns": document.stamp.modified_ns,
             "inode": document.stamp.inode,
-            "status": status.value,
-            "error_code": error_code,
-            "error": error,
+            "status": (DocumentStatus.failed if error else DocumentStatus.completed).value,
+            "error_code": error.openai_code if error else None,
+            "error": error.message if error else None,
+            "stated": json.dumps(dict(document.attributes)),
+            "kept": kept or "{}",
             "text": document.text,
             "now": int(time.time()),
         },

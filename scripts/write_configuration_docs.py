@@ -32,6 +32,7 @@ SCHEMAS = {
     "export": ("scripts.export", "ExportConfig"),
     "parity": ("scripts.parity", "ParityConfig"),
     "score_exact": ("scripts.score_exact", "ScoreConfig"),
+    "bench_sync": ("scripts.bench_sync", "BenchConfig"),
     "bench_train": ("scripts.bench_train", "BenchConfig"),
 }
 """The dataclass that reads each primary configuration, by module and name."""

@@ -5,7 +5,8 @@ Owns: cleaning of text, the heading path, the offsets of sections, the layout of
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from core.errors import InvalidFile
 from retrieval.document import Document, Section
@@ -50,6 +51,11 @@ class Outline:
         self._sections: list[Section] = []
         self._is_open = False  # whether the last section still grows
         self._titles: list[str] = []
+        self._attributes: dict[str, Any] = {}
+
+    def state_attributes(self, values: Mapping[str, Any]) -> None:
+        """Add what the document states of itself: plain values, or lists of those, by key."""
+        self._attributes.update(values)
 
     def add_heading(self, level: int, title: str) -> None:
         """Open a section; a heading of the same or a deeper level ends with it.
@@ -99,7 +105,7 @@ class Outline:
             self.add_text("\n\n".join(titles))  # headings alone are all that the file says
         if not self._parts:
             raise InvalidFile("The file holds no text.")
-        return Document("".join(self._parts), tuple(self._sections))
+        return Document("".join(self._parts), tuple(self._sections), self._attributes)
 
 
 def write_table(rows: Iterable[Sequence[str]]) -> str:

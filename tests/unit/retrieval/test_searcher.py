@@ -10,6 +10,7 @@ import pytest
 from core.errors import Conflict, InputError, NotFound
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig, SearchConfig
+from retrieval.filters import parse_filter
 from retrieval.ingest import ingest
 from retrieval.searcher import CONTEXT_KEYS, HIT_KEYS, Searcher, SearchResult
 from tests.fakes.hash_embedder import HashEmbedder
@@ -211,3 +212,34 @@ def test_neighbours_widen_the_context_and_leave_ranks_alone(data: DataDir, searc
     assert hit.context_start is not None
     assert hit.context_end - hit.context_start == len(hit.context)
     assert tuple(hit.to_json()) == (*HIT_KEYS, *CONTEXT_KEYS)
+
+
+def test_a_filter_chooses_before_the_best_are_taken(data: DataDir) -> None:
+    files = {f"pump{number}.md": f"# Pump {number}\n\nThe pump pumps water.\n" for number in range(60)}
+    rare = "---\nteam: rare\n---\n# Box\n\nA box holds three old hats.\n"
+    fill(data, "acme", {**files, "rare.md": rare, "hats.txt": "Hats are worn on heads, a box is not."})
+    searcher = Searcher(data, search=SearchConfig(candidates=5), make_embedder=HashEmbedder)
+    wanted = parse_filter({"type": "eq", "key": "team", "value": "rare"})
+    assert "rare.md" not in {hit.file for hit in searcher.search(["acme"], "the pump pumps water", k=5).hits}
+    hits = searcher.search(["acme"], "the pump pumps water", k=5, filters=wanted).hits
+    assert [hit.file for hit in hits] == ["rare.md"]
+    other = parse_filter({"type": "in", "key": "extension", "value": [".txt", ".pdf"]})
+    assert {hit.file for hit in searcher.search(["acme"], "pump", k=5, filters=other).hits} == {"hats.txt"}
+    pumps = parse_filter({"type": "and", "filters": [{"type": "ne", "key": "path", "value": "pump0.md"}]})
+    found = {hit.file for hit in searcher.search(["acme"], "pump", k=100, filters=pumps).hits}
+    assert len(found) == 61
+    assert "pump0.md" not in found
+    none = parse_filter({"type": "eq", "key": "team", "value": "none"})
+    assert searcher.search(["acme"], "pump", filters=none).hits == []
+    searcher.close()
+
+
+def test_a_filtered_search_equals_a_search_of_what_is_let_through(data: DataDir, searcher: Searcher) -> None:
+    wanted = parse_filter({"type": "eq", "key": "extension", "value": ".md"})
+    dense_only = Searcher(data, search=SearchConfig(dense_weight=1.0), make_embedder=HashEmbedder)
+    for one in (searcher, dense_only):
+        every = one.search(["acme"], "a pond needs no pump", k=100).hits
+        some = one.search(["acme"], "a pond needs no pump", k=100, filters=wanted).hits
+        kept = [(hit.chunk_id, hit.dense_score, hit.lexical_score) for hit in every if hit.file.endswith(".md")]
+        assert sorted(kept) == sorted((hit.chunk_id, hit.dense_score, hit.lexical_score) for hit in some)
+    dense_only.close()
