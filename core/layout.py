@@ -143,7 +143,9 @@ def write_file(path: Path, data: bytes | str) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        reach("file.synced")
         temporary.replace(path)
+        reach("file.renamed")
         sync_directory(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -88,6 +88,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX attributes_by_text ON attributes (store_id, key, kind, text)",
         "CREATE INDEX attributes_by_number ON attributes (store_id, key, kind, number)",
     ),
+    (  # what a chunk is held against when it is read; NULL in rows that an earlier Loam wrote
+        "ALTER TABLE chunks ADD COLUMN embeddings_sha256 TEXT",
+        "ALTER TABLE chunks ADD COLUMN seal TEXT",
+    ),
+    (  # uploaded files; their bytes lie in files/<id>
+        """CREATE TABLE files (
+            id TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            name TEXT NOT NULL,
+            purpose TEXT NOT NULL,
+            size_bytes INTEGER NOT NULL,
+            sha256 TEXT NOT NULL,
+            created_at INTEGER NOT NULL
+        )""",
+        "CREATE INDEX files_by_owner ON files (owner, created_at, id)",
+    ),
 )
 """Append-only: entry n brings the schema from version n to n + 1, in one transaction. Never edit a released one."""
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from core.errors import Conflict, InvalidFile, LoamError, StorageFull, describe_os_error
+from core.failpoints import reach
 from core.layout import DataDir, check_name, sha256_file
 from retrieval.attributes import fit_attributes
 from retrieval.chunking import Chunk, cut_document
@@ -33,6 +34,7 @@ from retrieval.document import Document
 from retrieval.documents import KnownDocument, begin_documents, read_documents, read_failures, stamp_documents
 from retrieval.embedding import Embedder, embed_passages
 from retrieval.parsing import ParserPool
+from retrieval.seal import hash_chunk
 from retrieval.snapshot import build_index, open_index, save_snapshot
 from retrieval.source import UNKNOWN_STAMP, FileStamp, SourceFile, list_files
 from retrieval.store import (
@@ -43,7 +45,6 @@ from retrieval.store import (
     commit_documents,
     commit_failure,
     find_store,
-    hash_chunk,
     make_store,
     read_embeddings,
 )
@@ -163,6 +164,7 @@ def ingest(
     try:
         with lock_store(data, store_name):
             store = make_store(engine, store_name, embedder.identity)
+            reach("store.made")
             run = Ingestion(engine, store, embedder, chunking, parsing, report, progress)
             run.ingest(files, read_documents(engine, store), verify=verify, retry=True)
             open_index(engine, data, find_store(engine, store_name), IndexDevice.cpu)  # saves it where it is new
@@ -259,6 +261,7 @@ class Ingestion:
         """
         self._known = known
         begin_documents(self._engine, self._store, {file.name: file.stamp for file in files if file.name not in known})
+        reach("documents.begun")
         for file, fingerprint, outcome in self._parse(self._find_changed(files, verify=verify, retry=retry)):
             if isinstance(outcome, Document):
                 chunks = cut_document(outcome, self._chunking, self._embedder.token_starts)
@@ -355,6 +358,7 @@ class Ingestion:
         new = {key: passage for key, passage in passages.items() if key not in vectors}
         vectors |= zip(new, embed_passages(list(new.values()), self._embedder), strict=True)
         documents = [_make_document(cut, vectors) for cut in waiting]
+        reach("documents.embedded")
         commit_documents(self._engine, self._store, documents)
         for document in documents:
             known = self._known.get(document.name)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from core.errors import ContractError, LoamError
+from core.failpoints import reach
 from core.layout import DataDir, sha256_bytes, sha256_file, write_folder, write_json
 from retrieval.config import IndexDevice
 from retrieval.dense import DenseIndex, build_dense, load_dense, save_dense
@@ -94,6 +95,7 @@ def save_snapshot(index: StoreIndex, data: DataDir) -> None:
         if index.dense is not None:
             save_dense(index.dense, temporary)
         save_lexical(index.lexical, temporary)
+        reach("snapshot.written")
         content = {
             "format": FORMAT,
             "store_id": index.store.id,
@@ -103,7 +105,10 @@ def save_snapshot(index: StoreIndex, data: DataDir) -> None:
             "files": {path.name: sha256_file(path) for path in sorted(temporary.iterdir())},
         }
         write_json(temporary / MANIFEST, {**content, "sha256": _hash_content(content)})
+        reach("snapshot.hashed")
+    reach("snapshot.published")
     _remove_outdated(folder.parent, index.store.generation)
+    reach("snapshot.pruned")
 
 
 def _remove_outdated(folder: Path, generation: int) -> None:

@@ -5,7 +5,6 @@ store's generation. Chunk ids are never used twice, so an old id finds its text 
 parsed, cut, embedded or searched.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +17,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 
 from core.errors import Conflict, ContractError, LoamError, NotFound
+from core.failpoints import reach
 from core.layout import check_name
 from retrieval.attributes import Value, index_attributes
 from retrieval.database import read_transaction, write_transaction
+from retrieval.seal import INSERT_CHUNK, check_chunk, check_embeddings, check_seal, hash_chunk, seal_chunk
 from retrieval.source import UNKNOWN_STAMP, FileStamp
 
 CHUNK_ID_PREFIX = "chunk-"
@@ -168,11 +169,6 @@ class ChunkRow:
     embeddings: NDArray[np.float32]
 
 
-def hash_chunk(heading: str | None, chunk_text: str) -> str:
-    """Return the SHA-256 of what a chunk says, heading included."""
-    return hashlib.sha256(f"{heading or ''}\0{chunk_text}".encode()).hexdigest()
-
-
 def list_stores(engine: Engine) -> list[StoreStatus]:
     """Return every store with its counts, by name."""
     query = text(
@@ -300,7 +296,10 @@ def commit_documents(engine: Engine, store: Store, documents: Sequence[NewDocume
     """
     with write_transaction(engine) as connection:
         index_attributes(connection, [_replace_document(connection, store, document) for document in documents])
-        return raise_generation(connection, store.id)
+        generation = raise_generation(connection, store.id)
+        reach("documents.written")
+    reach("documents.committed")
+    return generation
 
 
 def _replace_document(connection: Connection, store: Store, document: NewDocument) -> int:
@@ -308,11 +307,7 @@ def _replace_document(connection: Connection, store: Store, document: NewDocumen
     document_id = _exchange_row(connection, store.id, document, None)
     if document.chunks:
         connection.execute(
-            text(
-                "INSERT INTO chunks (store_id, document_id, ordinal, start_offset, end_offset, page, heading, "
-                "text, sha256, embeddings) VALUES (:store_id, :document_id, :ordinal, :start, :end, :page, "
-                ":heading, :text, :sha256, :embeddings)"
-            ),
+            INSERT_CHUNK,
             [_chunk_values(store, document_id, number, chunk) for number, chunk in enumerate(document.chunks)],
         )
     return document_id
@@ -332,7 +327,9 @@ def commit_failure(engine: Engine, store: Store, document: NewDocument, error: L
         if earlier == DocumentStatus.completed.value:
             return True
         _exchange_row(connection, store.id, document, error)
-        return False
+        reach("failure.written")
+    reach("failure.committed")
+    return False
 
 
 def _exchange_row(connection: Connection, store_id: int, document: NewDocument, error: LoamError | None) -> int:
@@ -378,18 +375,20 @@ def _chunk_values(store: Store, document_id: int, ordinal: int, chunk: NewChunk)
     embeddings = np.ascontiguousarray(chunk.embeddings, dtype="<f4")
     if embeddings.ndim != 2 or embeddings.shape[1] != store.embedder.dimension or not len(embeddings):
         raise ValueError(f"embeddings: wanted (windows, {store.embedder.dimension}), found {embeddings.shape}")
-    return {
-        "store_id": store.id,
-        "document_id": document_id,
-        "ordinal": ordinal,
-        "start": chunk.start,
-        "end": chunk.end,
-        "page": chunk.page,
-        "heading": chunk.heading,
-        "text": chunk.text,
-        "sha256": hash_chunk(chunk.heading, chunk.text),
-        "embeddings": embeddings.tobytes(),
-    }
+    return seal_chunk(
+        {
+            "store_id": store.id,
+            "document_id": document_id,
+            "ordinal": ordinal,
+            "start_offset": chunk.start,
+            "end_offset": chunk.end,
+            "page": chunk.page,
+            "heading": chunk.heading,
+            "text": chunk.text,
+            "sha256": hash_chunk(chunk.heading, chunk.text),
+            "embeddings": embeddings.tobytes(),
+        }
+    )
 
 
 def raise_generation(connection: Connection, store_id: int) -> int:
@@ -413,7 +412,8 @@ def read_chunks(engine: Engine, store: Store) -> tuple[Store, list[ChunkRow]]:
         ContractError: A row breaks its contract.
     """
     query = text(
-        "SELECT c.id, c.heading, c.text, c.sha256, c.embeddings FROM chunks c WHERE c.store_id = :id ORDER BY c.id"
+        "SELECT c.id, c.heading, c.text, c.sha256, c.embeddings, c.embeddings_sha256 FROM chunks c "
+        "WHERE c.store_id = :id ORDER BY c.id"
     )
     with read_transaction(engine) as connection:
         now = _find_store(connection, store.name)
@@ -425,20 +425,8 @@ def read_chunks(engine: Engine, store: Store) -> tuple[Store, list[ChunkRow]]:
 
 def _to_chunk_row(row: RowMapping, dimension: int) -> ChunkRow:
     check_chunk(row)
+    check_embeddings(row)
     return ChunkRow(row["id"], row["heading"], row["text"], unpack_embeddings(row["embeddings"], dimension))
-
-
-def check_chunk(row: RowMapping) -> None:
-    """Refuse a chunk whose words are not those that were stored.
-
-    Raises:
-        ContractError: The hash differs.
-    """
-    if hash_chunk(row["heading"], row["text"]) != row["sha256"]:
-        raise ContractError(
-            f"{CHUNK_ID_PREFIX}{row['id']}: its text is not what was stored; the database is damaged. Restore it from "
-            "a backup, or ingest the documents into a new paths.data_dir."
-        )
 
 
 def unpack_embeddings(data: bytes, dimension: int) -> NDArray[np.float32]:
@@ -456,7 +444,8 @@ def read_passages(engine: Engine, numbers: Sequence[int]) -> dict[int, Passage]:
     """
     query = text(
         "SELECT c.id, s.name AS store, d.name AS file, c.page, c.heading, c.start_offset, c.end_offset, c.text, "
-        "c.sha256 FROM chunks c JOIN documents d ON d.id = c.document_id JOIN stores s ON s.id = c.store_id "
+        "c.sha256, c.ordinal, c.embeddings_sha256, c.seal FROM chunks c "
+        "JOIN documents d ON d.id = c.document_id JOIN stores s ON s.id = c.store_id "
         "WHERE c.id IN :numbers"
     ).bindparams(bindparam("numbers", expanding=True))
     passages: dict[int, Passage] = {}
@@ -465,6 +454,7 @@ def read_passages(engine: Engine, numbers: Sequence[int]) -> dict[int, Passage]:
             batch = [int(number) for number in numbers[start : start + MAX_SQL_PARAMETERS]]
             for row in connection.execute(query, {"numbers": batch}).mappings():
                 check_chunk(row)
+                check_seal(row)
                 passages[row["id"]] = _to_passage(row)
     return passages
 

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 
 from core.errors import ContractError
 from retrieval.database import read_transaction
-from retrieval.store import MAX_SQL_PARAMETERS, check_chunk
+from retrieval.seal import check_chunk
+from retrieval.store import MAX_SQL_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True)

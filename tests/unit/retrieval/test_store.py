@@ -10,6 +10,7 @@ from core.errors import ConfigError, Conflict, ContractError, InvalidFile, NotFo
 from retrieval import store
 from retrieval.database import open_database, read_transaction, write_transaction
 from retrieval.documents import read_documents
+from retrieval.seal import hash_chunk
 from retrieval.store import DocumentStatus, EmbedderIdentity, NewChunk, NewDocument, Store
 
 EMBEDDER = EmbedderIdentity("hash", 4, "abc")
@@ -102,10 +103,10 @@ def test_a_failure_is_recorded_and_does_not_hide_an_earlier_version(engine: Engi
 
 def test_vectors_are_found_again_by_what_the_chunk_says(engine: Engine, acme: Store) -> None:
     store.commit_document(engine, acme, make_document("a.md", "one", "two"))
-    wanted = {store.hash_chunk("A > B", "one"), store.hash_chunk("A > B", "two")}
-    known = store.read_embeddings(engine, acme, [*wanted, store.hash_chunk(None, "three")])
+    wanted = {hash_chunk("A > B", "one"), hash_chunk("A > B", "two")}
+    known = store.read_embeddings(engine, acme, [*wanted, hash_chunk(None, "three")])
     assert set(known) == wanted
-    assert store.hash_chunk(None, "A") != store.hash_chunk("A", "")
+    assert hash_chunk(None, "A") != hash_chunk("A", "")
 
 
 def test_another_embedder_is_refused_with_what_to_do(engine: Engine, acme: Store) -> None:
@@ -145,7 +146,7 @@ def test_text_that_was_changed_behind_our_back_is_never_returned(engine: Engine,
 def test_vectors_of_a_wrong_length_are_refused(engine: Engine, acme: Store) -> None:
     store.commit_document(engine, acme, make_document("a.md", "one"))
     with write_transaction(engine) as connection:
-        connection.execute(text("UPDATE chunks SET embeddings = x'00ff'"))
+        connection.execute(text("UPDATE chunks SET embeddings = x'00ff', embeddings_sha256 = NULL"))
     with pytest.raises(ContractError, match="wanted rows of 16 bytes, found 2"):
         store.read_chunks(engine, acme)
 
