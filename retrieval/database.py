@@ -104,6 +104,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX files_by_owner ON files (owner, created_at, id)",
     ),
+    (  # the generation of a store's last deletion: snapshots below it hold something that must be gone
+        "ALTER TABLE stores ADD COLUMN erased_generation INTEGER NOT NULL DEFAULT 0",
+        "UPDATE stores SET erased_generation = generation",
+    ),
+    (  # deletions whose traces are still to be removed from the database's own pages
+        "CREATE TABLE erasures (id INTEGER PRIMARY KEY AUTOINCREMENT, store_id INTEGER NOT NULL)",
+    ),
 )
 """Append-only: entry n brings the schema from version n to n + 1, in one transaction. Never edit a released one."""
 
@@ -129,7 +136,41 @@ def open_database(path: Path) -> Engine:
     event.listen(engine, "connect", _prepare_connection)
     event.listen(engine, "begin", _begin)
     _migrate(engine, path)
+    truncate_log(engine)
     return engine
+
+
+def truncate_log(engine: Engine) -> bool:
+    """Write the log into the database and empty it, so that nothing deleted stays readable in it.
+
+    Returns:
+        Whether it was emptied; not while another process is reading or writing: the last one to close empties it.
+    """
+    with _raw_connection(engine) as connection:
+        is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not is_busy
+
+
+def rewrite_database(engine: Engine) -> None:
+    """Write the database anew without anything that is not a row.
+
+    secure_delete overwrites what is deleted where it stands, not the copies that SQLite left when it moved a row from a
+    page to its neighbour. Takes time in proportion to the database, and as much space once more while it lasts.
+    """
+    with _raw_connection(engine) as connection:
+        connection.execute("VACUUM")
+
+
+@contextmanager
+def _raw_connection(engine: Engine) -> Iterator[sqlite3.Connection]:
+    """Yield a connection outside any transaction, for what SQLite refuses within one."""
+    with explain_database_errors(engine):
+        pooled = engine.raw_connection()
+        try:
+            assert isinstance(pooled.driver_connection, sqlite3.Connection)  # noqa: S101
+            yield pooled.driver_connection
+        finally:
+            pooled.close()
 
 
 def _prepare_connection(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, bindparam, text
+from sqlalchemy import Connection, Engine, bindparam, text
 
 from core.errors import NotFound
 from retrieval.attributes import Value, check_attributes, index_attributes, merge_attributes
@@ -228,5 +228,18 @@ def delete_documents(engine: Engine, store: Store, numbers: Sequence[int]) -> in
             batch = list(numbers[start : start + MAX_SQL_PARAMETERS])
             count += connection.execute(statement, {"store_id": store.id, "numbers": batch}).rowcount
         if count:
-            raise_generation(connection, store.id)
+            raise_generation(connection, store.id, has_erased=True)
+            note_erasure(connection, store.id)
     return count
+
+
+def delete_store(engine: Engine, store: Store) -> None:
+    """Remove a store with its documents, chunks and vectors, in one transaction."""
+    with write_transaction(engine) as connection:
+        note_erasure(connection, store.id)
+        connection.execute(text("DELETE FROM stores WHERE id = :id"), {"id": store.id})  # the rest by ON DELETE CASCADE
+
+
+def note_erasure(connection: Connection, store_id: int) -> None:
+    """Note that something was deleted, so that its traces are removed, by the next start if need be (erasure.py)."""
+    connection.execute(text("INSERT INTO erasures (store_id) VALUES (:id)"), {"id": store_id})

@@ -33,6 +33,7 @@ from retrieval.database import open_database
 from retrieval.document import Document
 from retrieval.documents import KnownDocument, begin_documents, read_documents, read_failures, stamp_documents
 from retrieval.embedding import Embedder, embed_passages
+from retrieval.erasure import erase_deleted
 from retrieval.parsing import ParserPool
 from retrieval.seal import hash_chunk
 from retrieval.snapshot import build_index, open_index, save_snapshot
@@ -168,6 +169,7 @@ def ingest(
             run = Ingestion(engine, store, embedder, chunking, parsing, report, progress)
             run.ingest(files, read_documents(engine, store), verify=verify, retry=True)
             open_index(engine, data, find_store(engine, store_name), IndexDevice.cpu)  # saves it where it is new
+            erase_deleted(engine, data)
     finally:
         engine.dispose()
     report.seconds = round(time.monotonic() - start, 2)

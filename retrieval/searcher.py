@@ -25,6 +25,7 @@ from retrieval.database import open_database
 from retrieval.dense import score_chunks, search_dense
 from retrieval.diversity import pick_diverse, read_vectors
 from retrieval.embedding import Embedder
+from retrieval.erasure import erase_deleted
 from retrieval.filters import Filter, select_chunks
 from retrieval.fusion import fuse_scores
 from retrieval.indexes import StoreIndexes
@@ -162,6 +163,7 @@ class Searcher:
         self._embedder_config = embedder or EmbedderConfig()
         self._make_embedder = make_embedder or self._load_embedder
         self._engine: Engine = open_database(data.database)
+        erase_deleted(self._engine, data)  # what a process that was killed after a deletion has left
         self._loaded_embedder: Embedder | None = None
         self._loaded_reranker: Reranker | None = None
         self._indexes = StoreIndexes(self._engine, data, self._config.index_device)

@@ -7,8 +7,6 @@ combined.
 
 import json
 import logging
-import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from core.layout import DataDir, sha256_bytes, sha256_file, write_folder, write_
 from retrieval.config import IndexDevice
 from retrieval.dense import DenseIndex, build_dense, load_dense, save_dense
 from retrieval.embedding import contextualise
+from retrieval.erasure import hold_snapshots, read_erased_generation, remove_snapshots
 from retrieval.lexical import LexicalIndex, build_lexical, load_lexical, save_lexical
 from retrieval.store import Store, read_chunks
 
@@ -32,8 +31,6 @@ FORMAT = 2
 """Raised when the files or the way words are split change: older snapshots are then made again."""
 MANIFEST = "manifest.json"
 NUMBERS_FILE = "chunks.npy"
-ABANDONED_AFTER_S = 3600
-"""A temporary folder older than this belongs to a process that was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +58,7 @@ def open_index(engine: Engine, data: DataDir, store: Store, device: IndexDevice)
         index = build_index(engine, store, device)
         try:
             save_snapshot(index, data)
+            remove_snapshots(folder.parent, read_erased_generation(engine, store))  # this one too, if it is late
         except (LoamError, OSError) as error:  # a cache: searching goes on without it
             logger.warning("the index of store %r was not saved: %s", store.name, error)
     return index
@@ -90,7 +88,7 @@ def save_snapshot(index: StoreIndex, data: DataDir) -> None:
         StorageFull: There is no space; nothing half-written was left.
     """
     folder = snapshot_folder(data, index.store)
-    with write_folder(folder) as temporary:
+    with hold_snapshots(folder.parent, wait=True), write_folder(folder) as temporary:
         np.save(temporary / NUMBERS_FILE, index.numbers, allow_pickle=False)
         if index.dense is not None:
             save_dense(index.dense, temporary)
@@ -107,17 +105,8 @@ def save_snapshot(index: StoreIndex, data: DataDir) -> None:
         write_json(temporary / MANIFEST, {**content, "sha256": _hash_content(content)})
         reach("snapshot.hashed")
     reach("snapshot.published")
-    _remove_outdated(folder.parent, index.store.generation)
+    remove_snapshots(folder.parent, index.store.generation)
     reach("snapshot.pruned")
-
-
-def _remove_outdated(folder: Path, generation: int) -> None:
-    """Remove a store's earlier snapshots, and what a killed process left half-written."""
-    for other in folder.iterdir():
-        is_earlier = other.name.isdigit() and int(other.name) < generation
-        is_abandoned = other.name.startswith(".") and time.time() - other.stat().st_mtime > ABANDONED_AFTER_S
-        if is_earlier or is_abandoned:
-            shutil.rmtree(other, ignore_errors=True)  # a reader that is just opening it builds from the database
 
 
 def load_snapshot(folder: Path, store: Store, device: IndexDevice) -> StoreIndex | None:

@@ -240,12 +240,6 @@ def make_store(engine: Engine, name: str, embedder: EmbedderIdentity) -> Store:
     return store
 
 
-def delete_store(engine: Engine, store: Store) -> None:
-    """Remove a store with its documents, chunks and vectors, in one transaction."""
-    with write_transaction(engine) as connection:
-        connection.execute(text("DELETE FROM stores WHERE id = :id"), {"id": store.id})  # the rest by ON DELETE CASCADE
-
-
 def check_embedder(store: Store, embedder: EmbedderIdentity) -> None:
     """Refuse an embedder that did not make a store's vectors.
 
@@ -295,8 +289,14 @@ def commit_documents(engine: Engine, store: Store, documents: Sequence[NewDocume
         The store's new generation.
     """
     with write_transaction(engine) as connection:
+        replaced = connection.execute(
+            text(
+                "SELECT COUNT(*) FROM documents WHERE store_id = :id AND status = 'completed' AND name IN :names"
+            ).bindparams(bindparam("names", expanding=True)),
+            {"id": store.id, "names": [document.name for document in documents]},
+        ).scalar_one()
         index_attributes(connection, [_replace_document(connection, store, document) for document in documents])
-        generation = raise_generation(connection, store.id)
+        generation = raise_generation(connection, store.id, has_erased=replaced > 0)
         reach("documents.written")
     reach("documents.committed")
     return generation
@@ -333,11 +333,7 @@ def commit_failure(engine: Engine, store: Store, document: NewDocument, error: L
 
 
 def _exchange_row(connection: Connection, store_id: int, document: NewDocument, error: LoamError | None) -> int:
-    """Put a document's row, completed or failed, in place of its earlier one; what people have set of it stays.
-
-    Returns:
-        The new row's number.
-    """
+    """Put a document's row in place of its earlier one and return it; what people have set of it stays."""
     place = {"store_id": store_id, "name": document.name}
     kept = connection.execute(
         text("SELECT set_attributes FROM documents WHERE store_id = :store_id AND name = :name"), place
@@ -391,10 +387,11 @@ def _chunk_values(store: Store, document_id: int, ordinal: int, chunk: NewChunk)
     )
 
 
-def raise_generation(connection: Connection, store_id: int) -> int:
-    """Count one more change of a store's chunks; return the new generation."""
-    query = text("UPDATE stores SET generation = generation + 1 WHERE id = :id RETURNING generation")
-    return int(connection.execute(query, {"id": store_id}).scalar_one())
+def raise_generation(connection: Connection, store_id: int, *, has_erased: bool) -> int:
+    """Count one more change of a store's chunks, with or without deletions; return the new generation."""
+    erased = ", erased_generation = generation + 1" if has_erased else ""
+    query = f"UPDATE stores SET generation = generation + 1{erased} WHERE id = :id RETURNING generation"  # noqa: S608
+    return int(connection.execute(text(query), {"id": store_id}).scalar_one())
 
 
 def read_chunks(engine: Engine, store: Store) -> tuple[Store, list[ChunkRow]]:

@@ -9,7 +9,6 @@ A source that would leave nothing of a store is refused: it is more often a disk
 not know how documents are parsed or indexed.
 """
 
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -22,12 +21,13 @@ from core.errors import InputError, NotFound
 from core.layout import DataDir, check_name, sha256_file
 from retrieval.config import ChunkingConfig, IndexDevice, ParsingConfig
 from retrieval.database import open_database
-from retrieval.documents import KnownDocument, delete_documents, read_documents, rename_documents
+from retrieval.documents import KnownDocument, delete_documents, delete_store, read_documents, rename_documents
 from retrieval.embedding import Embedder
+from retrieval.erasure import erase_deleted
 from retrieval.ingest import Ingestion, IngestReport, Progress, lock_store
 from retrieval.snapshot import open_index, snapshot_folder
 from retrieval.source import SourceFile, list_folder
-from retrieval.store import DocumentStatus, Store, delete_store, find_store, make_store
+from retrieval.store import DocumentStatus, Store, find_store, make_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ def sync(
             )
             remove_documents(engine, store, [gone[name] for name in gone.keys() - moved], report)
             save_index(engine, data, find_store(engine, store_name))
+            erase_deleted(engine, data)
     finally:
         engine.dispose()
     report.seconds = round(time.monotonic() - start, 3)
@@ -216,7 +217,7 @@ def delete(data: DataDir, store_name: str, file: str | None = None) -> int:
             known = read_documents(engine, store)
             if file is None:
                 delete_store(engine, store)
-                shutil.rmtree(data.indexes / str(store.id), ignore_errors=True)
+                erase_deleted(engine, data)
                 return len(known)
             if file not in known:
                 raise NotFound(
@@ -226,6 +227,7 @@ def delete(data: DataDir, store_name: str, file: str | None = None) -> int:
                 )
             delete_documents(engine, store, [known[file].id])
             save_index(engine, data, find_store(engine, store_name))
+            erase_deleted(engine, data)
             return 1
     finally:
         engine.dispose()

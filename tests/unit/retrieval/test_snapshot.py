@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import random
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from retrieval import snapshot
 from retrieval.config import IndexDevice
 from retrieval.database import open_database
 from retrieval.dense import search_dense
+from retrieval.documents import delete_documents, read_documents
+from retrieval.erasure import erase_deleted, hold_snapshots
 from retrieval.lexical import score_lexical
 from retrieval.snapshot import StoreIndex, build_index, load_snapshot, open_index, save_snapshot, snapshot_folder
 from retrieval.store import NewChunk, NewDocument, Store, commit_document, find_store, make_store
@@ -127,14 +128,27 @@ def test_a_snapshot_of_another_generation_or_store_is_not_used(engine: Engine, d
     assert [path.name for path in old.parent.iterdir()] == [str(now.generation)]
 
 
-def test_what_a_killed_process_left_is_removed_after_a_while(engine: Engine, data: DataDir, acme: Store) -> None:
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(
+    engine: Engine, data: DataDir, acme: Store
+) -> None:
     folder = data.indexes / str(acme.id)
-    old, fresh = folder / ".3.old.tmp", folder / ".3.fresh.tmp"
-    for path in (old, fresh):
-        path.mkdir(parents=True)
-    os.utime(old, (0, 0))
+    (folder / ".3.token.tmp").mkdir(parents=True)
+    with hold_snapshots(folder, wait=True):
+        erase_deleted(engine, data)
+    assert [path.name for path in folder.iterdir()] == [".3.token.tmp"]
+    erase_deleted(engine, data)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_snapshot_that_comes_late_does_not_bring_back_what_was_deleted(
+    engine: Engine, data: DataDir, acme: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = build_index(engine, acme, IndexDevice.cpu)
+    (name, *_) = read_documents(engine, acme)
+    delete_documents(engine, acme, [read_documents(engine, acme)[name].id])
+    monkeypatch.setattr(snapshot, "build_index", lambda *_: late)
     open_index(engine, data, acme, IndexDevice.cpu)
-    assert (old.exists(), fresh.exists()) == (False, True)
+    assert not snapshot_folder(data, acme).exists()
 
 
 def test_a_disk_without_space_costs_the_snapshot_only(
