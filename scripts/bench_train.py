@@ -30,10 +30,10 @@ from rich.console import Console
 from rich.table import Table
 
 from core.config import PathsConfig, load_config, run_app
-from core.errors import ContractError, NotFound
+from core.errors import ConfigError, ContractError, NotFound
 from core.layout import DataDir
 from core.logs import configure_logging
-from scripts.bench_train_arms import FLOAT32, LADDER, PACKING, PEERS, REFERENCE, TUNING, run_worker
+from scripts.bench_train_arms import ARMS, FLOAT32, LADDER, PACKING, PEERS, PROVED_ROWS, REFERENCE, TUNING, run_worker
 from train.tokens import Example
 
 MARK = "bench:"
@@ -81,6 +81,7 @@ class BenchConfig:
         source: Folder of support_train.jsonl and intents_train.jsonl.
         lengths: Rows of full length, of mixed lengths, or one after the other.
         set: Arms: TRL as peers, TRL in float32, ours with techniques left out, packing, or candidates for «TRL tuned».
+        arms: Names of arms instead of a set's; the first is what the others are compared with.
         rows: Of a turn; eight are one optimizer step.
         rounds: Rounds that count; each arm has two turns in each.
         output: How the figures are printed at the end.
@@ -91,11 +92,21 @@ class BenchConfig:
     source: str = "../shared/data"
     lengths: Lengths = Lengths.both
     set: ArmSet = ArmSet.peers
+    arms: list[str] = field(default_factory=list)
     rows: int = 8
     rounds: int = 5
     output: Output = Output.table
     worker: str | None = None
     paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def __post_init__(self) -> None:
+        """Check the arms and the numbers."""
+        if unknown := sorted(set(self.arms) - set(ARMS)):
+            raise ConfigError(f"arms: wanted some of {', '.join(ARMS)}; found {', '.join(unknown)}", param="arms")
+        if self.rows < PROVED_ROWS or self.rounds < 1:
+            raise ConfigError(
+                f"rows, rounds: wanted at least {PROVED_ROWS} and 1, found {self.rows} and {self.rounds}", param="rows"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +190,7 @@ def main(composed: DictConfig) -> None:
     kinds = ["full", "mixed"] if config.lengths is Lengths.both else [config.lengths.value]
     names = {ArmSet.peers: PEERS, ArmSet.float32: FLOAT32, ArmSet.ladder: LADDER}
     names |= {ArmSet.packing: PACKING, ArmSet.tuning: TUNING}
-    results = {kind: measure(kind, names[config.set], config) for kind in kinds}
+    results = {kind: measure(kind, config.arms or names[config.set], config) for kind in kinds}
     show(results, config)
 
 

@@ -19,8 +19,8 @@ from core.layout import DataDir
 
 MODEL = "smollm2-135m-instruct"
 ROWS_A_STEP = 8
-PACK_TOKENS = 2048
-"""One pack a step: about as many tokens as eight rows of mixed lengths have."""
+PACK_TOKENS = 2304
+"""One pack a step: as many tokens as eight rows of mixed lengths have, so that an epoch has as many steps."""
 PROVED_ROWS = 4
 PROVED_LENGTH = 256
 

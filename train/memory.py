@@ -29,11 +29,18 @@ NF4_BYTES = {True: 0.5 + 1 / 64 + 4 / (64 * 256), False: 0.5 + 4 / 64}
 ADAPTER_BYTES = 16
 """float32 value, gradient and two AdamW moments, a trained parameter."""
 CHUNK_LOGITS = 2**24
-"""Logits that the head computes at once (train/head.py; TRL's own chunks on a card are of the same order)."""
-RUNTIME_BYTES = int(0.4 * GIB)
-"""What libraries take beside the tensors once the free memory was read: workspaces, late imports, the loader."""
+"""Logits that TRL's head computes at once on a card, roughly."""
+FUSED_CHUNK_LOGITS = 2**23
+"""The same of our own head on a CPU, as in train/head.py."""
+ATTENTION_BLOCK = 128
+KEPT_WEIGHTS = 2**20
+"""Queries at once, and attention weights of a layer that wait for its backward pass, as in train/attention.py."""
+RUNTIME_BYTES = {"card": int(0.4 * GIB), "cpu": int(0.45 * GIB), "by hand": int(0.1 * GIB)}
+"""What libraries take beside the tensors once the free memory was read: workspaces, imports, the loader."""
 HEAP_SCRAPS = 0.5
 """Freed pieces that a CPU process's heap keeps in float32, as a share of what the layers keep without recomputing."""
+HEAP_SCRAPS_BY_HAND = 0.15
+"""The same for the layers by hand."""
 REMEDIES_SHOWN = 3
 
 
@@ -49,6 +56,7 @@ class Shape:
     head_size: int
     vocabulary: int
     has_tied_head: bool
+    is_llama: bool = True
 
     @property
     def queries(self) -> int:
@@ -99,12 +107,15 @@ class Demand:
         keep_dequantized: As configured.
         rank: Of the adapter.
         targets: Of the adapter.
-        rows: At once in one process; a preference pair counts as two.
+        rows: At once in one process.
+        answers: Sequences a row: a preference pair has two.
         length: Tokens of the longest row that will come.
         value_bytes: Of a value in the compute dtype, 2 or 4.
         checkpointing: As configured.
         is_eager: Whether attention keeps its weights, length by length.
         is_cpu: Whether it is counted for a CPU.
+        has_fused_head: Whether the head is ours (train/head.py).
+        may_run_by_hand: Whether the layers by hand take a Llama whose weights are plain (train/decoder.py).
         processes: Of the whole run.
         strategy: Whether they share the weights out.
     """
@@ -120,27 +131,45 @@ class Demand:
     checkpointing: Choice = Choice.auto
     is_eager: bool = False
     is_cpu: bool = False
+    has_fused_head: bool = False
+    may_run_by_hand: bool = False
+    answers: int = 1
     processes: int = 1
     strategy: Strategy = Strategy.ddp
 
     @classmethod
     def of_config(cls, config: TrainConfig, longest: int, value_bytes: int, device_type: str) -> "Demand":
         """Read it from a configuration, the longest row of the data, the bytes of a value and `cpu` or `cuda`."""
+        hardware, lora = config.hardware, config.lora
+        is_cpu = device_type == "cpu"
+        has_fused_head = is_cpu and hardware.fused_head
         return cls(
             quant=config.quant.kind,
             double=config.quant.double,
             keep_dequantized=config.quant.keep_dequantized,
-            rank=config.lora.rank,
-            targets=tuple(config.lora.targets),
+            rank=lora.rank,
+            targets=tuple(lora.targets),
             rows=micro_batch_of(config),
+            answers=2 if config.method.is_dpo else 1,
             length=min(longest, config.trainer.max_length),
             value_bytes=value_bytes,
-            checkpointing=config.hardware.gradient_checkpointing,
-            is_eager=config.hardware.attention == "eager",
-            is_cpu=device_type == "cpu",
-            processes=config.hardware.world,
-            strategy=config.hardware.strategy,
+            checkpointing=hardware.gradient_checkpointing,
+            is_eager=hardware.attention == "eager",
+            is_cpu=is_cpu,
+            has_fused_head=has_fused_head,
+            may_run_by_hand=has_fused_head
+            and hardware.fused_layers is not Choice.never
+            and not lora.dropout
+            and lora.targets == ["all-linear"]
+            and (hardware.world == 1 or hardware.strategy is not Strategy.fsdp2),
+            processes=hardware.world,
+            strategy=hardware.strategy,
         )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens at once, if every row were as long as the longest."""
+        return self.rows * self.answers * self.length
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +180,14 @@ class MemoryPlan:
     adapter: int
     activations: int
     logits: int
+    libraries: int
     keep_dequantized: bool
     gradient_checkpointing: bool
 
     @property
     def total(self) -> int:
         """Everything together."""
-        return self.base + self.adapter + self.activations + self.logits + RUNTIME_BYTES
+        return self.base + self.adapter + self.activations + self.logits + self.libraries
 
     def describe(self, available: int) -> str:
         """Return one line for people."""
@@ -168,7 +198,7 @@ class MemoryPlan:
                 ("adapter and optimizer", self.adapter),
                 ("activations", self.activations),
                 ("logits", self.logits),
-                ("libraries", RUNTIME_BYTES),
+                ("libraries", self.libraries),
             ]
         )
         choices = [
@@ -216,6 +246,7 @@ def read_shape(model_folder: Path) -> Shape:
             head_size=int(config.get("head_dim") or config["hidden_size"] // heads),
             vocabulary=int(config["vocab_size"]),
             has_tied_head=bool(config.get("tie_word_embeddings", False)),
+            is_llama=config.get("architectures", ["LlamaForCausalLM"]) == ["LlamaForCausalLM"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ContractError(
@@ -266,26 +297,43 @@ def plan_memory(shape: Shape, demand: Demand, available: int) -> MemoryPlan:
 
 
 def choose_plan(shape: Shape, demand: Demand, available: int) -> MemoryPlan:
-    """Estimate what a run needs; `auto` choices are taken where they fit.
+    """Estimate what a run needs; `auto` choices are taken where they fit with a reserve of 8%, the quickest first.
 
-    First without recomputation, then with the base kept dequantized; both need a reserve of 8%.
+    That is without recomputation before with it, and in each the base kept dequantized before four bits.
     """
-    adapter = count_adapter(shape, demand)
-    logits = count_logits(shape, demand)
-    small, large = count_base(shape, demand, is_dequantized=False), count_base(shape, demand, is_dequantized=True)
-
-    def fits(base: int, activations: int) -> bool:
-        return base + adapter + activations + logits + RUNTIME_BYTES <= 0.92 * available
-
-    kept = count_activations(shape, demand, is_recomputed=False)
-    recompute = demand.checkpointing is Choice.always or (demand.checkpointing is Choice.auto and not fits(small, kept))
-    activations = count_activations(shape, demand, is_recomputed=True) if recompute else kept
     may_keep = demand.quant is QuantKind.nf4 and demand.strategy is not Strategy.fsdp2
-    keep = may_keep and (
-        demand.keep_dequantized is Choice.always
-        or (demand.keep_dequantized is Choice.auto and fits(large, activations))
+    keeps = _list_choices(demand.keep_dequantized) if may_keep else [False]
+    plans = [
+        _plan_chosen(shape, demand, is_kept=is_kept, is_recomputed=is_recomputed)
+        for is_recomputed in reversed(_list_choices(demand.checkpointing))
+        for is_kept in keeps
+    ]
+    fitting = (plan for plan in plans if plan.total <= 0.92 * available)
+    return next(fitting, min(plans, key=lambda plan: plan.total))
+
+
+def _list_choices(choice: Choice) -> list[bool]:
+    """Return what a choice leaves open, «yes» first."""
+    return {Choice.always: [True], Choice.never: [False], Choice.auto: [True, False]}[choice]
+
+
+def _plan_chosen(shape: Shape, demand: Demand, *, is_kept: bool, is_recomputed: bool) -> MemoryPlan:
+    """Estimate what a run needs once both choices are made."""
+    is_plain = is_kept or demand.quant is QuantKind.none
+    if demand.may_run_by_hand and shape.is_llama and is_plain and not is_recomputed:
+        kind, activations = "by hand", count_activations_by_hand(shape, demand)
+    else:
+        kind = "cpu" if demand.is_cpu else "card"
+        activations = count_activations(shape, demand, is_recomputed=is_recomputed)
+    plan = MemoryPlan(
+        count_base(shape, demand, is_dequantized=is_kept),
+        count_adapter(shape, demand),
+        activations,
+        count_logits(shape, demand),
+        RUNTIME_BYTES[kind],
+        is_kept,
+        is_recomputed,
     )
-    plan = MemoryPlan(large if keep else small, adapter, activations, logits, keep, recompute)
     spike = max(0, count_loading(shape, demand) - plan.total)  # more than training needs, if the shares are small
     return replace(plan, base=plan.base + spike)
 
@@ -323,7 +371,7 @@ def count_base(shape: Shape, demand: Demand, *, is_dequantized: bool) -> int:
 def count_loading(shape: Shape, demand: Demand) -> int:
     """Return the bytes while the base loads: under FSDP2 each process first holds all of it, then its share."""
     whole = replace(demand, strategy=Strategy.ddp)
-    return count_base(shape, whole, is_dequantized=False) + RUNTIME_BYTES
+    return count_base(shape, whole, is_dequantized=False) + RUNTIME_BYTES["cpu" if demand.is_cpu else "card"]
 
 
 def count_adapter(shape: Shape, demand: Demand) -> int:
@@ -343,7 +391,7 @@ def count_activations(shape: Shape, demand: Demand, *, is_recomputed: bool) -> i
     layers' inputs are kept for the adapters; attention keeps q, k, v and its output; the MLP gate, its activation, up
     and their product. Under autocast each adapter casts its input for itself.
     """
-    tokens, value = demand.rows * demand.length, demand.value_bytes
+    tokens, value = demand.tokens, demand.value_bytes
     copies = 5 if value < 4 else 2  # inputs of q, k, v and of gate, up: one each, or shared where nothing is cast
     norms = 2 * 4 * shape.hidden
     attention = (2 * shape.queries + 2 * shape.keys + shape.queries) * value
@@ -363,10 +411,37 @@ def count_activations(shape: Shape, demand: Demand, *, is_recomputed: bool) -> i
     return shape.layers * layer + flight + scraps
 
 
+def count_activations_by_hand(shape: Shape, demand: Demand) -> int:
+    """Return the same for the layers by hand (train/layers.py), which keep what their backward passes need.
+
+    A token and a layer: the inputs of both halves, q, k, v and the mixed values, gate and up, and what each adapter
+    made of its input. In flight is the larger backward pass: the MLP's with four products and three inputs, or the
+    attention's with the gradient of q, k, v and, of one block of queries, weights and their gradients.
+    """
+    tokens, value = demand.tokens, demand.value_bytes
+    narrow = len(shape.linear_sizes()) * demand.rank
+    heads = shape.queries + 2 * shape.keys
+    layer = tokens * ((2 * shape.hidden + heads + shape.queries + 2 * shape.intermediate + narrow) * value + 2 * 4)
+    joined = shape.layers * shape.hidden * (heads + 2 * shape.intermediate) * value
+    rows = demand.rows * demand.answers
+    weights = rows * shape.heads * demand.length
+    layer += min(weights * demand.length // 2, KEPT_WEIGHTS) * value
+    mlp = tokens * (5 * shape.intermediate + 3 * shape.hidden) * value
+    attention = tokens * ((3 * heads + 2 * shape.hidden) * value + 2 * 4 * shape.keys)
+    attention += 3 * weights * min(demand.length, ATTENTION_BLOCK) * value
+    adapters = shape.adapter_parameters(demand.rank) * value * 2  # copies of the compute dtype, several layers as one
+    kept = shape.layers * layer
+    scraps = 0
+    if value == 4:  # measured; the weights that were joined leave holes where they came as they are
+        scraps = int(HEAP_SCRAPS_BY_HAND * kept) + (joined if demand.quant is QuantKind.none else 0)
+    return kept + max(mlp, attention) + adapters + scraps
+
+
 def count_logits(shape: Shape, demand: Demand) -> int:
     """Return the bytes of the logits in flight: computed in pieces, each with its softmax and its gradient."""
-    piece = min(demand.rows * demand.length * shape.vocabulary, max(CHUNK_LOGITS, shape.vocabulary))
-    return piece * (3 * 4 + (2 * demand.value_bytes if demand.value_bytes < 4 else 0))
+    chunk, copies = (FUSED_CHUNK_LOGITS, 2) if demand.has_fused_head else (CHUNK_LOGITS, 3)
+    piece = min(demand.tokens * shape.vocabulary, max(chunk, shape.vocabulary))
+    return piece * (copies * 4 + (2 * demand.value_bytes if demand.value_bytes < 4 else 0))
 
 
 def find_remedies(shape: Shape, demand: Demand, available: int) -> list[tuple[str, int]]:

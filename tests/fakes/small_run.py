@@ -17,7 +17,7 @@ from train.trainer import build_arguments, build_trainer, train
 from train.validation import plan_validation
 
 TOKENIZER: Any = make_byte_tokenizer()
-PLAN = MemoryPlan(0, 0, 0, 0, keep_dequantized=True, gradient_checkpointing=False)
+PLAN = MemoryPlan(0, 0, 0, 0, 0, keep_dequantized=True, gradient_checkpointing=False)
 
 
 def make_model(seed: int = 0) -> Any:

@@ -30,7 +30,7 @@ def list_candidates(gib: float, batch_size: int = 12) -> list[int]:
 
 def test_candidates_divide_the_share_and_fit() -> None:
     assert list_candidates(64) == [1, 2, 3, 4, 6, 12]
-    assert list_candidates(6)[-1] < 12
+    assert list_candidates(4)[-1] < 12
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(4, 4), (5, 4), (12, 12), (1, 1)])

@@ -15,7 +15,7 @@ from train.packing import pack_rows
 from train.tokens import IGNORED
 from train.trainer import build_arguments
 
-PLAN = MemoryPlan(0, 0, 0, 0, keep_dequantized=True, gradient_checkpointing=False)
+PLAN = MemoryPlan(0, 0, 0, 0, 0, keep_dequantized=True, gradient_checkpointing=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
