@@ -135,7 +135,7 @@ def run_worker(job: dict[str, Any], data_dir: DataDir, say: Callable[..., None])
 def _build_loam(arm: Arm, rows: list[dict[str, list[int]]], data_dir: DataDir, folder: Path, turns: int) -> Any:
     """Build our trainer as train/run.py does, on rows that are tokens already."""
     from core.events import EventWriter
-    from train import hardware, memory, model, packing, recorder, trainer
+    from train import footprint, hardware, memory, model, packing, recorder, trainer
     from train.config import TrainConfig
     from train.encoding import Encoded
 
@@ -147,7 +147,7 @@ def _build_loam(arm: Arm, rows: list[dict[str, list[int]]], data_dir: DataDir, f
     lengths = [len(row["input_ids"]) for row in rows]
     every = Encoded(examples=rows, tokens=sum(lengths), longest=max(lengths))  # type: ignore[arg-type]
     encoded = packing.pack_rows(every, config, folder)
-    shape = memory.read_shape(model_folder)
+    shape = footprint.read_shape(model_folder)
     plan = memory.plan_run(
         config, shape, encoded.longest, machine.dtype.itemsize, machine.device.type, machine.memory_bytes
     )

@@ -1,4 +1,4 @@
-"""Measure what training really takes in memory, beside what train/memory.py estimates, case by case.
+"""Measure what training really takes in memory, beside what train/footprint.py estimates, case by case.
 
     python scripts/measure_memory.py                          # SmolLM2 on the CPU, twelve cases, some ten minutes
     python scripts/measure_memory.py --model NAME --rows 4 --lengths 512,2048
@@ -121,14 +121,14 @@ def measure_case(case: Case, data_dir: Path) -> dict[str, int]:
     import bitsandbytes  # noqa: F401  (imported first, so that it is no part of what is measured)
     import torch
 
-    from train import hardware, memory, model, recorder, trainer
+    from train import footprint, hardware, memory, model, recorder, trainer
 
     config = case.to_config()
     machine = hardware.find_machine(config.hardware)
     folder = DataDir(data_dir).model(case.model)
     plan = memory.choose_plan(
-        memory.read_shape(folder),
-        memory.Demand.of_config(config, case.length, machine.dtype.itemsize, machine.device.type),
+        footprint.read_shape(folder),
+        footprint.Demand.of_config(config, case.length, machine.dtype.itemsize, machine.device.type),
         machine.memory_bytes,
     )
     watch = PeakWatch()
@@ -136,7 +136,7 @@ def measure_case(case: Case, data_dir: Path) -> dict[str, int]:
     if plan.keep_dequantized:
         model.keep_dequantized(base)
     adapted = model.add_adapter(base, config.lora, case.model, seed=1)
-    rows = make_rows(case.rows * STEPS, case.length, memory.read_shape(folder).vocabulary)
+    rows = make_rows(case.rows * STEPS, case.length, footprint.read_shape(folder).vocabulary)
     with tempfile.TemporaryDirectory() as scratch, EventWriter(Path(scratch) / "events.jsonl") as events:
         callback = recorder.EventCallback(events, [])
         arguments = trainer.build_arguments(config, machine, plan, Path(scratch), has_valid=False)

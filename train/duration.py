@@ -13,8 +13,9 @@ import torch
 
 from train.config import TrainConfig
 from train.encoding import Encoded, measure_lengths
+from train.footprint import Shape
 from train.hardware import Machine
-from train.memory import MemoryPlan, Shape, plan_run
+from train.memory import MemoryPlan, plan_run
 
 EFFICIENCY = {"cpu": (0.45, 0.95), "cuda": (0.3, 0.6)}
 """Share of the products' rate that a whole step reaches, at worst and at best."""

@@ -16,8 +16,9 @@ from core.errors import ConfigError
 from core.events import EventWriter
 from train.config import TrainConfig
 from train.encoding import Encoded, measure_lengths
+from train.footprint import Demand, Shape
 from train.hardware import Machine
-from train.memory import Demand, MemoryPlan, Shape, fix_choices, plan_fixed
+from train.memory import MemoryPlan, fix_choices, plan_fixed
 from train.tokens import Example
 
 logger = logging.getLogger(__name__)

@@ -66,7 +66,7 @@ def main(composed: DictConfig) -> None:
 
 def check(config: TrainConfig, checked: CheckedRun) -> None:
     """Show what the tokenizer makes of the data, and end without a trace."""
-    from train import check_report, duration, encoding, hardware, memory, model, packing
+    from train import check_report, duration, encoding, footprint, hardware, model, packing
 
     tokenizer = model.load_tokenizer(checked.model_folder)
     with tempfile.TemporaryDirectory(prefix="loam-check-") as folder:
@@ -76,7 +76,7 @@ def check(config: TrainConfig, checked: CheckedRun) -> None:
         parts = [(checked.train, learned), *([(checked.valid, held_out)] if checked.valid and held_out else [])]
         findings = check_report.compare_files(checked.train, checked.valid)
         check_report.show_check(check_report.open_console(), parts, findings, tokenizer)
-        shape, machine = memory.read_shape(checked.model_folder), hardware.find_machine(config.hardware)
+        shape, machine = footprint.read_shape(checked.model_folder), hardware.find_machine(config.hardware)
         packed = packing.pack_rows(learned, config, Path(folder))
         print("\n".join(duration.estimate_run(config, shape, packed, machine)[1]))
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("check_only=")]
@@ -99,8 +99,8 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         duration,
         encoding,
         export,
+        footprint,
         hardware,
-        memory,
         micro_batch,
         model,
         packing,
@@ -120,7 +120,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
     findings = check_report.compare_files(checked.train, checked.valid) if is_main() else check_report.Findings()
     for line in findings.describe():
         logger.warning("%s", line)
-    shape = memory.read_shape(checked.model_folder)
+    shape = footprint.read_shape(checked.model_folder)
     packed = packing.pack_rows(learned, config, tokens)
     plan, estimates = duration.estimate_run(config, shape, packed, machine)
     for line in (encoding.describe(checked.train, learned), *packing.describe(config, learned, packed), *estimates):

@@ -6,8 +6,8 @@ import torch
 from train.config import HardwareConfig, LoraConfig, TrainConfig, TrainerConfig
 from train.duration import count_work, describe_range, estimate_run, probe_rate
 from train.encoding import Encoded
+from train.footprint import GIB, Shape
 from train.hardware import Machine
-from train.memory import GIB, Shape
 from train.tokens import Example
 
 SHAPE = Shape(64, 128, 2, 4, 2, 16, 1000, has_tied_head=True)

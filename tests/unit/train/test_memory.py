@@ -1,18 +1,14 @@
 """The memory estimate counts a model's parameters exactly, chooses what fits, and computes what would make it fit."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.errors import ConfigError, ContractError
-from train import attention, head, memory
+from core.errors import ConfigError
 from train.config import (
     Choice,
     HardwareConfig,
-    LoraConfig,
     MethodConfig,
     MethodKind,
     QuantKind,
@@ -20,19 +16,15 @@ from train.config import (
     TrainConfig,
     TrainerConfig,
 )
+from train.footprint import GIB, Demand, Shape
 from train.memory import (
-    GIB,
-    Demand,
     MemoryPlan,
-    Shape,
     choose_plan,
-    count_base,
     find_remedies,
     fix_choices,
     plan_fixed,
     plan_memory,
     plan_run,
-    read_shape,
 )
 
 SMOLLM2 = Shape(576, 1536, 30, 9, 3, 64, 49_152, has_tied_head=True)
@@ -63,15 +55,6 @@ def apply_remedy(demand: Demand, text: str) -> Demand:
     return demand
 
 
-def test_parameters_are_those_of_the_models() -> None:
-    norms = 576 * (2 * 30 + 1)
-    assert SMOLLM2.linear_parameters + SMOLLM2.embedding_parameters + norms == 134_515_008
-    assert SMOLLM2.adapter_parameters(16) == 4_884_480
-    norms = 3072 * (2 * 28 + 1)
-    assert LLAMA_3B.linear_parameters + LLAMA_3B.embedding_parameters + norms == 3_212_749_824
-    assert SMOLLM2.adapter_parameters(16, ["q_proj", "v_proj"]) == 30 * 16 * (576 + 576 + 576 + 192)
-
-
 def test_a_large_card_needs_no_recomputation_and_keeps_the_weights() -> None:
     chosen = plan(LLAMA_3B, 78)
     assert (chosen.keep_dequantized, chosen.gradient_checkpointing) == (True, False)
@@ -85,11 +68,6 @@ def test_a_small_card_recomputes_and_keeps_four_bits() -> None:
 def test_what_was_said_is_done() -> None:
     chosen = plan(LLAMA_3B, 78, keep_dequantized=Choice.never, checkpointing=Choice.always)
     assert (chosen.keep_dequantized, chosen.gradient_checkpointing) == (False, True)
-
-
-def test_plain_lora_takes_the_whole_base() -> None:
-    plain, small = (count_base(LLAMA_3B, replace(DEMAND, quant=kind), is_dequantized=False) for kind in QuantKind)
-    assert plain < 0.4 * small, "QuantKind lists nf4 first"
 
 
 def test_shares_of_the_weights_make_a_large_model_fit() -> None:
@@ -187,22 +165,6 @@ def test_the_layers_by_hand_are_counted_where_they_are_used() -> None:
     assert choose_plan(SMOLLM2, replace(demand, checkpointing=Choice.always), 99 * GIB).gradient_checkpointing
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({}, True),
-        ({"lora": LoraConfig(dropout=0.1)}, False),
-        ({"lora": LoraConfig(targets=["q_proj"])}, False),
-        ({"hardware": HardwareConfig(fused_layers=Choice.never)}, False),
-        ({"hardware": HardwareConfig(fused_head=False)}, False),
-        ({"hardware": HardwareConfig(processes=2, strategy=Strategy.fsdp2)}, False),
-    ],
-)
-def test_a_configuration_tells_whether_layers_run_by_hand(values: dict[str, Any], expected: bool) -> None:
-    assert Demand.of_config(TrainConfig(**values), 100, 4, "cpu").may_run_by_hand is expected
-    assert not Demand.of_config(TrainConfig(**values), 100, 4, "cuda").may_run_by_hand
-
-
 def test_a_pair_has_two_answers() -> None:
     chats, pairs = (
         Demand.of_config(TrainConfig(method=MethodConfig(kind, beta)), 100, 2, "cpu")
@@ -213,24 +175,7 @@ def test_a_pair_has_two_answers() -> None:
     assert 1.8 < activations[1] / activations[0] < 2
 
 
-def test_the_sizes_of_pieces_are_those_of_the_code() -> None:
-    assert memory.FUSED_CHUNK_LOGITS == head.CHUNK_LOGITS
-    assert (memory.ATTENTION_BLOCK, memory.KEPT_WEIGHTS) == (attention.BLOCK, attention.MAX_KEPT)
-
-
 def test_the_line_for_people_names_both_sides_and_the_choices() -> None:
     line = plan(LLAMA_3B, 78).describe(78 * GIB)
     assert "of 78.0 GiB free" in line
     assert "base kept dequantized" in line
-
-
-def test_a_config_is_read_with_its_defaults(tmp_path: Path) -> None:
-    config = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
-    assert read_shape(tmp_path) == Shape(64, 128, 2, 4, 4, 16, 100, has_tied_head=False)
-
-
-def test_a_config_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ContractError, match="num_attention_heads"):
-        read_shape(tmp_path)

@@ -12,8 +12,9 @@ from core.errors import ConfigError
 from core.events import EventWriter, read_events
 from train import micro_batch
 from train.config import HardwareConfig, TrainConfig, TrainerConfig
+from train.footprint import GIB, Demand, Shape
 from train.hardware import Machine
-from train.memory import GIB, Demand, Shape, choose_plan
+from train.memory import choose_plan
 
 SHAPE = Shape(576, 1536, 30, 9, 3, 64, 49_152, has_tied_head=True)
 ROWS: Any = [{"input_ids": [0] * length, "labels": [0] * length} for length in (5, 3, 9, 7)]
