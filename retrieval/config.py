@@ -24,6 +24,15 @@ class Action(Enum):
     search = "search"
     status = "status"
     rebuild = "rebuild"
+    train_reranker = "train_reranker"
+    train_embedder = "train_embedder"
+
+
+class RerankerKind(Enum):
+    """How a reranker reads: both texts together, or each by itself and then token against token."""
+
+    cross_encoder = "cross_encoder"
+    late_interaction = "late_interaction"
 
 
 class Output(Enum):
@@ -213,6 +222,46 @@ class WatchConfig:
 
 
 @dataclass(slots=True)
+class LearningConfig:
+    """How a reranker or an embedder is trained.
+
+    Attributes:
+        kind: What a reranker becomes; late interaction learns from little data, a cross-encoder goes further with much.
+        steps: Batches that are learned from.
+        batch_size: Questions in a batch; each is also held against the others' passages.
+        negatives: Hard negatives of each question.
+        learning_rate: Its height after the warm-up; it falls to 0.
+        max_tokens: Most of a passage that is read while training; later it is read to its end.
+        save_steps: Steps between two checkpoints.
+        seed: Of every draw.
+    """
+
+    kind: RerankerKind = RerankerKind.late_interaction
+    steps: int = 200
+    batch_size: int = 16
+    negatives: int = 2
+    learning_rate: float = 3e-5
+    max_tokens: int = 144
+    save_steps: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        check_ranges(
+            "learning",
+            {
+                "steps": (self.steps, 1, 1_000_000),
+                "batch_size": (self.batch_size, 2, 1024),
+                "negatives": (self.negatives, 1, 32),
+                "learning_rate": (self.learning_rate, 0, 1),
+                "max_tokens": (self.max_tokens, 16, 8192),
+                "save_steps": (self.save_steps, 1, 100_000),
+                "seed": (self.seed, 0, 2**32 - 1),
+            },
+        )
+
+
+@dataclass(slots=True)
 class RetrievalConfig:
     """The whole configuration of retrieval/run.py.
 
@@ -223,6 +272,7 @@ class RetrievalConfig:
         search: How chunks are found.
         parsing: What parsing may cost.
         watch: How a folder is followed.
+        learning: How a reranker or an embedder is trained.
         action: What to do; required.
         store: Name of the store; `status` without one lists all.
         source: File or folder to ingest; the folder to sync with or to watch.
@@ -233,6 +283,10 @@ class RetrievalConfig:
         query_file: File that holds the query's text, or `-` for standard input.
         filters: File that holds a filter over documents' attributes, as JSON in OpenAI's shape.
         k: How many hits.
+        train: Folders of question sets to learn from, in BEIR's layout.
+        valid: Folders of question sets to judge by, before and after.
+        base: Name of the encoder under models/ that training begins with; null: the embedder.
+        output_model: Name of the trained model's folder under models/.
         output: How results are printed.
     """
 
@@ -242,6 +296,7 @@ class RetrievalConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     parsing: ParsingConfig = field(default_factory=ParsingConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    learning: LearningConfig = field(default_factory=LearningConfig)
     action: Action | None = None
     store: str | None = None
     source: str | None = None
@@ -252,4 +307,8 @@ class RetrievalConfig:
     query_file: str | None = None
     filters: str | None = None
     k: int = 5
+    train: list[str] = field(default_factory=list)
+    valid: list[str] = field(default_factory=list)
+    base: str | None = None
+    output_model: str | None = None
     output: Output = Output.table

@@ -7,14 +7,14 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from retrieval.documents import DocumentState
@@ -23,6 +23,7 @@ from retrieval.store import StoreStatus
 if TYPE_CHECKING:  # both come with faiss, which a status does not need
     from retrieval.ingest import IngestReport
     from retrieval.ingest import Progress as OnProgress
+    from retrieval.lesson import Outcome
     from retrieval.searcher import SearchResult
 
 EXCERPT_CHARS = 300
@@ -133,6 +134,54 @@ def show_report(report: "IngestReport", *, as_json: bool) -> None:
 def suggest(command: str) -> None:
     """Print the command that comes next."""
     console.print(f"next: [bold]{escape(command)}[/bold]", soft_wrap=True)
+
+
+def show_outcome(outcome: "Outcome", *, as_json: bool) -> None:
+    """Print what training gave."""
+    if as_json:
+        gains = [asdict(gain) for gain in outcome.gains]
+        print_json({"model": outcome.folder.name, "examples": outcome.examples, "gains": gains})
+        return
+    console.print(f"wrote {escape(str(outcome.folder))}, learned from {outcome.examples} questions")
+    if not outcome.gains:
+        return
+    table = Table(title="nDCG@10 of the hybrid search", title_justify="left")
+    for name in ("set", "questions", "before", "after", "difference", "95% of it"):
+        table.add_column(name, justify="left" if name == "set" else "right")
+    for gain in outcome.gains:
+        cells = (f"{gain.before:.4f}", f"{gain.after:.4f}", f"{gain.after - gain.before:+.4f}")
+        table.add_row(escape(gain.dataset), str(gain.questions), *cells, f"{gain.low:+.4f} to {gain.high:+.4f}")
+    console.print(table)
+
+
+@contextmanager
+def follow_stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a callback that draws a bar for each stage on a terminal and prints a line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        yield _PlainStages()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield update
+
+
+class _PlainStages:
+    """Prints a line now and then, and one at the end of each stage."""
+
+    def __init__(self) -> None:
+        self._shown_at = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if done == total or time.monotonic() - self._shown_at >= PLAIN_INTERVAL_S:
+            self._shown_at = time.monotonic()
+            sys.stderr.write(f"{stage} {done}/{total}\n")
 
 
 @contextmanager

@@ -1,11 +1,14 @@
-"""Reranking: a cross-encoder reads the query with each passage and tells how likely the passage is to answer it.
+"""Reranking: a second model reads the query and each passage more closely and scores the pair from 0 to 1.
 
-Any sequence classifier of one or two labels works, by its folder: bge-reranker, ms-marco-MiniLM, one trained here.
-Scores are probabilities whatever scale the model itself prefers, so that they can be summed with fused scores and held
-against a threshold. Optional, off by default. Does not know stores or fusion; it is given texts and returns scores.
+A cross-encoder reads both together and tells how likely the passage is to answer: any sequence classifier of one or
+two labels works, by its folder (bge-reranker, ms-marco-MiniLM, one trained here). A model of late interaction (ColBERT)
+reads each by itself; the score is the mean, over the query's tokens, of the cosine of the passage's nearest token. Both
+are on one scale for all queries, whatever the model itself prefers, so that they can be summed with fused scores and
+held against a threshold. Optional, off by default. Does not know stores or fusion.
 """
 
 import functools
+import json
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -23,6 +26,8 @@ from retrieval.embedding import cut_windows
 
 BATCH_SIZES = {"cuda": 64, "cpu": 8}
 """Pairs at once, sorted by length: on a CPU few, so that short ones are not padded to the longest."""
+LATE_TYPES = frozenset({"MultiVectorEncoder", "ColBERT"})
+"""What sentence-transformers and PyLate call models of late interaction."""
 MAX_QUERY_SHARE = 0.5
 """Most of what the model reads that a query may take; the end of a longer one is left out."""
 
@@ -36,7 +41,7 @@ class _Room:
 
 
 class Reranker:
-    """A sentence-transformers cross-encoder from a local folder. Thread-safe; loads on first use."""
+    """A cross-encoder or a model of late interaction from a local folder. Thread-safe; loads on first use."""
 
     def __init__(self, folder: Path, device: Device) -> None:
         """Check the folder.
@@ -60,7 +65,13 @@ class Reranker:
     @functools.cached_property
     def _model(self) -> Any:
         with self._lock:
-            return load_cross_encoder(self._folder, self._device)
+            return load_reranker(self._folder, self._device)
+
+    @functools.cached_property
+    def _is_late(self) -> bool:
+        from sentence_transformers import MultiVectorEncoder
+
+        return isinstance(self._model, MultiVectorEncoder)
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
@@ -76,7 +87,7 @@ class Reranker:
         return [start for start, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
 
     def score(self, query: str, passages: Sequence[tuple[str | None, str]]) -> NDArray[np.float32]:
-        """Tell how likely each passage is to answer the query.
+        """Score each passage for the query.
 
         Args:
             query: Free text.
@@ -90,7 +101,8 @@ class Reranker:
             return np.zeros(0, dtype=np.float32)
         query, room = self._fit_query(query)
         windows = [cut_windows(heading, text, room) for heading, text in passages]
-        scores = self._predict([(query, window) for group in windows for window in group])
+        flat = [window for group in windows for window in group]
+        scores = self._compare(query, flat) if self._is_late else self._predict([(query, window) for window in flat])
         firsts = np.cumsum([0, *(len(group) for group in windows[:-1])])
         return np.asarray(np.maximum.reduceat(scores, firsts), dtype=np.float32)
 
@@ -101,7 +113,19 @@ class Reranker:
         most = int(limit * MAX_QUERY_SHARE)
         if len(starts) > most:
             query, starts = query[: starts[most]], starts[:most]
-        return query, _Room(limit - len(starts), self._token_starts)
+        return query, _Room(limit if self._is_late else limit - len(starts), self._token_starts)
+
+    def _batch_size(self) -> int:
+        return BATCH_SIZES.get(self._model.device.type, BATCH_SIZES["cpu"])
+
+    def _compare(self, query: str, windows: list[str]) -> NDArray[np.float32]:
+        """Return (windows,) float32: mean over the query's tokens of the best cosine, never below 0."""
+        model = self._model
+        with self._lock:
+            tokens = model.encode_query([query], show_progress_bar=False)
+            others = model.encode_document(windows, batch_size=self._batch_size(), show_progress_bar=False)
+        scores = model.similarity([tokens[0].float()], [other.float() for other in others])
+        return np.asarray(scores[0].cpu().numpy(), dtype=np.float32).clip(0, 1)
 
     def _predict(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
         """Return (pairs,) float32 probabilities."""
@@ -112,7 +136,7 @@ class Reranker:
         with self._lock:  # sentence-transformers sorts by length itself; a tokenizer that pads is for one thread
             scores = model.predict(
                 pairs,
-                batch_size=BATCH_SIZES.get(model.device.type, BATCH_SIZES["cpu"]),
+                batch_size=self._batch_size(),
                 activation_fn=torch.nn.Sigmoid() if is_single else torch.nn.Identity(),
                 apply_softmax=not is_single,
                 show_progress_bar=False,
@@ -121,8 +145,8 @@ class Reranker:
         return values if is_single else values[:, 1]
 
 
-def load_cross_encoder(folder: Path, device: Device) -> Any:
-    """Load a sentence_transformers.CrossEncoder for inference, in the number format that is quick there.
+def load_reranker(folder: Path, device: Device) -> Any:
+    """Load a CrossEncoder or MultiVectorEncoder for inference, in the number format that is quick there.
 
     Args:
         folder: A model folder, checked for code.
@@ -133,23 +157,36 @@ def load_cross_encoder(folder: Path, device: Device) -> Any:
     """
     import torch
     import transformers
-    from sentence_transformers import CrossEncoder
+    from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
     transformers.utils.logging.disable_progress_bar()
     is_cuda = torch.cuda.is_available() if device is Device.auto else device is Device.cuda
-    model = CrossEncoder(
+    is_late = _read_type(folder) in LATE_TYPES
+    model: Any = (MultiVectorEncoder if is_late else CrossEncoder)(
         str(folder),
         device="cuda" if is_cuda else "cpu",
         local_files_only=True,
         model_kwargs={"dtype": pick_dtype(is_cuda=is_cuda)},
     )
-    if model.num_labels > 2:
+    if is_late:
+        model.similarity_fn_name = "meanmaxsim"
+    elif model.num_labels > 2:
         raise ContractError(
             f"{folder}: wanted a cross-encoder with 1 or 2 labels, found {model.num_labels}. Choose another reranker."
         )
     model.eval()
     logging.getLogger(__name__).info("reranker %s on %s as %s", folder.name, model.device, model.dtype)
     return model
+
+
+def _read_type(folder: Path) -> str | None:
+    """Return what sentence-transformers calls the model; None where its files do not say."""
+    path = folder / "config_sentence_transformers.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
+    except (ValueError, AttributeError) as error:
+        raise ContractError(f"{path}: cannot be read ({error}). Import the model again.") from error
+    return value if isinstance(value, str) else None
 
 
 def pick_dtype(*, is_cuda: bool) -> Any:

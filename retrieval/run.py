@@ -7,6 +7,8 @@
     python retrieval/run.py action=search store=NAME query_file=- k=5 output=json
     python retrieval/run.py action=status [store=NAME] [files=true] [output=json]
     python retrieval/run.py action=rebuild store=NAME
+    python retrieval/run.py action=train_reranker train='[DIR,…]' valid='[DIR,…]' output_model=NAME [base=NAME]
+    python retrieval/run.py action=train_embedder train='[DIR,…]' valid='[DIR,…]' output_model=NAME [base=NAME]
 
 Reads conf/retrieval.yaml. For a question typed by hand: python scripts/search.py NAME "free text". May run beside a
 gateway on the same data directory (docs/decisions/0011).
@@ -45,6 +47,7 @@ def main(composed: DictConfig) -> None:
     config = load_config(composed, RetrievalConfig)
     actions = {Action.ingest: run_ingest, Action.search: run_search, Action.status: run_status}
     actions |= {Action.rebuild: run_rebuild, Action.sync: run_sync, Action.watch: run_watch, Action.delete: run_delete}
+    actions |= {Action.train_reranker: run_train, Action.train_embedder: run_train}
     if config.action is None:
         choices = ", ".join(action.value for action in Action)
         raise ConfigError(f"action: wanted one of {choices}; found none. Give it: action=ingest", param="action")
@@ -188,6 +191,36 @@ def run_rebuild(config: RetrievalConfig) -> None:
         return
     display.console.print(f"store {store_name}: index of {chunks} chunks made anew from the database")
     display.suggest(f'python scripts/search.py {store_name} "what you want to know"')
+
+
+def run_train(config: RetrievalConfig) -> None:
+    """Train a reranker or an embedder on question sets, and tell what it gains on others."""
+    output_model = need(config.output_model, "output_model", "NAME")
+    from retrieval.learning import Target
+    from retrieval.lesson import Lesson, teach
+
+    is_reranker = config.action is Action.train_reranker
+    lesson = Lesson(
+        target=Target.of(config.learning.kind) if is_reranker else Target.embedder,
+        train=[Path(folder) for folder in config.train],
+        valid=[Path(folder) for folder in config.valid],
+        base=config.base or config.embedder.name,
+        output_model=output_model,
+    )
+    with display.follow_stages() as progress:
+        outcome = teach(
+            DataDir(Path(config.paths.data_dir)),
+            lesson,
+            embedder=config.embedder,
+            search=config.search,
+            learning=config.learning,
+            progress=progress,
+        )
+    display.show_outcome(outcome, as_json=config.output is Output.json)
+    if config.output is Output.table:
+        use = f"search.reranker={output_model}" if is_reranker else f"embedder.name={output_model}"
+        step = "action=search store=NAME query_file=-" if is_reranker else "action=ingest store=NAME source=FOLDER"
+        display.suggest(f"python retrieval/run.py {step} {use}")
 
 
 def need(value: str | None, key: str, example: str) -> str:

@@ -1,0 +1,130 @@
+"""One lesson from question sets to a judged model: what `action=train_reranker` and `action=train_embedder` do.
+
+Owns the order of the steps and refuses every fault that can be seen before anything costly starts. Does not print.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from core.errors import ConfigError
+from core.layout import DataDir
+from retrieval.config import EmbedderConfig, LearningConfig, SearchConfig
+from retrieval.embedding import Embedder, SentenceEmbedder
+from retrieval.judging import Gain, judge_embedder, judge_reranker
+from retrieval.learning import Progress, Target, check_base, train_model
+from retrieval.mining import Candidates, Example, find_candidates, mine_examples
+from retrieval.question_set import QuestionSet, read_question_set
+from retrieval.rerank import Reranker
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is to be trained, on what, and what it is judged by.
+
+    Attributes:
+        target: What is trained.
+        train: Folders of question sets to learn from.
+        valid: Folders of question sets to judge by.
+        base: Name of the encoder that it begins with.
+        output_model: The new model's name.
+    """
+
+    target: Target
+    train: list[Path]
+    valid: list[Path]
+    base: str
+    output_model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a lesson.
+
+    Attributes:
+        folder: The new model's.
+        examples: How many it learned from.
+        gains: On each validation set.
+    """
+
+    folder: Path
+    examples: int
+    gains: list[Gain]
+
+
+def teach(
+    data: DataDir,
+    lesson: Lesson,
+    *,
+    embedder: EmbedderConfig,
+    search: SearchConfig,
+    learning: LearningConfig,
+    progress: Progress = lambda _stage, _done, _total: None,
+) -> Outcome:
+    """Mine examples, train, publish and judge.
+
+    Args:
+        data: The data directory.
+        lesson: What is trained on what.
+        embedder: What finds the candidates.
+        search: How candidates are found, and how the reranker is mixed in.
+        learning: How the model is trained.
+        progress: Called with a stage's name, how much is done, and of how much.
+
+    Raises:
+        ConfigError: There is nothing to learn from.
+        NotFound: A folder, the base or the embedder does not exist.
+        Conflict: The new model's name is taken.
+    """
+    if not lesson.train:
+        raise ConfigError("train: wanted at least one folder of questions, found none. Give it: train='[DIR]'")
+    check_base(data, lesson.base, lesson.output_model)
+    train, valid = ([read_question_set(folder) for folder in part] for part in (lesson.train, lesson.valid))
+    finder = SentenceEmbedder(data.model(embedder.name), embedder)
+    examples = _mine(train, finder, search, learning, progress)
+    folder = train_model(
+        data,
+        lesson.target,
+        examples,
+        base=lesson.base,
+        output_model=lesson.output_model,
+        config=learning,
+        progress=progress,
+    )
+    found = [_find(questions, finder, search, progress) for questions in valid]
+    if lesson.target is Target.embedder:
+        learned = SentenceEmbedder(folder, replace(embedder, name=lesson.output_model))
+        after = [_find(questions, learned, search, progress) for questions in valid]
+        gains = [judge_embedder(*parts) for parts in zip(valid, found, after, strict=True)]
+    else:
+        reranker = Reranker(folder, embedder.device)
+        gains = [
+            judge_reranker(questions, candidates, reranker, search, _name(progress, f"judging by {questions.name}"))
+            for questions, candidates in zip(valid, found, strict=True)
+        ]
+    return Outcome(folder, len(examples), gains)
+
+
+def _mine(
+    sets: list[QuestionSet], embedder: Embedder, search: SearchConfig, learning: LearningConfig, progress: Progress
+) -> list[Example]:
+    """Return the examples of all sets, mixed."""
+    examples: list[Example] = []
+    for place, questions in enumerate(sets):
+        found = _find(questions, embedder, search, progress)
+        examples += mine_examples(questions, found, learning.negatives, learning.seed + place)
+    if len(examples) < learning.batch_size:
+        raise ConfigError(
+            f"train: wanted at least learning.batch_size={learning.batch_size} questions with {learning.negatives} "
+            f"passages that do not answer them, found {len(examples)}. Add questions, or lower learning.batch_size.",
+            param="train",
+        )
+    return examples
+
+
+def _find(questions: QuestionSet, embedder: Embedder, search: SearchConfig, progress: Progress) -> list[Candidates]:
+    return find_candidates(questions, embedder, search, _name(progress, f"searching {questions.name}"))
+
+
+def _name(progress: Progress, stage: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(stage, done, total)

@@ -1,0 +1,112 @@
+"""What to learn from: each question with a passage that answers it and hard negatives, mined by our own hybrid search.
+
+A hard negative is a passage that the search ranks high and that does not answer. The same candidates tell how well a
+reranker orders them. Does not know models beyond the embedder.
+
+Source: Xiong et al., «Approximate Nearest Neighbor Negative Contrastive Learning for Dense Text Retrieval», 2020,
+https://arxiv.org/abs/2007.00808, on negatives that the retriever itself finds.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import IndexDevice, SearchConfig
+from retrieval.dense import build_dense, score_chunks, search_dense
+from retrieval.embedding import Embedder, contextualise, embed_passages
+from retrieval.fusion import fuse_scores
+from retrieval.lexical import build_lexical, pick_best, score_lexical
+from retrieval.question_set import QuestionSet
+
+EMBEDDED_AT_ONCE = 128
+NEGATIVE_DEPTH = 30
+"""Candidates among which negatives are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What the hybrid search found for a question, best first.
+
+    Attributes:
+        places: (candidates,) int64 positions of passages.
+        fused: (candidates,) float32 fused scores, falling.
+    """
+
+    places: NDArray[np.int64]
+    fused: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question, a passage that answers it, and passages that look as if they did."""
+
+    question: str
+    positive: str
+    negatives: tuple[str, ...]
+
+
+def find_candidates(
+    questions: QuestionSet, embedder: Embedder, search: SearchConfig, progress: Callable[[int, int], None]
+) -> list[Candidates]:
+    """Search a set's passages for each of its questions, as a store would be searched.
+
+    Args:
+        questions: The set.
+        embedder: Of passages and questions.
+        search: Weights and depth.
+        progress: Called with how many passages are embedded, and how many there are.
+    """
+    groups: list[NDArray[np.float32]] = []
+    for start in range(0, len(questions.passages), EMBEDDED_AT_ONCE):
+        groups += embed_passages(questions.passages[start : start + EMBEDDED_AT_ONCE], embedder)
+        progress(len(groups), len(questions.passages))
+    owners = np.repeat(np.arange(len(groups), dtype=np.int64), [len(group) for group in groups])
+    dense = build_dense(np.concatenate(groups), owners, IndexDevice.cpu)
+    lexical = build_lexical([contextualise(title, text) for title, text in questions.passages])
+    found = []
+    for question in questions.questions:
+        vector = embedder.embed_query(question)
+        words = score_lexical(lexical, question)
+        by_vector, cosines = search_dense(dense, vector, search.candidates)
+        others = np.setdiff1d(pick_best(words, search.candidates), by_vector)
+        places = np.concatenate([by_vector, others])
+        cosine = np.concatenate([cosines, score_chunks(dense, vector, others)])
+        fused = fuse_scores(cosine, words[places], search.fusion, search.dense_weight)
+        order = np.lexsort((places, -fused))
+        found.append(Candidates(places[order], fused[order]))
+    return found
+
+
+def mine_examples(questions: QuestionSet, candidates: Sequence[Candidates], negatives: int, seed: int) -> list[Example]:
+    """Draw one example a question, in mixed order; the same seed draws the same ones.
+
+    Args:
+        questions: The set.
+        candidates: Of each question.
+        negatives: How many each has; a question with fewer candidates that do not answer it is left out.
+        seed: Of every draw.
+    """
+    draw = random.Random(seed)  # noqa: S311  (a draw that can be repeated is wanted)
+    texts = [contextualise(title, text) for title, text in questions.passages]
+    examples = []
+    for question, relevant, found in zip(questions.questions, questions.relevant, candidates, strict=True):
+        wrong = [int(place) for place in found.places if int(place) not in relevant][:NEGATIVE_DEPTH]
+        if len(wrong) >= negatives:
+            positive = draw.choice(sorted(relevant))
+            chosen = tuple(texts[place] for place in draw.sample(wrong, negatives))
+            examples.append(Example(question, texts[positive], chosen))
+    draw.shuffle(examples)
+    return examples
+
+
+def measure_ndcg(order: Sequence[int] | NDArray[np.int64], relevant: frozenset[int], k: int = 10) -> float:
+    """Return nDCG@k of one question, 0 to 1, with binary relevance.
+
+    Source: Järvelin & Kekäläinen, «Cumulated gain-based evaluation of IR techniques», 2002.
+    """
+    gains = [1 / np.log2(rank + 2) for rank, place in enumerate(order[:k]) if int(place) in relevant]
+    best = sum(1 / np.log2(rank + 2) for rank in range(min(k, len(relevant))))
+    return float(sum(gains) / best)
