@@ -147,7 +147,7 @@ class SearchConfig:
     index_device: IndexDevice = IndexDevice.auto
     reranker: str | None = None
     rerank_depth: int = 20
-    rerank_weight: float = 0.5
+    rerank_weight: float = 0.3
     min_score: float | None = None
     mmr_lambda: float | None = None
     neighbours: int = 0
@@ -240,7 +240,7 @@ class LearningConfig:
     steps: int = 200
     batch_size: int = 16
     negatives: int = 2
-    learning_rate: float = 3e-5
+    learning_rate: float = 6e-5
     max_tokens: int = 144
     save_steps: int = 50
     seed: int = 0
