@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from core.errors import Conflict, ContractError, InputError, LoamError, StorageFull, describe_os_error
+from core.failpoints import reach
 
 BUSY_TIMEOUT_S = 30
 """How long a writer waits for another process's transaction, which takes milliseconds."""
@@ -226,18 +227,72 @@ def describe_database_error(error: BaseException | None, path: str) -> LoamError
     """
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
-    found = str(error)
+    found = str(error).partition(" with text ")[0]  # what follows are the row's own words
     if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE:
         return StorageFull(f"{path}: could not write ({found}). Free some disk space and run the same command again.")
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Conflict(
             f"{path}: another process has been writing for {BUSY_TIMEOUT_S} s ({found}). Try again.", retry_after_s=5
         )
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or found.startswith("Could not decode to UTF-8"):
         return ContractError(f"{path}: wanted an SQLite database, found damage ({found}). Restore it from a backup.")
     if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR):
         return InputError(f"{path}: the database cannot be used ({found}). Check its permissions and the disk.")
     return None
+
+
+def find_damage(path: Path) -> list[str]:
+    """Return what SQLite finds wrong with a database: pages, indexes that differ from their tables, foreign keys.
+
+    Reads only; the database is neither made nor migrated.
+
+    Raises:
+        Conflict: Another process held the database for too long.
+        InputError: The file cannot be read.
+    """
+    connection = None
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
+        faults = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+        lost = connection.execute("PRAGMA foreign_key_check").fetchall()
+        return faults + [
+            f"table {table}: row {number} belongs to no row of {parent}" for table, number, parent, _ in lost
+        ]
+    except sqlite3.Error as error:
+        described = describe_database_error(error, str(path))
+        if described is None or isinstance(described, ContractError):
+            return [str(error)]
+        raise described from error
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def copy_database(engine: Engine, target: Path) -> None:
+    """Copy one state of a database that may be in use into one new file.
+
+    Args:
+        engine: The database.
+        target: Where the copy goes; it needs no other file beside it.
+
+    Raises:
+        StorageFull: There is no space for it.
+        ContractError: The database is damaged.
+    """
+    copy = None
+    with explain_database_errors(engine):
+        connection = engine.raw_connection()
+        try:
+            copy = sqlite3.connect(target)
+            source = connection.driver_connection
+            if not isinstance(source, sqlite3.Connection):
+                raise TypeError(f"wanted an SQLite connection, found {type(source).__name__}")
+            source.backup(copy)  # all pages in one step: one state, and writers go on meanwhile
+            copy.execute("PRAGMA journal_mode = DELETE")  # the log's content is in the file
+        finally:
+            if copy is not None:
+                copy.close()
+            connection.close()
 
 
 def read_version(connection: Connection) -> int:
@@ -257,6 +312,8 @@ def _migrate(engine: Engine, path: Path) -> None:
             if version < len(MIGRATIONS):
                 _apply_migration(connection, version)
                 version += 1
+                reach("migration.written")
+        reach("migration.committed")
     if version > len(MIGRATIONS):
         raise ContractError(
             f"{path}: wanted schema version {len(MIGRATIONS)} or older, found {version}. "
@@ -272,6 +329,7 @@ def _apply_migration(connection: Connection, version: int) -> None:
         )
     for statement in MIGRATIONS[version]:
         connection.execute(text(statement))
+        reach("migration.step")
     connection.execute(
         text("INSERT INTO schema_versions VALUES (:version, :now)"), {"version": version + 1, "now": int(time.time())}
     )

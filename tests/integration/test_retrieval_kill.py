@@ -122,7 +122,7 @@ def check_store(data: DataDir, acknowledged: int, version: int) -> None:
     assert index.lexical.size == len(ids)
     assert (index.dense.flat.ntotal if index.dense else 0) == len(ids)
     engine.dispose()
-    check_snapshots(data)
+    check_snapshots(data, index.store.generation)
     searcher = Searcher(data, make_embedder=HashEmbedder)
     for number in range(acknowledged):
         hits = searcher.search(["acme"], canary_of(number, version), k=5).hits
@@ -130,10 +130,11 @@ def check_store(data: DataDir, acknowledged: int, version: int) -> None:
     searcher.close()
 
 
-def check_snapshots(data: DataDir) -> None:
-    """Opening has left one whole snapshot of the store, whatever the killed process left."""
-    generations = [path for path in (data.indexes / "1").iterdir() if path.name.isdigit()]
-    assert len(generations) == 1
+def check_snapshots(data: DataDir, generation: int) -> None:
+    """There is a whole snapshot of this generation, and at most the one before it."""
+    generations = {int(path.name) for path in (data.indexes / "1").iterdir() if path.name.isdigit()}
+    assert max(generations) == generation
+    assert len(generations) <= 2
 
 
 def check_versions(data: DataDir, versions: int) -> None:

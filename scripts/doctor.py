@@ -1,0 +1,375 @@
+"""Check a data directory and mend what is derived: python scripts/doctor.py [DATA_DIR] [repair=true] [output=json].
+
+Reads every page of the database and every byte of chunks, uploads, indexes, models and adapters, and holds them against
+what was written down when they were stored. Each row of CHECKS is one plain function. Ends with 0 where all is well or
+mended, with 6 where damage remains. May run beside a gateway.
+"""
+
+from core.offline import switch_offline
+
+switch_offline()
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine, RowMapping, text
+
+from core.config import run_command
+from core.errors import ConfigError, ContractError, LoamError, NotFound
+from core.layout import DataDir, sync_directory
+from core.logs import configure_logging
+from core.manifest import AdapterManifest, ModelManifest, verify_files
+from retrieval.config import IndexDevice
+from retrieval.database import find_damage, open_database, read_transaction, write_transaction
+from retrieval.seal import check_chunk, check_embeddings, check_seal, seal_chunk
+from retrieval.store import Store, find_store, list_stores, unpack_embeddings
+from retrieval.uploads import check_upload, find_leftovers, list_uploads
+
+ABANDONED_AFTER_S = 3600
+RESTORE = "Restore a backup: python scripts/backup.py restore BACKUP --data-dir NEW"
+BATCH_CHUNKS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it was stored.
+
+    Attributes:
+        check: Which check found it.
+        subject: What it is about: a chunk, a file, a folder.
+        fault: What was found.
+        remedy: What to do.
+        is_mended: Whether it has been put right.
+    """
+
+    check: str
+    subject: str
+    fault: str
+    remedy: str
+    is_mended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """What is checked.
+
+    Attributes:
+        data: The data directory.
+        engine: Its database; None where there is none or it cannot be opened.
+        repair: Whether what is derived shall be mended.
+    """
+
+    data: DataDir
+    engine: Engine | None
+    repair: bool
+
+
+def check_pages(patient: Patient) -> Iterator[Finding]:
+    """Check the database's pages, its indexes against its tables, and its foreign keys."""
+    path = patient.data.database
+    if not path.is_file():
+        yield Finding("database", str(path), "there is none", "Nothing was ingested yet, or restore a backup.", True)
+        return
+    for fault in find_damage(path):
+        yield Finding("database", str(path), fault, RESTORE)
+
+
+def check_chunks(patient: Patient) -> Iterator[Finding]:
+    """Check each chunk's words, vectors and place against its hashes, and seal those of an earlier Loam."""
+    if patient.engine is None:
+        return
+    with read_transaction(patient.engine) as connection:
+        numbers = connection.execute(text("SELECT id FROM chunks ORDER BY id")).scalars().all()
+    unsealed: list[dict[str, object]] = []
+    for start in range(0, len(numbers), BATCH_CHUNKS):
+        for number, row in _read_rows(patient.engine, numbers[start : start + BATCH_CHUNKS]):
+            if isinstance(row, str):
+                yield Finding("chunks", f"chunk-{number}", row, RESTORE)
+                continue
+            yield from _check_row(row)
+            if row["seal"] is None:
+                unsealed.append(seal_chunk(row))
+    if unsealed:
+        yield _seal(patient, unsealed)
+
+
+def _read_rows(engine: Engine, numbers: Sequence[int]) -> Iterator[tuple[int, RowMapping | str]]:
+    """Yield each chunk's row, or why it cannot be read."""
+    query = text(
+        "SELECT c.id, c.ordinal, c.start_offset, c.end_offset, c.page, c.heading, c.text, c.sha256, c.embeddings, "
+        "c.embeddings_sha256, c.seal, s.dimension FROM chunks c JOIN stores s ON s.id = c.store_id "
+        "WHERE c.id BETWEEN :first AND :last ORDER BY c.id"
+    )
+    try:
+        with read_transaction(engine) as connection:
+            rows = connection.execute(query, {"first": numbers[0], "last": numbers[-1]}).mappings().all()
+        yield from ((row["id"], row) for row in rows)
+    except ContractError as error:
+        if len(numbers) == 1:
+            yield numbers[0], error.message
+            return
+        for number in numbers:
+            yield from _read_rows(engine, [number])
+
+
+def _check_row(row: RowMapping) -> Iterator[Finding]:
+    """Yield what in a chunk's row is not what was stored."""
+    for check in (check_chunk, check_embeddings, check_seal):
+        try:
+            check(row)
+        except ContractError as error:
+            yield Finding("chunks", f"chunk-{row['id']}", error.message, RESTORE)
+    try:
+        unpack_embeddings(row["embeddings"], row["dimension"])
+    except ContractError as error:
+        yield Finding("chunks", f"chunk-{row['id']}", error.message, RESTORE)
+
+
+def _seal(patient: Patient, rows: list[dict[str, object]]) -> Finding:
+    """Seal chunks that have no seal, where that is wanted."""
+    if patient.repair and patient.engine is not None:
+        statement = text("UPDATE chunks SET embeddings_sha256 = :embeddings_sha256, seal = :seal WHERE id = :id")
+        values = [{key: row[key] for key in ("id", "embeddings_sha256", "seal")} for row in rows]
+        with write_transaction(patient.engine) as connection:
+            connection.execute(statement, values)
+    fault = f"{len(rows)} chunks of an earlier version have no seal: damage to their vectors would not be seen"
+    return Finding("chunks", "seals", fault, "repair=true seals them as they are", patient.repair)
+
+
+def check_documents(patient: Patient) -> Iterator[Finding]:
+    """Check that chunks are slices of their documents, and that documents have chunks when they say so."""
+    if patient.engine is None:
+        return
+    query = text("SELECT id, name, status, text FROM documents WHERE id > :last ORDER BY id LIMIT 1")
+    pieces = text("SELECT id, start_offset, end_offset, text FROM chunks WHERE document_id = :id ORDER BY ordinal")
+    last = -1
+    while True:
+        with read_transaction(patient.engine) as connection:
+            document = connection.execute(query, {"last": last}).first()
+            if document is None:
+                return
+            chunks = connection.execute(pieces, {"id": document.id}).all()
+        last = document.id
+        if document.status != "completed" and chunks:
+            yield Finding("documents", document.name, f"it is {document.status} and has chunks", RESTORE)
+        for chunk in chunks:
+            if document.text[chunk.start_offset : chunk.end_offset] != chunk.text:
+                yield Finding("documents", document.name, f"chunk-{chunk.id} is not a part of its text", RESTORE)
+
+
+def check_uploads(patient: Patient) -> Iterator[Finding]:
+    """Check each uploaded file's bytes against the hash that its row has."""
+    if patient.engine is None:
+        return
+    for upload in list_uploads(patient.engine):
+        try:
+            check_upload(patient.data, upload)
+        except ContractError as error:
+            yield Finding("uploads", upload.id, error.message, "Restore it from a backup, or upload it again.")
+
+
+def check_indexes(patient: Patient) -> Iterator[Finding]:
+    """Check that each store's index is whole and holds the database's chunks; else make it again."""
+    if patient.engine is None:
+        return
+    for status in list_stores(patient.engine):
+        fault = _find_index_fault(patient, find_store(patient.engine, status.store))
+        if fault is None:
+            continue
+        remedy = f"repair=true makes it again, and so does: python retrieval/run.py action=rebuild store={status.store}"
+        is_mended = False
+        if patient.repair:
+            from retrieval.ingest import rebuild
+
+            try:
+                rebuild(patient.data, status.store)
+                is_mended = True
+            except LoamError as error:
+                remedy = error.message
+        yield Finding("indexes", status.store, fault, remedy, is_mended)
+
+
+def _find_index_fault(patient: Patient, store: Store) -> str | None:
+    """Return what is wrong with a store's index, or None."""
+    from retrieval.snapshot import load_snapshot, snapshot_folder
+
+    folder = snapshot_folder(patient.data, store)
+    if not folder.is_dir():
+        return f"there is none of generation {store.generation}"
+    index = load_snapshot(folder, store, IndexDevice.cpu)
+    if index is None:
+        return f"{folder} is damaged or of another version"
+    if patient.engine is not None:
+        query = text("SELECT id FROM chunks WHERE store_id = :id ORDER BY id")
+        with read_transaction(patient.engine) as connection:
+            numbers = connection.execute(query, {"id": store.id}).scalars().all()
+        if index.numbers.tolist() != list(numbers):
+            return f"{folder} holds {len(index.numbers)} chunks that are not the database's {len(numbers)}"
+    return None
+
+
+def check_models(patient: Patient) -> Iterator[Finding]:
+    """Check each model's files against its manifest."""
+    for folder in _list_folders(patient.data.models):
+        try:
+            verify_files(folder, ModelManifest.read(folder).files)
+        except LoamError as error:
+            yield Finding("models", folder.name, error.message, f"python scripts/models.py get {folder.name}")
+
+
+def check_adapters(patient: Patient) -> Iterator[Finding]:
+    """Check each published adapter's files against its manifest."""
+    for run in _list_folders(patient.data.runs):
+        folder = run / "adapter"
+        if not folder.is_dir():
+            continue
+        try:
+            verify_files(folder, AdapterManifest.read(folder).files)
+        except LoamError as error:
+            yield Finding("adapters", run.name, error.message, RESTORE)
+
+
+def check_leftovers(patient: Patient) -> Iterator[Finding]:
+    """Look for what killed processes left: half-written folders, indexes of removed stores, bytes without a row."""
+    data = patient.data
+    found = [path for folder in (data.models, data.runs, data.indexes) for path in _list_abandoned(folder)]
+    if patient.engine is not None:
+        stores = {str(find_store(patient.engine, status.store).id) for status in list_stores(patient.engine)}
+        for folder in _list_folders(data.indexes):
+            if folder.name.isdigit():
+                found += [folder] if folder.name not in stores else _list_abandoned(folder)
+        found += find_leftovers(patient.engine, data)
+    for path in found:
+        if patient.repair:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            sync_directory(path.parent)
+        size = "removed" if patient.repair else "left by a process that was killed, or of a store that is gone"
+        yield Finding("leftovers", str(path.relative_to(data.root)), size, "repair=true removes it", patient.repair)
+
+
+def _list_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _list_abandoned(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    limit = time.time() - ABANDONED_AFTER_S
+    hidden = sorted(path for path in folder.iterdir() if path.name.startswith(".") and path.suffix in (".tmp", ".old"))
+    return [path for path in hidden if path.stat().st_mtime < limit]
+
+
+CHECKS: tuple[tuple[str, Callable[[Patient], Iterator[Finding]]], ...] = (
+    ("database", check_pages),
+    ("chunks", check_chunks),
+    ("documents", check_documents),
+    ("uploads", check_uploads),
+    ("indexes", check_indexes),
+    ("models", check_models),
+    ("adapters", check_adapters),
+    ("leftovers", check_leftovers),
+)
+"""Each check by name, in the order that they are made."""
+
+
+def examine(data: DataDir, *, repair: bool, show: Callable[[str], None] = lambda _: None) -> list[Finding]:
+    """Make every check.
+
+    Args:
+        data: The data directory.
+        repair: Mend what is derived. Nothing is mended in a database that has damaged pages.
+        show: Told each check's name as it begins.
+
+    Returns:
+        What was found, in the order of CHECKS.
+
+    Raises:
+        NotFound: There is no such folder.
+    """
+    if not data.root.is_dir():
+        raise NotFound(f"data_dir: wanted a data directory, found none at {data.root}. Check the path.")
+    findings = list(check_pages(Patient(data, None, repair=False)))
+    is_damaged = any(not finding.is_mended for finding in findings)
+    engine = None
+    try:
+        if data.database.is_file():
+            engine = open_database(data.database)
+    except LoamError as error:
+        findings.append(Finding("database", str(data.database), error.message, RESTORE))
+    patient = Patient(data, engine, repair=repair and not is_damaged)
+    try:
+        for name, check in CHECKS[1:]:
+            show(name)
+            try:
+                findings += check(patient)
+            except LoamError as error:
+                findings.append(Finding(name, str(data.root), error.message, RESTORE))
+            except (TypeError, ValueError) as error:  # a damaged value may have any type
+                findings.append(Finding(name, str(data.root), f"a value cannot be read ({error})", RESTORE))
+    finally:
+        if engine is not None:
+            engine.dispose()
+    return findings
+
+
+def parse_arguments(words: list[str]) -> tuple[DataDir, bool, bool]:
+    """Return the data directory, whether to repair, and whether to print JSON.
+
+    Raises:
+        ConfigError: A word is none of these.
+    """
+    root, repair, as_json = os.environ.get("LOAM_DATA_DIR", "data"), False, False
+    for word in words:
+        key, has_value, value = word.partition("=")
+        if key == "repair" and value in ("true", "false"):
+            repair = value == "true"
+        elif key == "output" and value in ("json", "table"):
+            as_json = value == "json"
+        elif not has_value and not word.startswith("-"):
+            root = word
+        else:
+            raise ConfigError(f"wanted [DATA_DIR] [repair=true|false] [output=json|table], found {word!r}.")
+    return DataDir(Path(root)), repair, as_json
+
+
+def show_findings(findings: list[Finding], data: DataDir) -> None:
+    """Print what was found, and the next command."""
+    for name, _ in CHECKS:
+        found = [finding for finding in findings if finding.check == name]
+        print(f"{name:<10} {'ok' if not found else ''}".rstrip())
+        for finding in found:
+            print(f"  {finding.subject}: {finding.fault}{' (mended)' if finding.is_mended else ''}")
+    open_ones = [finding for finding in findings if not finding.is_mended]
+    if not open_ones:
+        print("all is well")
+    elif all(finding.remedy.startswith("repair=true") for finding in open_ones):
+        print(f"next: python scripts/doctor.py {data.root} repair=true")
+    else:
+        remedies = dict.fromkeys(f.remedy for f in open_ones if not f.remedy.startswith("repair=true"))
+        print("next: " + "; ".join(remedies))
+
+
+def main() -> None:
+    """Check, print, and end with the right code."""
+    data, repair, as_json = parse_arguments(sys.argv[1:])
+    configure_logging(level="ERROR")
+    show = (lambda name: print(f"checking {name}", file=sys.stderr)) if sys.stderr.isatty() else (lambda _: None)
+    findings = examine(data, repair=repair, show=show)
+    is_well = all(finding.is_mended for finding in findings)
+    if as_json:
+        print(json.dumps({"data_dir": str(data.root), "ok": is_well, "findings": [asdict(f) for f in findings]}))
+    else:
+        show_findings(findings, data)
+    sys.exit(0 if is_well else ContractError.exit_code)
+
+
+if __name__ == "__main__":
+    run_command(main)

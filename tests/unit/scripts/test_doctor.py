@@ -1,0 +1,208 @@
+"""The doctor: a whole directory is well, each kind of damage is named, and what is derived is mended."""
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from core.errors import ConfigError, ContractError, LoamError, NotFound
+from core.layout import DataDir, sha256_file, write_folder
+from core.manifest import ModelKind, ModelManifest, hash_files
+from retrieval.config import ChunkingConfig, ParsingConfig
+from retrieval.database import open_database, write_transaction
+from retrieval.ingest import ingest
+from retrieval.searcher import Searcher
+from retrieval.snapshot import snapshot_folder
+from retrieval.store import find_store
+from retrieval.uploads import save_upload
+from scripts.doctor import Finding, examine, parse_arguments
+from tests.fakes.hash_embedder import HashEmbedder
+
+REPO = Path(__file__).resolve().parents[3]
+EDITS = 100 if os.environ.get("LOAM_TEST_FULL") else 10
+FILES = 30
+QUERIES = [f"the word of file {number} is canary{number}" for number in range(0, FILES, 5)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> DataDir:
+    """A directory with a store, an upload and a model; copied for each test that damages it."""
+    root = tmp_path_factory.mktemp("doctor")
+    data, source = DataDir(root / "data"), root / "source"
+    source.mkdir()
+    for number in range(FILES):
+        lines = [f"## Part {part}\n\nSome words about pump {number} and valve {part}.\n" for part in range(4)]
+        (source / f"{number}.md").write_text("\n".join([*lines, f"The word of file {number} is canary{number}.\n"]))
+    ingest(
+        data, "acme", source, embedder=HashEmbedder(), chunking=ChunkingConfig(30, 8), parsing=ParsingConfig(workers=1)
+    )
+    engine = open_database(data.database)
+    save_upload(engine, data, [b"some bytes"], owner="a", name="a.txt", purpose="assistants", max_bytes=100)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    engine.dispose()
+    with write_folder(data.model("mini")) as folder:
+        (folder / "config.json").write_text("{}")
+        ModelManifest("mini", ModelKind.EMBEDDER, "here", None, "MIT", hash_files(folder)).write(folder)
+    return data
+
+
+@pytest.fixture
+def data(whole: DataDir, tmp_path: Path) -> DataDir:
+    shutil.copytree(whole.root, tmp_path / "data")
+    return DataDir(tmp_path / "data")
+
+
+def run_sql(data: DataDir, statement: str) -> None:
+    engine = open_database(data.database)
+    with write_transaction(engine) as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+def open_findings(data: DataDir, *, repair: bool = False) -> list[Finding]:
+    return [finding for finding in examine(data, repair=repair) if not finding.is_mended]
+
+
+def test_a_whole_directory_is_well(data: DataDir) -> None:
+    assert examine(data, repair=False) == []
+
+
+def test_a_directory_without_a_database_is_well_and_none_is_refused(tmp_path: Path) -> None:
+    assert open_findings(DataDir(tmp_path)) == []
+    with pytest.raises(NotFound, match="found none at"):
+        examine(DataDir(tmp_path / "none"), repair=False)
+
+
+@pytest.mark.parametrize(
+    ("statement", "check", "fault"),
+    [
+        ("UPDATE chunks SET text = 'other' WHERE id = 3", "chunks", "chunk-3: its text"),
+        ("UPDATE chunks SET embeddings = zeroblob(256) WHERE id = 3", "chunks", "chunk-3: its vectors"),
+        ("UPDATE chunks SET page = 9 WHERE id = 3", "chunks", "chunk-3: its place"),
+        ("UPDATE documents SET text = 'other words' WHERE id > 3", "documents", "is not a part of its text"),
+        ("UPDATE documents SET status = 'failed' WHERE id > 3", "documents", "it is failed and has chunks"),
+    ],
+)
+def test_damaged_rows_are_named_and_not_mended(data: DataDir, statement: str, check: str, fault: str) -> None:
+    run_sql(data, statement)
+    for repair in (False, True):
+        found = [finding for finding in open_findings(data, repair=repair) if finding.check == check]
+        assert any(fault in finding.fault for finding in found)
+
+
+def test_a_damaged_or_missing_index_is_made_again(data: DataDir) -> None:
+    engine = open_database(data.database)
+    folder = snapshot_folder(data, find_store(engine, "acme"))
+    engine.dispose()
+    path = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+    before = sha256_file(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    (finding,) = examine(data, repair=False)
+    assert (finding.check, finding.is_mended) == ("indexes", False)
+    (finding,) = examine(data, repair=True)
+    assert finding.is_mended
+    assert sha256_file(path) == before
+    assert examine(data, repair=False) == []
+
+
+def test_chunks_without_a_seal_are_sealed(data: DataDir) -> None:
+    run_sql(data, "UPDATE chunks SET seal = NULL, embeddings_sha256 = NULL WHERE id < 10")
+    assert [finding.subject for finding in open_findings(data)] == ["seals"]
+    assert open_findings(data, repair=True) == []
+    assert examine(data, repair=False) == []
+
+
+def test_models_and_uploads_are_held_against_their_hashes(data: DataDir) -> None:
+    (data.models / "mini" / "config.json").write_text("{ }")
+    next(data.files.iterdir()).write_bytes(b"other bytes")
+    assert [finding.check for finding in open_findings(data, repair=True)] == ["uploads", "models"]
+
+
+def test_leftovers_are_removed(data: DataDir) -> None:
+    left = [data.indexes / "1" / ".9.abc.tmp", data.indexes / "99", data.models / ".x.abc.tmp", data.files / "file-x"]
+    for path in left:
+        path.mkdir()
+        os.utime(path, (0, 0))
+    assert {finding.check for finding in open_findings(data)} == {"leftovers"}
+    assert len(open_findings(data)) == len(left)
+    assert open_findings(data, repair=True) == []
+    assert [path for path in left if path.exists()] == []
+
+
+def damage_page(path: Path, chance: random.Random) -> None:
+    """Change 1 to 64 bytes in one page of a database, as a bad disk would."""
+    content = bytearray(path.read_bytes())
+    page = chance.randrange(len(content) // 4096)
+    for _ in range(chance.choice((1, 8, 64))):
+        content[page * 4096 + chance.randrange(4096)] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+
+def read_rows(path: Path) -> object:
+    """Everything that the database says, or why it cannot be read."""
+    connection = sqlite3.connect(path)
+    try:
+        return [
+            connection.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
+            for table in ("stores", "documents", "chunks", "files")
+        ]
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        return str(error)
+    finally:
+        connection.close()
+
+
+def search(data: DataDir) -> list[tuple[str, str, int, int]] | str:
+    """What a few questions quote, or how they are refused."""
+    try:
+        searcher = Searcher(data, make_embedder=HashEmbedder)
+        try:
+            hits = [hit for query in QUERIES for hit in searcher.search(["acme"], query, k=5).hits]
+        finally:
+            searcher.close()
+    except LoamError as error:
+        return error.message
+    return [(hit.chunk_id, hit.text, hit.start, hit.end) for hit in hits]
+
+
+@pytest.mark.parametrize("seed", range(EDITS))
+def test_a_damaged_page_is_named_and_never_quoted(whole: DataDir, data: DataDir, seed: int) -> None:
+    wanted_rows, wanted = read_rows(whole.database), search(whole)
+    quoted = {hit[0]: hit for hit in wanted if not isinstance(hit, str)}
+    damage_page(data.database, random.Random(seed))
+    found = search(data)
+    if not isinstance(found, str):
+        assert all(hit == quoted.get(hit[0], hit) for hit in found), "words that were not stored were quoted"
+    is_changed = read_rows(data.database) != wanted_rows
+    findings = open_findings(data)
+    assert findings or not is_changed, "rows have changed and nothing was named"
+
+
+def test_the_command_prints_ends_and_tells_what_is_next(data: DataDir) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "scripts/doctor.py", str(data.root), *words]
+        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+
+    run_sql(data, "UPDATE chunks SET text = 'other' WHERE id = 3")
+    damaged = run()
+    assert damaged.returncode == ContractError.exit_code
+    assert "chunk-3" in damaged.stdout
+    assert "backup.py restore" in damaged.stdout.splitlines()[-1]
+    as_json = json.loads(run("output=json").stdout)
+    assert as_json["ok"] is False
+    assert as_json["findings"][0]["subject"] == "chunk-3"
+
+
+def test_the_command_line_is_read_strictly() -> None:
+    assert parse_arguments(["x", "repair=true", "output=json"]) == (DataDir(Path("x")), True, True)
+    for word in ("--repair", "repair=yes", "other=1"):
+        with pytest.raises(ConfigError, match="wanted"):
+            parse_arguments([word])
