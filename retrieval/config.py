@@ -21,6 +21,7 @@ class Action(Enum):
     sync = "sync"
     watch = "watch"
     delete = "delete"
+    reembed = "reembed"
     search = "search"
     status = "status"
     rebuild = "rebuild"

@@ -112,6 +112,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (  # deletions whose traces are still to be removed from the database's own pages
         "CREATE TABLE erasures (id INTEGER PRIMARY KEY AUTOINCREMENT, store_id INTEGER NOT NULL)",
     ),
+    (  # vectors of another embedder, until a store has them all
+        """CREATE TABLE reembeddings (
+            store_id INTEGER PRIMARY KEY REFERENCES stores (id) ON DELETE CASCADE,
+            embedder_sha256 TEXT NOT NULL
+        )""",
+        """CREATE TABLE coming_embeddings (
+            chunk_id INTEGER PRIMARY KEY REFERENCES chunks (id) ON DELETE CASCADE,
+            embeddings BLOB NOT NULL,
+            embeddings_sha256 TEXT NOT NULL,
+            seal TEXT NOT NULL
+        )""",
+    ),
 )
 """Append-only: entry n brings the schema from version n to n + 1, in one transaction. Never edit a released one."""
 

@@ -214,3 +214,21 @@ class _PlainProgress:
 
 def _count_done(report: "IngestReport") -> int:
     return report.ingested + report.renamed + report.unchanged + len(report.failures)
+
+
+@contextmanager
+def follow_count(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows how many of how many are done: a bar on a terminal, a line now and then elsewhere."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    shown_at = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+
+        def update(done: int, total: int) -> None:
+            nonlocal shown_at
+            bar.update(task, completed=done, total=total)
+            if not sys.stderr.isatty() and time.monotonic() - shown_at >= PLAIN_INTERVAL_S:
+                shown_at = time.monotonic()
+                sys.stderr.write(f"{what} {done}/{total}\n")
+
+        yield update

@@ -4,6 +4,7 @@
     python retrieval/run.py action=sync store=NAME source=FOLDER [verify=true] [allow_empty=true]
     python retrieval/run.py action=watch store=NAME source=FOLDER
     python retrieval/run.py action=delete store=NAME [file=DOCUMENT]
+    python retrieval/run.py action=reembed store=NAME embedder.name=MODEL
     python retrieval/run.py action=search store=NAME query_file=- k=5 output=json
     python retrieval/run.py action=status [store=NAME] [files=true] [output=json]
     python retrieval/run.py action=rebuild store=NAME
@@ -16,6 +17,7 @@ gateway on the same data directory (docs/decisions/0011).
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +49,7 @@ def main(composed: DictConfig) -> None:
     config = load_config(composed, RetrievalConfig)
     actions = {Action.ingest: run_ingest, Action.search: run_search, Action.status: run_status}
     actions |= {Action.rebuild: run_rebuild, Action.sync: run_sync, Action.watch: run_watch, Action.delete: run_delete}
-    actions |= {Action.train_reranker: run_train, Action.train_embedder: run_train}
+    actions |= {Action.train_reranker: run_train, Action.train_embedder: run_train, Action.reembed: run_reembed}
     if config.action is None:
         choices = ", ".join(action.value for action in Action)
         raise ConfigError(f"action: wanted one of {choices}; found none. Give it: action=ingest", param="action")
@@ -138,6 +140,29 @@ def run_delete(config: RetrievalConfig) -> None:
     what = f"document {config.file}" if config.file else f"the store with its {removed} documents"
     display.console.print(f"store {store_name}: {what} removed", markup=False)
     display.suggest("python retrieval/run.py action=status")
+
+
+def run_reembed(config: RetrievalConfig) -> None:
+    """Give a store the vectors of another embedder."""
+    from retrieval.embedding import SentenceEmbedder
+    from retrieval.reembed import reembed
+
+    store_name = need(config.store, "store", "NAME")
+    data = DataDir(Path(config.paths.data_dir))
+    embedder = SentenceEmbedder(data.model(config.embedder.name), config.embedder)
+    with display.follow_count("embedding chunks") as follow:
+        report = reembed(data, store_name, embedder, lambda done: follow(done.embedded, done.chunks))
+    if config.output is Output.json:
+        display.print_json(asdict(report))
+        return
+    display.console.print(
+        f"store {store_name}: {report.chunks} chunks have the vectors of {report.embedder} now, "
+        f"{report.embedded} embedded in {report.seconds:.1f} s",
+        markup=False,
+    )
+    display.suggest(
+        f'python scripts/search.py {store_name} "what you want to know" --set embedder.name={report.embedder}'
+    )
 
 
 def run_search(config: RetrievalConfig) -> None:

@@ -250,7 +250,8 @@ def check_embedder(store: Store, embedder: EmbedderIdentity) -> None:
         raise Conflict(
             f"store {store.name!r}: its vectors are from {_describe(store.embedder)}; the embedder now is "
             f"{_describe(embedder)}. Vectors of different embedders cannot be compared: use the first one "
-            f"(embedder.name={store.embedder.name}), or ingest the documents into a store of another name.",
+            f"(embedder.name={store.embedder.name}), or change the store's vectors while it goes on serving: "
+            f"python retrieval/run.py action=reembed store={store.name} embedder.name={embedder.name}",
             param="embedder",
         )
 

@@ -68,7 +68,7 @@ class BenchConfig:
     source: str = "../shared/data"
     sets: list[str] = field(default_factory=lambda: ["squad_dev_a", "cranfield", "hotpotqa_100"])
     files: int = 2000
-    passages_per_file: int = 3
+    passages_per_file: int = 1
     changed_percent: float = 1.0
     rounds: int = 5
     output: Output = Output.table
