@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import SearchConfig
-from retrieval.mining import Candidates, measure_ndcg
+from retrieval.metrics import measure_ndcg
+from retrieval.mining import Candidates
 from retrieval.question_set import QuestionSet
 from retrieval.rerank import Reranker
 
@@ -61,8 +62,9 @@ def judge_reranker(
         places, fused = found.places[: search.rerank_depth], found.fused[: search.rerank_depth]
         scores = reranker.score(question, [questions.passages[place] for place in places])
         mixed = (1 - search.rerank_weight) * fused + search.rerank_weight * scores
-        before.append(measure_ndcg(places, relevant))
-        after.append(measure_ndcg(places[np.argsort(-mixed, kind="stable")], relevant))
+        gains = dict.fromkeys(relevant, 1.0)
+        before.append(measure_ndcg(places.tolist(), gains))
+        after.append(measure_ndcg(places[np.argsort(-mixed, kind="stable")].tolist(), gains))
         progress(done, len(questions.questions))
     return _sum_up(questions, before, after)
 
@@ -73,7 +75,7 @@ def judge_embedder(questions: QuestionSet, before: Sequence[Candidates], after: 
         questions,
         *(
             [
-                measure_ndcg(found.places, relevant)
+                measure_ndcg(found.places.tolist(), dict.fromkeys(relevant, 1.0))
                 for found, relevant in zip(candidates, questions.relevant, strict=True)
             ]
             for candidates in (before, after)

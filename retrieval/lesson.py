@@ -102,7 +102,7 @@ def teach(
             judge_reranker(questions, candidates, reranker, search, _name(progress, f"judging by {questions.name}"))
             for questions, candidates in zip(valid, found, strict=True)
         ]
-    return Outcome(folder, len(examples), gains)
+    return Outcome(folder, min(len(examples), learning.steps * learning.batch_size), gains)
 
 
 def _mine(

@@ -100,13 +100,3 @@ def mine_examples(questions: QuestionSet, candidates: Sequence[Candidates], nega
             examples.append(Example(question, texts[positive], chosen))
     draw.shuffle(examples)
     return examples
-
-
-def measure_ndcg(order: Sequence[int] | NDArray[np.int64], relevant: frozenset[int], k: int = 10) -> float:
-    """Return nDCG@k of one question, 0 to 1, with binary relevance.
-
-    Source: Järvelin & Kekäläinen, «Cumulated gain-based evaluation of IR techniques», 2002.
-    """
-    gains = [1 / np.log2(rank + 2) for rank, place in enumerate(order[:k]) if int(place) in relevant]
-    best = sum(1 / np.log2(rank + 2) for rank in range(min(k, len(relevant))))
-    return float(sum(gains) / best)

@@ -34,6 +34,7 @@ SCHEMAS = {
     "score_exact": ("scripts.score_exact", "ScoreConfig"),
     "bench_sync": ("scripts.bench_sync", "BenchConfig"),
     "bench_train": ("scripts.bench_train", "BenchConfig"),
+    "bench_retrieval": ("scripts.bench_retrieval", "BenchConfig"),
 }
 """The dataclass that reads each primary configuration, by module and name."""
 

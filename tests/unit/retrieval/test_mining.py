@@ -5,7 +5,7 @@ import pytest
 
 from retrieval.config import SearchConfig
 from retrieval.judging import resample_difference
-from retrieval.mining import find_candidates, measure_ndcg, mine_examples
+from retrieval.mining import find_candidates, mine_examples
 from retrieval.question_set import QuestionSet
 from tests.fakes.hash_embedder import HashEmbedder
 
@@ -34,14 +34,6 @@ def test_negatives_are_found_by_the_search_and_never_answer() -> None:
         assert not right & set(example.negatives)
     assert mine_examples(SET, found, 2, seed=1) == examples != mine_examples(SET, found, 2, seed=2)
     assert mine_examples(SET, found, 30, seed=1) == []
-
-
-def test_ndcg_is_the_papers() -> None:
-    assert measure_ndcg([3, 1, 2], frozenset({3})) == 1
-    assert measure_ndcg([1, 3, 2], frozenset({3})) == pytest.approx(1 / np.log2(3))
-    assert measure_ndcg([1, 2], frozenset({3})) == 0
-    assert measure_ndcg([3, 1, 4], frozenset({3, 4})) == pytest.approx((1 + 0.5) / (1 + 1 / np.log2(3)))
-    assert measure_ndcg([*range(10), 99], frozenset({99})) == 0
 
 
 def test_an_interval_holds_the_difference_and_nought_where_nothing_changed() -> None:
