@@ -51,6 +51,15 @@ class IndexDevice(Enum):
     gpu = "gpu"
 
 
+class Dtype(Enum):
+    """What the embedder computes in; `auto` takes bfloat16 where the hardware multiplies it."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 class FusionMethod(Enum):
     """How lexical and dense scores become one: weighted sum of normalised scores, or reciprocal ranks."""
 
@@ -84,6 +93,7 @@ class EmbedderConfig:
     Attributes:
         name: Name of its folder under models/, in sentence-transformers' layout.
         device: Where it runs; `auto`: a CUDA card where torch sees one, else the CPU.
+        dtype: What it computes in; vectors of different dtypes agree to a cosine above 0.999 and may be mixed.
         batch_size: Texts at once.
         query_prefix: What the model wants before a query (E5: `query: `).
         passage_prefix: What the model wants before a passage (E5: `passage: `).
@@ -91,7 +101,8 @@ class EmbedderConfig:
 
     name: str = "all-minilm-l6-v2"
     device: Device = Device.auto
-    batch_size: int = 32
+    dtype: Dtype = Dtype.auto
+    batch_size: int = 16
     query_prefix: str = ""
     passage_prefix: str = ""
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from core.config import Device
 from core.errors import ContractError, NotFound
 from core.manifest import MODEL_MANIFEST, ModelManifest, hash_files, refuse_code_bearing
-from retrieval.config import EmbedderConfig
+from retrieval.config import Dtype, EmbedderConfig
 from retrieval.store import EmbedderIdentity
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class SentenceEmbedder:
     @functools.cached_property
     def _model(self) -> Any:
         with self._lock:
-            return _load_model(self._folder, self._config.device, self._identity)
+            return _load_model(self._folder, self._config, self._identity)
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
@@ -139,9 +139,9 @@ class SentenceEmbedder:
         model = self._model
         with self._lock:  # sentence-transformers sorts by length itself, so that a batch pads little
             vectors = model.encode(
-                texts, batch_size=self._config.batch_size, normalize_embeddings=True, show_progress_bar=False
+                texts, batch_size=self._config.batch_size, show_progress_bar=False, convert_to_tensor=True
             )
-        return np.asarray(vectors, dtype=np.float32)
+        return normalise_rows(vectors.float().cpu().numpy())  # in float32, whatever the model computes in
 
 
 def _identify(folder: Path, config: EmbedderConfig) -> EmbedderIdentity:
@@ -168,21 +168,35 @@ def _read_dimension(folder: Path) -> int:
     raise ContractError(f"{folder}: wanted a module that tells the length of its vectors, found none. Import it again.")
 
 
-def _load_model(folder: Path, device: Device, identity: EmbedderIdentity) -> Any:
+def _load_model(folder: Path, config: EmbedderConfig, identity: EmbedderIdentity) -> Any:
     """Load a model for inference and check that it is what its folder says."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it looks for 4-bit kernels, which are not needed here
+    import torch
     import transformers
     from sentence_transformers import SentenceTransformer
 
     transformers.utils.logging.disable_progress_bar()
-    place = None if device is Device.auto else device.value  # None: CUDA where torch sees it
-    model = SentenceTransformer(str(folder), device=place, local_files_only=True)
+    place = None if config.device is Device.auto else config.device.value  # None: CUDA where torch sees it
+    is_cuda = place == "cuda" or (place is None and torch.cuda.is_available())
+    dtype = pick_dtype(is_cuda=is_cuda) if config.dtype is Dtype.auto else getattr(torch, config.dtype.value)
+    model = SentenceTransformer(str(folder), device=place, local_files_only=True, model_kwargs={"dtype": dtype})
     model.eval()
     found = model.get_embedding_dimension()
     if found != identity.dimension:
         raise ContractError(f"{folder}: wanted vectors of {identity.dimension}, found {found}. Import it again.")
-    logger.info("embedder %s on %s", identity.name, model.device)
+    logger.info("embedder %s on %s in %s", identity.name, model.device, str(dtype).removeprefix("torch."))
     return model
+
+
+def pick_dtype(*, is_cuda: bool) -> Any:
+    """Return the torch.dtype that is quick: bfloat16 where the hardware multiplies it, else float16 or float32."""
+    import torch
+
+    if is_cuda:
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    capabilities = torch.cpu.get_capabilities()
+    has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def normalise_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -215,7 +215,7 @@ def _choose_arguments(target: Target, config: LearningConfig, run: Path) -> dict
     """Return what the trainer is told."""
     import torch
 
-    from retrieval.rerank import pick_dtype
+    from retrieval.embedding import pick_dtype
 
     is_cuda = torch.cuda.is_available()
     is_pairs = target is Target.cross_encoder

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from core.config import Device
 from core.errors import ContractError, NotFound
 from core.manifest import refuse_code_bearing
-from retrieval.embedding import cut_windows
+from retrieval.embedding import cut_windows, pick_dtype
 
 BATCH_SIZES = {"cuda": 64, "cpu": 8}
 """Pairs at once, sorted by length: on a CPU few, so that short ones are not padded to the longest."""
@@ -187,14 +187,3 @@ def _read_type(folder: Path) -> str | None:
     except (ValueError, AttributeError) as error:
         raise ContractError(f"{path}: cannot be read ({error}). Import the model again.") from error
     return value if isinstance(value, str) else None
-
-
-def pick_dtype(*, is_cuda: bool) -> Any:
-    """Return the torch.dtype that is quick: bfloat16 where the hardware multiplies it, else float16 or float32."""
-    import torch
-
-    if is_cuda:
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    capabilities = torch.cpu.get_capabilities()
-    has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return torch.bfloat16 if has_bf16 else torch.float32
