@@ -1,19 +1,20 @@
 """The indexes that a process holds in memory, each following its store's generation in the database.
 
-One cheap query before each search tells whether any process has changed the store. While one keeps changing it, an
-index that is costly to make is renewed only so often that little of the time goes into that. Does not know how a search
-is done.
+One cheap query before each search tells whether any process has changed the store; the index then takes in what has
+changed. While a process keeps changing the store, that is done only so often that little of the time goes into it.
+Does not know how a search is done.
 """
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from sqlalchemy import Engine
 
 from core.layout import DataDir
 from retrieval.config import IndexDevice
-from retrieval.snapshot import StoreIndex, load_snapshot, open_index, snapshot_folder
+from retrieval.snapshot import StoreIndex, open_index, snapshot_folder, update_index
 from retrieval.store import EmbedderIdentity, Store, check_embedder, find_store
 
 logger = logging.getLogger(__name__)
@@ -42,26 +43,25 @@ class FollowedStore:
             return index
         with self._lock:  # other threads wait here for one that makes it, rather than make it too
             index = self._index
-            if index is None or index.store.id != store.id:
-                index = self._make(store)
+            if index is None or (index.store.id, index.store.embedder) != (store.id, store.embedder):
+                index = self._time(lambda: open_index(self._engine, self._data, store, self._device))
             elif not _is_same(index.store, store):
                 index = self._renew(index, store)
             self._index = index
             return index
 
-    def _make(self, store: Store) -> StoreIndex:
+    def _time(self, make: Callable[[], StoreIndex]) -> StoreIndex:
         start = time.monotonic()
-        index = open_index(self._engine, self._data, store, self._device)
+        index = make()
         self._made_at = time.monotonic()
         self._cost_s = self._made_at - start
         return index
 
     def _renew(self, index: StoreIndex, store: Store) -> StoreIndex:
-        snapshot = load_snapshot(snapshot_folder(self._data, store), store, self._device)
-        if snapshot is not None:
-            return snapshot
         is_too_soon = (time.monotonic() - self._made_at) * REFRESH_SHARE < self._cost_s
-        return index if is_too_soon else self._make(store)
+        if is_too_soon and not snapshot_folder(self._data, store).is_dir():  # a snapshot: the ingestion is over
+            return index
+        return self._time(lambda: update_index(self._engine, index, self._device))
 
 
 def _is_same(one: Store, other: Store) -> bool:

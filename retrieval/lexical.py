@@ -1,19 +1,26 @@
-"""Lexical search: BM25 over stemmed words without stop words, by bm25s.
+"""Lexical search: BM25 over stemmed words without stop words.
 
-Chosen over SQLite's FTS5 by measurement (docs/decisions/0013). Does not know the database, vectors or fusion.
+Scores are made when a query comes, from counts and lengths, so that chunks may come and go at the cost of the change,
+and are the same to the bit however the chunks are divided into runs (docs/decisions/0042). Does not know the database,
+vectors or fusion.
+
+Source: Robertson and Zaragoza, «The Probabilistic Relevance Framework», 2009; idf and the missing factor (k1 + 1) as
+Lucene has them.
 """
 
-import logging
+import math
 import re
 import threading
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import Stemmer
 from numpy.typing import NDArray
+
+from retrieval.postings import Postings, build_postings, find_entries
 
 LANGUAGE = "english"
 K1 = 0.9
@@ -32,26 +39,29 @@ STOP_WORDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class LexicalIndex:
-    """BM25 scores of every word and chunk, computed in advance.
+    """Runs of inverted lists one after the other; a position in the index counts through all of them.
 
     Attributes:
-        bm25: bm25s.BM25; None where no chunk holds a word.
-        size: How many chunks there are.
+        runs: Their lists.
+        offsets: (runs + 1,) int64: position of each run's first chunk, and how many positions there are.
+        live: (positions,) bool: which chunks count; None: all.
+        count: Chunks that count.
+        words: Words of these.
     """
 
-    bm25: Any
-    size: int
+    runs: tuple[Postings, ...]
+    offsets: NDArray[np.int64]
+    live: NDArray[np.bool_] | None
+    count: int
+    words: int
+
+    @property
+    def size(self) -> int:
+        """How many positions there are."""
+        return int(self.offsets[-1])
 
 
 _of_thread = threading.local()  # a stemmer may not be used by two threads at once
-
-
-def _import_bm25s() -> Any:
-    """Import bm25s when it is needed (it brings numba), and quieten the logger that it sets to DEBUG."""
-    import bm25s
-
-    logging.getLogger("bm25s").setLevel(logging.WARNING)
-    return bm25s
 
 
 def split_words(text: str) -> list[str]:
@@ -71,39 +81,65 @@ def _stem(words: list[str]) -> list[str]:
     return stemmed
 
 
-def build_lexical(texts: list[str]) -> LexicalIndex:
-    """Build an index over texts, in their order."""
-    bm25s = _import_bm25s()
-    words = [split_words(text) for text in texts]
-    if not any(words):
-        return LexicalIndex(None, len(texts))
-    bm25 = bm25s.BM25(k1=K1, b=B, method="lucene")
-    bm25.index(words, show_progress=False)
-    return LexicalIndex(bm25, len(texts))
+def build_run(texts: Iterable[str]) -> Postings:
+    """Build the inverted lists of texts, in their order."""
+    return build_postings(split_words(text) for text in texts)
 
 
-def save_lexical(index: LexicalIndex, folder: Path) -> None:
-    """Write an index into a folder: NumPy arrays and JSON, no pickle."""
-    if index.bm25 is not None:
-        index.bm25.save(folder, show_progress=False)
+def make_lexical(runs: Sequence[Postings], live: NDArray[np.bool_] | None = None) -> LexicalIndex:
+    """Make an index of runs, in their order.
+
+    Args:
+        runs: Inverted lists.
+        live: (positions,) bool: which chunks count; None: all.
+    """
+    offsets = np.cumsum([0, *(len(run.lengths) for run in runs)])
+    lengths = [
+        run.lengths if live is None else run.lengths[live[offset : offset + len(run.lengths)]]
+        for run, offset in zip(runs, offsets[:-1], strict=True)
+    ]
+    words = sum(int(part.sum(dtype=np.int64)) for part in lengths)
+    return LexicalIndex(tuple(runs), offsets, live, sum(map(len, lengths)), words)
 
 
-def load_lexical(folder: Path, size: int) -> LexicalIndex:
-    """Read an index from a folder whose checksums were verified."""
-    if not (folder / "params.index.json").is_file():
-        return LexicalIndex(None, size)
-    return LexicalIndex(_import_bm25s().BM25.load(folder, show_progress=False), size)
+def build_lexical(texts: Iterable[str]) -> LexicalIndex:
+    """Build an index of one run over texts, in their order."""
+    return make_lexical([build_run(texts)])
 
 
 def score_lexical(index: LexicalIndex, query: str) -> NDArray[np.float32]:
-    """Return (chunks,) float32: the BM25 score of every chunk, 0 where no word matches."""
-    if index.bm25 is None:
-        return np.zeros(index.size, dtype=np.float32)
-    vocabulary = index.bm25.vocab_dict
-    numbers = [vocabulary[word] for word in split_words(query) if word in vocabulary]
-    if not numbers:
-        return np.zeros(index.size, dtype=np.float32)
-    return np.asarray(index.bm25.get_scores_from_ids(numbers), dtype=np.float32)
+    """Return (positions,) float32: the BM25 score of every chunk, 0 where no word matches."""
+    scores = np.zeros(index.size, dtype=np.float32)
+    for word, times in Counter(split_words(query)).items():
+        places = [find_entries(run, word) for run in index.runs]
+        found = _count_chunks(index, places)
+        if not found:
+            continue
+        weight = np.float32(times * math.log1p((index.count - found + 0.5) / (found + 0.5)))
+        for run, offset, place in zip(index.runs, index.offsets[:-1], places, strict=True):
+            if place.start < place.stop:
+                chunks = run.chunks[place]
+                scores[offset : offset + len(run.lengths)][chunks] += weight * _saturate(index, run, place, chunks)
+    return scores
+
+
+def _count_chunks(index: LexicalIndex, places: Sequence[slice]) -> int:
+    """Return in how many chunks that count a word stands."""
+    if index.live is None:
+        return sum(place.stop - place.start for place in places)
+    return sum(
+        int(np.count_nonzero(index.live[offset : offset + len(run.lengths)][run.chunks[place]]))
+        for run, offset, place in zip(index.runs, index.offsets[:-1], places, strict=True)
+        if place.start < place.stop
+    )
+
+
+def _saturate(index: LexicalIndex, run: Postings, place: slice, chunks: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return (entries,) float32: a word's frequencies, saturated by k1 and seen against the chunk's length by b."""
+    counts = run.counts[place].astype(np.float32)
+    lengths = run.lengths[chunks].astype(np.float32)
+    base, slope = np.float32(K1 * (1 - B)), np.float32(K1 * B * index.count / index.words)
+    return np.asarray(counts / (counts + (base + slope * lengths)), dtype=np.float32)
 
 
 def pick_best(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:

@@ -250,8 +250,8 @@ class Searcher:
         return SearchResult(query, hits, searched, watch.finish(), below)
 
     def _read_allowed(self, index: StoreIndex, filters: Filter) -> NDArray[np.bool_]:
-        """Return (chunks,) bool: which chunks of an index a filter lets through, by the database as it is now."""
-        return np.isin(index.numbers, select_chunks(self._engine, index.store, filters), assume_unique=True)
+        """Return (positions,) bool: which chunks of an index a filter lets through, by the database as it is now."""
+        return np.isin(index.slots, select_chunks(self._engine, index.store, filters), assume_unique=True)
 
     def _find_candidates(
         self,
@@ -263,19 +263,21 @@ class Searcher:
         allowed: NDArray[np.bool_] | None,
     ) -> _Candidates:
         """Return the best chunks of each side among those allowed, each with both scores."""
+        if index.live is not None:
+            allowed = index.live if allowed is None else index.live & allowed
         with watch.stage("lexical"):
             lexical = score_lexical(index.lexical, query)
             if allowed is not None:
                 lexical[~allowed] = 0
             by_words = pick_best(lexical, depth)
         if index.dense is None:
-            return _Candidates(index.numbers[:0], np.zeros(0, np.float32), np.zeros(0, np.float32))
+            return _Candidates(index.slots[:0], np.zeros(0, np.float32), np.zeros(0, np.float32))
         with watch.stage("dense"):
             by_vector, cosines = search_dense(index.dense, vector, depth, allowed)
             others = np.setdiff1d(by_words, by_vector)
             positions = np.concatenate([by_vector, others])
             dense = np.concatenate([cosines, score_chunks(index.dense, vector, others)])
-        return _Candidates(index.numbers[positions], dense, lexical[positions])
+        return _Candidates(index.slots[positions], dense, lexical[positions])
 
     def _order(self, found: _Candidates, query: str, k: int, watch: _Stopwatch) -> tuple[list[Hit], int]:
         """Fuse, rerank where wanted and read the texts; return the hits and how many were below the threshold."""

@@ -1,13 +1,15 @@
 """Index snapshots: what a store's chunks look like to search, saved so that opening is quick.
 
-A snapshot lies in indexes/<store_id>/<generation>/ with a manifest of checksums. It is a cache: one that is missing,
-damaged or of another generation is made again from the database, never by embedding again. Does not know how scores are
-combined.
+A snapshot lies in indexes/<store_id>/<generation>/ with a manifest of checksums. It is a cache: one of an earlier
+generation takes in what has changed since, one that is missing or damaged is made again from the database, never by
+embedding again. A new snapshot links to the files of those runs that have not changed, and holds nothing of chunks that
+have gone. Does not know how scores are combined.
 """
 
 import json
 import logging
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +20,26 @@ from sqlalchemy import Engine
 from core.errors import ContractError, LoamError
 from core.failpoints import reach
 from core.layout import DataDir, sha256_bytes, sha256_file, write_folder, write_json
+from retrieval.changes import read_changes
 from retrieval.config import IndexDevice
-from retrieval.dense import DenseIndex, build_dense, load_dense, save_dense
-from retrieval.embedding import contextualise
+from retrieval.dense import DenseIndex, make_dense, make_run
 from retrieval.erasure import hold_snapshots, read_erased_generation, remove_snapshots
-from retrieval.lexical import LexicalIndex, build_lexical, load_lexical, save_lexical
+from retrieval.lexical import LexicalIndex, make_lexical
+from retrieval.postings import ARRAYS, Postings
+from retrieval.runs import ChunkRun, SavedRun, build_chunk_run, join_runs
 from retrieval.store import Store, read_chunks
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the files or the way words are split change: older snapshots are then made again."""
 MANIFEST = "manifest.json"
-NUMBERS_FILE = "chunks.npy"
+PARTS = ("numbers", "vectors", "owners", *ARRAYS)
+"""Arrays of a run, each a file of its own."""
+MAPPED_FROM_BYTES = 64 * 2**20
+"""Files from this size on are mapped rather than read: opening is quick, and the system may take the memory back."""
+JOINED_AT_ONCE = 20_000
+"""Longest run, in chunks, that is made while a search waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +48,62 @@ class StoreIndex:
 
     Attributes:
         store: The store as it was then.
-        numbers: (chunks,) int64: chunk numbers of the database, rising; a position in the indexes is one in here.
+        runs: What it is made of, the oldest first.
+        slots: (positions,) int64: chunk number at each position of the indexes, rising.
+        live: (positions,) bool: which of these chunks are still there; None: all.
+        last: The largest chunk number that it has seen.
         dense: Vectors; None where there are no chunks.
         lexical: Words.
     """
 
     store: Store
-    numbers: NDArray[np.int64]
+    runs: tuple[ChunkRun, ...]
+    slots: NDArray[np.int64]
+    live: NDArray[np.bool_] | None
+    last: int
     dense: DenseIndex | None
     lexical: LexicalIndex
 
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Chunk numbers that can be found, (chunks,) int64, rising."""
+        return self.slots if self.live is None else self.slots[self.live]
+
 
 def open_index(engine: Engine, data: DataDir, store: Store, device: IndexDevice) -> StoreIndex:
-    """Return a store's index: its snapshot where that is good, else made from the database and saved."""
+    """Return a store's index: its snapshot, or an earlier one with what has changed, or made from the database.
+
+    What was not a snapshot of this generation is saved as one.
+    """
     folder = snapshot_folder(data, store)
     index = load_snapshot(folder, store, device)
-    if index is None:
+    if index is not None:
+        return index
+    earlier = _load_earlier(folder, store, device)
+    if earlier is None:
         index = build_index(engine, store, device)
-        try:
-            save_snapshot(index, data)
-            remove_snapshots(folder.parent, read_erased_generation(engine, store))  # this one too, if it is late
-        except (LoamError, OSError) as error:  # a cache: searching goes on without it
-            logger.warning("the index of store %r was not saved: %s", store.name, error)
+    else:
+        index = compact_index(update_index(engine, earlier, device), device)
+    try:
+        index = save_snapshot(index, data)
+        remove_snapshots(folder.parent, read_erased_generation(engine, store))  # this one too, if it is late
+    except (LoamError, OSError) as error:  # a cache: searching goes on without it
+        logger.warning("the index of store %r was not saved: %s", store.name, error)
     return index
+
+
+def _load_earlier(folder: Path, store: Store, device: IndexDevice) -> StoreIndex | None:
+    """Return the newest good snapshot of an earlier generation."""
+    try:
+        generations = [int(other.name) for other in folder.parent.iterdir() if other.name.isdigit()]
+    except OSError:
+        return None
+    for generation in sorted(generations, reverse=True):
+        if generation < store.generation:
+            index = load_snapshot(folder.with_name(str(generation)), replace(store, generation=generation), device)
+            if index is not None:
+                return index
+    return None
 
 
 def snapshot_folder(data: DataDir, store: Store) -> Path:
@@ -72,27 +114,57 @@ def snapshot_folder(data: DataDir, store: Store) -> Path:
 def build_index(engine: Engine, store: Store, device: IndexDevice) -> StoreIndex:
     """Make a store's index from the database, of whatever generation it has now."""
     now, rows = read_chunks(engine, store)
-    numbers = np.array([row.id for row in rows], dtype=np.int64)
-    lexical = build_lexical([contextualise(row.heading, row.text) for row in rows])
-    if not rows:
-        return StoreIndex(now, numbers, None, lexical)
-    owners = np.repeat(np.arange(len(rows), dtype=np.int64), [len(row.embeddings) for row in rows])
-    vectors = np.concatenate([row.embeddings for row in rows])
-    return StoreIndex(now, numbers, build_dense(vectors, owners, device), lexical)
+    runs = [build_chunk_run(rows, device)] if rows else []
+    return make_index(now, runs, np.ones(len(rows), dtype=np.bool_), rows[-1].id if rows else 0)
 
 
-def save_snapshot(index: StoreIndex, data: DataDir) -> None:
-    """Write a snapshot, whole or not at all, and remove those of earlier generations.
+def make_index(store: Store, runs: list[ChunkRun], live: NDArray[np.bool_], last: int) -> StoreIndex:
+    """Put runs together.
+
+    Args:
+        store: The store, of the generation that they reflect.
+        runs: The oldest first.
+        live: (positions,) bool: which of their chunks are still there.
+        last: The largest chunk number that the store has ever had.
+    """
+    slots = np.concatenate([np.zeros(0, dtype=np.int64), *(run.numbers for run in runs)])
+    mask = None if live.all() else live
+    dense = make_dense([run.vectors for run in runs]) if runs else None
+    return StoreIndex(store, tuple(runs), slots, mask, last, dense, make_lexical([run.postings for run in runs], mask))
+
+
+def update_index(engine: Engine, index: StoreIndex, device: IndexDevice) -> StoreIndex:
+    """Return an index that has taken in what has changed in the store since; the cost is in proportion to that."""
+    changes = read_changes(engine, index.store, index.numbers, index.last)
+    live = np.ones(len(index.slots), dtype=np.bool_) if index.live is None else index.live.copy()
+    live[np.searchsorted(index.slots, changes.removed)] = False
+    runs = list(index.runs)
+    if changes.added:
+        runs.append(build_chunk_run(changes.added, device))
+        live = np.append(live, np.ones(len(changes.added), dtype=np.bool_))
+    runs, live = join_runs(runs, live, device, largest=JOINED_AT_ONCE)
+    return make_index(changes.store, runs, live, changes.added[-1].id if changes.added else index.last)
+
+
+def compact_index(index: StoreIndex, device: IndexDevice) -> StoreIndex:
+    """Return the index in few runs, without anything of chunks that have gone."""
+    live = np.ones(len(index.slots), dtype=np.bool_) if index.live is None else index.live
+    runs, live = join_runs(index.runs, live, device)
+    return make_index(index.store, runs, live, index.last)
+
+
+def save_snapshot(index: StoreIndex, data: DataDir) -> StoreIndex:
+    """Write the snapshot of a compact index, whole or not at all, and remove those of earlier generations.
+
+    Returns:
+        The index, which knows where its runs lie.
 
     Raises:
         StorageFull: There is no space; nothing half-written was left.
     """
     folder = snapshot_folder(data, index.store)
     with hold_snapshots(folder.parent, wait=True), write_folder(folder) as temporary:
-        np.save(temporary / NUMBERS_FILE, index.numbers, allow_pickle=False)
-        if index.dense is not None:
-            save_dense(index.dense, temporary)
-        save_lexical(index.lexical, temporary)
+        saved = [_save_run(run, number, temporary) for number, run in enumerate(index.runs)]
         reach("snapshot.written")
         content = {
             "format": FORMAT,
@@ -100,13 +172,52 @@ def save_snapshot(index: StoreIndex, data: DataDir) -> None:
             "generation": index.store.generation,
             "embedder_sha256": index.store.embedder.sha256,
             "chunks": len(index.numbers),
-            "files": {path.name: sha256_file(path) for path in sorted(temporary.iterdir())},
+            "last": index.last,
+            "runs": len(index.runs),
+            "files": dict(file for files in saved for file in files.values()),
         }
         write_json(temporary / MANIFEST, {**content, "sha256": _hash_content(content)})
         reach("snapshot.hashed")
     reach("snapshot.published")
     remove_snapshots(folder.parent, index.store.generation)
     reach("snapshot.pruned")
+    runs = [replace(run, saved=SavedRun(folder, files)) for run, files in zip(index.runs, saved, strict=True)]
+    return replace(index, runs=tuple(runs))
+
+
+def _save_run(run: ChunkRun, number: int, folder: Path) -> dict[str, tuple[str, str]]:
+    """Write a run's arrays, or link to them where they have been written; return file and SHA-256 by part."""
+    values: dict[str, NDArray[Any]] = {
+        "numbers": run.numbers,
+        "vectors": run.vectors.vectors,
+        "owners": run.vectors.owners,
+    }
+    values |= {name: getattr(run.postings, name) for name in ARRAYS}
+    files = {}
+    for part in PARTS:
+        name = _name_file(number, part)
+        digest = _link_part(run.saved, part, folder / name)
+        if digest is None:
+            np.save(folder / name, values[part], allow_pickle=False)
+            digest = sha256_file(folder / name)
+        files[part] = (name, digest)
+    return files
+
+
+def _name_file(number: int, part: str) -> str:
+    return f"{number:03d}-{part}.npy"
+
+
+def _link_part(saved: SavedRun | None, part: str, path: Path) -> str | None:
+    """Return the SHA-256 of a part that was linked; None where it has to be written."""
+    if saved is None:
+        return None
+    name, digest = saved.files[part]
+    try:
+        os.link(saved.folder / name, path)
+    except OSError:  # the earlier snapshot has gone, or the file system knows no links
+        return None
+    return digest
 
 
 def load_snapshot(folder: Path, store: Store, device: IndexDevice) -> StoreIndex | None:
@@ -125,12 +236,28 @@ def load_snapshot(folder: Path, store: Store, device: IndexDevice) -> StoreIndex
         for name, digest in content["files"].items():
             if sha256_file(folder / name) != digest:
                 raise ContractError(f"{folder / name}: its checksum differs")
-        numbers = np.load(folder / NUMBERS_FILE, allow_pickle=False)
-        dense = load_dense(folder, device) if len(numbers) else None
-        return StoreIndex(store, numbers, dense, load_lexical(folder, len(numbers)))
+        runs = [_load_run(folder, number, content["files"], device) for number in range(content["runs"])]
+        return make_index(store, runs, np.ones(content["chunks"], dtype=np.bool_), content["last"])
     except (ContractError, OSError) as error:
         logger.warning("the index of store %r is damaged (%s); it is made again from the database", store.name, error)
         return None
+
+
+def _load_run(folder: Path, number: int, digests: dict[str, str], device: IndexDevice) -> ChunkRun:
+    """Read or map a run's verified arrays."""
+    files = {part: _name_file(number, part) for part in PARTS}
+    arrays = {part: _load_array(folder / name) for part, name in files.items()}
+    return ChunkRun(
+        arrays["numbers"],
+        make_run(arrays["vectors"], arrays["owners"], device),
+        Postings(*(arrays[name] for name in ARRAYS)),
+        SavedRun(folder, {part: (name, digests[name]) for part, name in files.items()}),
+    )
+
+
+def _load_array(path: Path) -> NDArray[Any]:
+    is_large = path.stat().st_size >= MAPPED_FROM_BYTES
+    return np.asarray(np.load(path, mmap_mode="r" if is_large else None, allow_pickle=False))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def find_store(engine: Engine, name: str) -> Store:
         NotFound: There is none; those that exist are listed.
     """
     with read_transaction(engine) as connection:
-        store = _find_store(connection, name)
+        store = select_store(connection, name)
         known = [] if store else [str(row) for row in connection.execute(text("SELECT name FROM stores")).scalars()]
     if store is None:
         found = f"wanted one of {', '.join(sorted(known))}" if known else "there are no stores yet"
@@ -202,7 +202,8 @@ def find_store(engine: Engine, name: str) -> Store:
     return store
 
 
-def _find_store(connection: Connection, name: str) -> Store | None:
+def select_store(connection: Connection, name: str) -> Store | None:
+    """Return a store by name, or None."""
     row = connection.execute(text("SELECT * FROM stores WHERE name = :name"), {"name": name}).mappings().first()
     if row is None:
         return None
@@ -218,7 +219,7 @@ def make_store(engine: Engine, name: str, embedder: EmbedderIdentity) -> Store:
     """
     check_name(name, "store")
     with write_transaction(engine) as connection:
-        store = _find_store(connection, name)
+        store = select_store(connection, name)
         if store is None:
             connection.execute(
                 text(
@@ -233,7 +234,7 @@ def make_store(engine: Engine, name: str, embedder: EmbedderIdentity) -> Store:
                     "now": int(time.time()),
                 },
             )
-            store = _find_store(connection, name)
+            store = select_store(connection, name)
     if store is None:
         raise ContractError(f"store {name!r}: was written and is not there. Check the disk.")
     check_embedder(store, embedder)
@@ -409,16 +410,31 @@ def read_chunks(engine: Engine, store: Store) -> tuple[Store, list[ChunkRow]]:
         NotFound: The store has gone.
         ContractError: A row breaks its contract.
     """
+    with read_transaction(engine) as connection:
+        now = select_same_store(connection, store)
+        return now, select_rows(connection, now)
+
+
+def select_same_store(connection: Connection, store: Store) -> Store:
+    """Return a store as it is now.
+
+    Raises:
+        NotFound: It has gone.
+    """
+    now = select_store(connection, store.name)
+    if now is None or now.id != store.id:
+        raise NotFound(f"store {store.name!r}: it has just been removed.", param="store")
+    return now
+
+
+def select_rows(connection: Connection, store: Store, after: int = 0) -> list[ChunkRow]:
+    """Return a store's chunks with numbers above `after`, by rising number."""
     query = text(
         "SELECT c.id, c.heading, c.text, c.sha256, c.embeddings, c.embeddings_sha256 FROM chunks c "
-        "WHERE c.store_id = :id ORDER BY c.id"
+        "WHERE c.store_id = :id AND c.id > :after ORDER BY c.id"
     )
-    with read_transaction(engine) as connection:
-        now = _find_store(connection, store.name)
-        if now is None or now.id != store.id:
-            raise NotFound(f"store {store.name!r}: it has just been removed.", param="store")
-        rows = connection.execute(query, {"id": store.id}).mappings()
-        return now, [_to_chunk_row(row, now.embedder.dimension) for row in rows]
+    rows = connection.execute(query, {"id": store.id, "after": after}).mappings()
+    return [_to_chunk_row(row, store.embedder.dimension) for row in rows]
 
 
 def _to_chunk_row(row: RowMapping, dimension: int) -> ChunkRow:

@@ -33,6 +33,7 @@ SCHEMAS = {
     "parity": ("scripts.parity", "ParityConfig"),
     "score_exact": ("scripts.score_exact", "ScoreConfig"),
     "bench_sync": ("scripts.bench_sync", "BenchConfig"),
+    "bench_index": ("scripts.bench_index", "BenchConfig"),
     "bench_train": ("scripts.bench_train", "BenchConfig"),
     "bench_retrieval": ("scripts.bench_retrieval", "BenchConfig"),
 }

@@ -120,7 +120,7 @@ def check_store(data: DataDir, acknowledged: int, version: int) -> None:
     index = open_index(engine, data, find_store(engine, "acme"), IndexDevice.cpu)
     assert index.numbers.tolist() == list(ids)
     assert index.lexical.size == len(ids)
-    assert (index.dense.flat.ntotal if index.dense else 0) == len(ids)
+    assert (index.dense.size if index.dense else 0) == len(ids)
     engine.dispose()
     check_snapshots(data, index.store.generation)
     searcher = Searcher(data, make_embedder=HashEmbedder)

@@ -1,7 +1,8 @@
-"""Dense search is exact: what brute force finds, with a chunk's best window, before and after saving."""
+"""Dense search is exact: what brute force finds, with a chunk's best window, however chunks are divided and shared."""
 
 import logging
-from pathlib import Path
+import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from retrieval import dense
 from retrieval.config import IndexDevice
-from retrieval.dense import DenseIndex, build_dense, load_dense, save_dense, score_chunks, search_dense
+from retrieval.dense import DenseIndex, join_vectors, make_dense, make_run, score_chunks, search_dense
 from retrieval.embedding import normalise_rows
 
 WINDOWS = [1, 1, 3, 1, 2, 1, 1, 5]
@@ -19,7 +20,19 @@ def make_index() -> tuple[DenseIndex, NDArray[np.float32], NDArray[np.int64]]:
     """Eight chunks of one to five windows."""
     owners = np.repeat(np.arange(len(WINDOWS)), WINDOWS)
     vectors = normalise_rows(np.random.default_rng(3).standard_normal((len(owners), 16), dtype=np.float32))
-    return build_dense(vectors, owners, IndexDevice.cpu), vectors, owners
+    return divide(vectors, owners, [5]), vectors, owners
+
+
+def divide(vectors: NDArray[np.float32], owners: NDArray[np.int64], cuts: list[int]) -> DenseIndex:
+    """An index of several runs, cut before the given chunks."""
+    bounds = [0, *cuts, len(WINDOWS)]
+    inside = [(owners >= first) & (owners < last) for first, last in pairwise(bounds)]
+    return make_dense(
+        [
+            make_run(vectors[mask], owners[mask] - first, IndexDevice.cpu)
+            for mask, first in zip(inside, bounds[:-1], strict=True)
+        ]
+    )
 
 
 def best_scores(vectors: NDArray[np.float32], owners: NDArray[np.int64], query: NDArray[np.float32]) -> list[float]:
@@ -48,24 +61,51 @@ def test_single_chunks_have_the_score_that_search_gives() -> None:
     assert score_chunks(index, query, positions[:0]).shape == (0,)
 
 
-def test_a_saved_index_gives_the_same_answers(tmp_path: Path) -> None:
-    index, vectors, _ = make_index()
-    save_dense(index, tmp_path)
-    loaded = load_dense(tmp_path, IndexDevice.cpu)
-    for query in vectors[:4]:
-        wanted_positions, wanted_scores = search_dense(index, query, 5)
-        positions, scores = search_dense(loaded, query, 5)
-        assert positions.tolist() == wanted_positions.tolist()
-        assert scores.tolist() == wanted_scores.tolist()
+@pytest.mark.parametrize("cuts", [[], [1], [3, 4], [1, 2, 3, 4, 5, 6, 7]])
+@pytest.mark.parametrize("shared_from", [1, 10**9])
+def test_scores_do_not_depend_on_the_division(
+    cuts: list[int], shared_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, vectors, owners = make_index()
+    query = vectors[4]
+    whole = divide(vectors, owners, [])
+    places, scores = search_dense(whole, query, 8)
+    monkeypatch.setattr(dense, "SHARED_FROM_ROWS", shared_from)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    index = divide(vectors, owners, cuts)
+    found, values = search_dense(index, query, 8)
+    assert found.tolist() == places.tolist()
+    assert values.tolist() == scores.tolist()  # to the bit
+    assert score_chunks(index, query, places).tolist() == scores.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_only_allowed_chunks_are_found_and_as_many_as_there_are(seed: int) -> None:
+    index, vectors, owners = make_index()
+    chance = np.random.default_rng(seed)
+    allowed = chance.random(len(WINDOWS)) < 0.4
+    query = normalise_rows(chance.standard_normal((1, 16), dtype=np.float32))[0]
+    wanted = best_scores(vectors, owners, query)
+    order = sorted(np.flatnonzero(allowed).tolist(), key=lambda chunk: -wanted[chunk])
+    assert search_dense(index, query, 3, allowed)[0].tolist() == order[:3]
+
+
+def test_joined_runs_hold_what_was_kept() -> None:
+    index, vectors, owners = make_index()
+    kept = np.array([True, False, True, True, False])
+    joined = join_vectors(index.runs, [kept, None], IndexDevice.cpu)
+    chunks = [0, 2, 3, 5, 6, 7]
+    assert np.array_equal(joined.vectors, vectors[np.isin(owners, chunks)])
+    assert joined.owners.tolist() == np.repeat(np.arange(6), [WINDOWS[chunk] for chunk in chunks]).tolist()
 
 
 def test_a_gpu_that_is_wanted_and_not_there_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dense, "find_gpu", lambda: False)
-    flat = make_index()[0].flat
+    vectors = make_index()[1]
     with caplog.at_level(logging.WARNING):
-        assert dense.place_index(flat, IndexDevice.auto) is flat
+        assert dense.place_on_gpu(vectors, IndexDevice.auto) is None
         assert caplog.records == []
-        assert dense.place_index(flat, IndexDevice.gpu) is flat
+        assert dense.place_on_gpu(vectors, IndexDevice.gpu) is None
     assert "the CPU searches instead" in caplog.text

@@ -189,9 +189,9 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_committed(
 
 def test_a_rebuild_needs_the_database_only(data: DataDir, source: Path) -> None:
     run(data, source)
-    for path in data.indexes.rglob("*.faiss"):
+    for path in data.indexes.rglob("*-vectors.npy"):
         path.unlink()
     assert rebuild(data, "acme") == 3
-    assert len(list(data.indexes.rglob("*.faiss"))) == 1
+    assert len(list(data.indexes.rglob("*-vectors.npy"))) == 1
     with pytest.raises(NotFound, match="wanted one of acme"):
         rebuild(data, "other")
