@@ -61,9 +61,8 @@ def read_collection(folder: Path) -> Collection:
     missing = [name for name in (CORPUS, QUERIES, QRELS) if not (folder / name).is_file()]
     if missing:
         raise NotFound(
-            f"dataset: wanted {CORPUS}, {QUERIES} and {QRELS} in {folder}, found no {', no '.join(missing)}. "
-            "Give the folder of a collection in BEIR's layout: dataset=DIR",
-            param="dataset",
+            f"{folder}: wanted {CORPUS}, {QUERIES} and {QRELS}, found no {', no '.join(missing)}. "
+            "Give the folder of a collection in BEIR's layout."
         )
     faults: list[str] = []
     passages = [
@@ -77,7 +76,7 @@ def read_collection(folder: Path) -> Collection:
     if faults:
         more = f"\n  and {len(faults) - MAX_FAULTS_SHOWN} more" if len(faults) > MAX_FAULTS_SHOWN else ""
         shown = "".join(f"\n  {fault}" for fault in faults[:MAX_FAULTS_SHOWN])
-        raise InputError(f"{folder}: {len(faults)} faults:{shown}{more}", param="dataset")
+        raise InputError(f"{folder}: {len(faults)} faults:{shown}{more}")
     return Collection(folder.name, passages, queries, judged)
 
 
@@ -86,7 +85,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open(encoding="utf-8") as file:
             yield from enumerate(file, start=1)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: wanted UTF-8 text, found other bytes ({error}).", param="dataset") from error
+        raise InputError(f"{path}: wanted UTF-8 text, found other bytes ({error}).") from error
     except OSError as error:
         raise describe_os_error(error, f"read {path}") from error
 

@@ -153,7 +153,7 @@ def test_faults_are_told_before_anything_costly(data: DataDir, tmp_path: Path) -
         attempt([valid], base="none")
     with pytest.raises(Conflict, match=r"output_model: .* exists already"):
         attempt([valid], name="tiny")
-    with pytest.raises(NotFound, match=r"missing: corpus\.jsonl"):
+    with pytest.raises(NotFound, match=r"found no corpus\.jsonl"):
         attempt([tmp_path])
     with pytest.raises(ConfigError, match=r"wanted at least learning\.batch_size=4 questions"):
         attempt([write_set(tmp_path / "few", 2)])
