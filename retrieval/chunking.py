@@ -43,6 +43,10 @@ class Chunk:
     heading: str | None
 
 
+_Ruler = tuple[Callable[[int, int], int], Callable[[int, int], int]]
+"""How many tokens start in a stretch, and where its middle one starts."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Piece:
     """A stretch that stays together. `level` names the separator before it; 0 is the coarsest."""
@@ -78,7 +82,10 @@ def _cut_section(text: str, section: Section, config: ChunkingConfig, token_star
     def count(first: int, last: int) -> int:
         return bisect_left(starts, last) - bisect_left(starts, first)
 
-    pieces = list(_split(text, _Piece(start, end, 0), 0, count, config.max_tokens))
+    def halve(first: int, last: int) -> int:
+        return starts[(bisect_left(starts, first) + bisect_left(starts, last)) // 2]
+
+    pieces = list(_split(text, _Piece(start, end, 0), 0, (count, halve), config.max_tokens))
     for first, last in _pack(pieces, count, config):
         yield Chunk(*_strip(text, first, last), section.page, section.heading)
 
@@ -92,31 +99,36 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _split(text: str, piece: _Piece, level: int, count: Callable[[int, int], int], limit: int) -> Iterator[_Piece]:
+def _split(text: str, piece: _Piece, level: int, ruler: _Ruler, limit: int) -> Iterator[_Piece]:
     """Yield the pieces of a stretch, none longer than the limit, split no finer than needed."""
+    count, _ = ruler
     if count(piece.start, piece.end) <= limit:
         yield piece
         return
     if level == len(SEPARATORS):
-        yield from _split_word(piece, count, limit)
+        yield from _split_word(piece, ruler, limit)
         return
     begin, outer = piece.start, piece.level
     for separator in SEPARATORS[level].finditer(text, piece.start, piece.end):
         if begin < separator.start():
-            yield from _split(text, _Piece(begin, separator.end(), outer), level + 1, count, limit)
+            yield from _split(text, _Piece(begin, separator.end(), outer), level + 1, ruler, limit)
             begin, outer = separator.end(), level
     if begin < piece.end:
-        yield from _split(text, _Piece(begin, piece.end, outer), level + 1, count, limit)
+        yield from _split(text, _Piece(begin, piece.end, outer), level + 1, ruler, limit)
 
 
-def _split_word(piece: _Piece, count: Callable[[int, int], int], limit: int) -> Iterator[_Piece]:
-    """Yield a word of more tokens than the limit in halves: long identifiers, text without spaces."""
-    if count(piece.start, piece.end) <= limit or piece.end - piece.start == 1:
+def _split_word(piece: _Piece, ruler: _Ruler, limit: int) -> Iterator[_Piece]:
+    """Yield a word of more tokens than the limit in halves: long identifiers, text without spaces.
+
+    Cut where a token starts: a token cut in two would be two.
+    """
+    count, halve = ruler
+    if count(piece.start, piece.end) <= limit:
         yield piece
         return
-    middle = (piece.start + piece.end) // 2
-    yield from _split_word(_Piece(piece.start, middle, piece.level), count, limit)
-    yield from _split_word(_Piece(middle, piece.end, len(SEPARATORS)), count, limit)
+    middle = halve(piece.start, piece.end)
+    yield from _split_word(_Piece(piece.start, middle, piece.level), ruler, limit)
+    yield from _split_word(_Piece(middle, piece.end, len(SEPARATORS)), ruler, limit)
 
 
 def _pack(

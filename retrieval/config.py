@@ -121,7 +121,7 @@ class ChunkingConfig:
         overlap_tokens: Most that two chunks share where a single paragraph had to be cut; whole sentences.
     """
 
-    max_tokens: int = 200
+    max_tokens: int = 240
     overlap_tokens: int = 32
 
     def __post_init__(self) -> None:
@@ -194,7 +194,7 @@ class ParsingConfig:
     """
 
     workers: int = 1
-    timeout_s: float = 60.0
+    timeout_s: float = 25.0
     memory_mib: int = 1024
     max_file_mib: int = 200
 

@@ -130,3 +130,11 @@ def test_a_word_longer_than_a_chunk_is_cut_too() -> None:
 def test_a_blank_document_has_no_chunks() -> None:
     assert cut(make_document("", " \n\n ")) == []
     assert cut(Document("", ())) == []
+
+
+def test_a_long_word_is_cut_where_a_token_starts() -> None:
+    document = make_document("x" * 161)  # forty tokens of four letters and one of a single one
+    chunks = cut(document, 16)
+    assert all(chunk.start % 4 == 0 for chunk in chunks)
+    assert all(count_tokens(text) <= 16 for text in slices(document, chunks))
+    assert "".join(slices(document, chunks)) == document.text
