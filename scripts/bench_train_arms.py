@@ -73,6 +73,7 @@ ARMS: dict[str, Arm] = {
     "true_nf4": Arm(_NF4),
     "shuffled_rows": Arm(_SHUFFLED),
     "loam_float32": Arm((*_SHUFFLED, "hardware.dtype=float32"), is_float32=True),
+    "loam_random": Arm(("trainer.group_by_length=false",)),
     "loam_packed": Arm(("trainer.packing=true", f"trainer.max_length={PACK_TOKENS}", "trainer.batch_size=1")),
     "trl_packed": Arm(options=_tuned(1, packing=True, gradient_accumulation_steps=1), is_packed=True),
     "eager_2": Arm(options=_tuned(2), attention="eager"),
@@ -85,8 +86,11 @@ PEERS = ["loam", "trl_tuned", "trl_default"]
 FLOAT32 = ["loam", REFERENCE]
 LADDER = ["loam", "prefix_apart", "autograd_layers", "whole_head", "true_nf4", "shuffled_rows", "loam_float32"]
 """Each leaves out what the one before it leaves out, and one technique more."""
-PACKING = ["loam", "loam_packed", "trl_packed"]
-"""Packing puts other rows into a batch, so it is judged by the loss on held-out rows after the same epochs."""
+PACKING = ["loam", "loam_random", "loam_packed", "trl_packed"]
+"""Packing puts other rows into a batch, so it is judged by the loss on held-out rows after the same epochs.
+
+Packs mix long and short rows as batches in random order do; batches of like length do not.
+"""
 TUNING = ["eager_2", "eager_4", "sdpa_2", "sdpa_4"]
 
 
