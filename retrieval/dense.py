@@ -204,6 +204,27 @@ def score_chunks(index: DenseIndex, query: NDArray[np.float32], positions: NDArr
     return scores
 
 
+def gather_candidates(
+    index: DenseIndex,
+    query: NDArray[np.float32],
+    count: int,
+    by_words: NDArray[np.int64],
+    allowed: NDArray[np.bool_] | None = None,
+) -> Found:
+    """Return the nearest chunks and those that the words have found, each once and with its cosine.
+
+    Args:
+        index: The index.
+        query: (dimension,) float32 of unit length.
+        count: How many of the nearest at most.
+        by_words: Positions that the lexical side has found.
+        allowed: (positions,) bool: which may be among the nearest; None: all.
+    """
+    nearest, cosines = search_dense(index, query, count, allowed)
+    others = np.setdiff1d(by_words, nearest)
+    return np.concatenate([nearest, others]), np.concatenate([cosines, score_chunks(index, query, others)])
+
+
 def place_on_gpu(vectors: NDArray[np.float32], device: IndexDevice) -> Any:
     """Return a FAISS index of vectors on the GPU where that is wanted and works, else None: the CPU searches."""
     if device is IndexDevice.cpu or not find_gpu():

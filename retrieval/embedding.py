@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from core.config import Device
 from core.errors import ContractError, NotFound
+from core.layout import DataDir
 from core.manifest import MODEL_MANIFEST, ModelManifest, hash_files, refuse_code_bearing
 from retrieval.config import Dtype, EmbedderConfig
 from retrieval.store import EmbedderIdentity
@@ -91,13 +92,7 @@ class SentenceEmbedder:
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        """The fast tokenizer alone, without truncation and padding: safe in any thread."""
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+        return copy_tokenizer(self._model)
 
     @property
     def max_tokens(self) -> int:
@@ -116,7 +111,7 @@ class SentenceEmbedder:
 
     def token_starts(self, text: str) -> Sequence[int]:
         """Return where each token of a text starts, as rising character offsets; nothing is cut off."""
-        return [start for start, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
+        return find_token_starts(self._tokenizer, text)
 
     def embed_query(self, query: str) -> NDArray[np.float32]:
         """Return (dimension,) float32 of unit length; a query too long for the model is the mean of its windows."""
@@ -142,6 +137,17 @@ class SentenceEmbedder:
                 texts, batch_size=self._config.batch_size, show_progress_bar=False, convert_to_tensor=True
             )
         return normalise_rows(vectors.float().cpu().numpy())  # in float32, whatever the model computes in
+
+
+def open_embedder(data: DataDir, config: EmbedderConfig) -> SentenceEmbedder:
+    """Return the configured embedder of a data directory; its weights are loaded with the first text.
+
+    Raises:
+        NotFound: There is no such model.
+        InvalidFile: It holds weights in a format that can carry code.
+        ContractError: It does not look like a sentence-transformers model.
+    """
+    return SentenceEmbedder(data.model(config.name), config)
 
 
 def _identify(folder: Path, config: EmbedderConfig) -> EmbedderIdentity:
@@ -176,16 +182,39 @@ def _load_model(folder: Path, config: EmbedderConfig, identity: EmbedderIdentity
     from sentence_transformers import SentenceTransformer
 
     transformers.utils.logging.disable_progress_bar()
-    place = None if config.device is Device.auto else config.device.value  # None: CUDA where torch sees it
-    is_cuda = place == "cuda" or (place is None and torch.cuda.is_available())
+    is_cuda = wants_cuda(config.device)
     dtype = pick_dtype(is_cuda=is_cuda) if config.dtype is Dtype.auto else getattr(torch, config.dtype.value)
-    model = SentenceTransformer(str(folder), device=place, local_files_only=True, model_kwargs={"dtype": dtype})
+    model = SentenceTransformer(
+        str(folder), device="cuda" if is_cuda else "cpu", local_files_only=True, model_kwargs={"dtype": dtype}
+    )
     model.eval()
     found = model.get_embedding_dimension()
     if found != identity.dimension:
         raise ContractError(f"{folder}: wanted vectors of {identity.dimension}, found {found}. Import it again.")
     logger.info("embedder %s on %s in %s", identity.name, model.device, str(dtype).removeprefix("torch."))
     return model
+
+
+def copy_tokenizer(model: Any) -> Any:
+    """Return a model's fast tokenizer alone, without truncation and padding: safe in any thread."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def find_token_starts(tokenizer: Any, text: str) -> list[int]:
+    """Return where each token of a text starts, as rising character offsets; special tokens are left out."""
+    return [start for start, _ in tokenizer.encode(text, add_special_tokens=False).offsets]
+
+
+def wants_cuda(device: Device) -> bool:
+    """Whether a model goes to a CUDA card: where that is asked for, and by `auto` where torch sees one."""
+    import torch
+
+    return torch.cuda.is_available() if device is Device.auto else device is Device.cuda
 
 
 def pick_dtype(*, is_cuda: bool) -> Any:

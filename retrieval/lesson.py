@@ -10,7 +10,7 @@ from pathlib import Path
 from core.errors import ConfigError
 from core.layout import DataDir
 from retrieval.config import EmbedderConfig, LearningConfig, SearchConfig
-from retrieval.embedding import Embedder, SentenceEmbedder
+from retrieval.embedding import Embedder, SentenceEmbedder, open_embedder
 from retrieval.judging import Gain, judge_embedder, judge_reranker
 from retrieval.learning import Progress, Target, check_base, train_model
 from retrieval.mining import Candidates, Example, find_candidates, mine_examples
@@ -80,7 +80,7 @@ def teach(
         raise ConfigError("train: wanted at least one folder of questions, found none. Give it: train='[DIR]'")
     check_base(data, lesson.base, lesson.output_model)
     train, valid = ([read_question_set(folder) for folder in part] for part in (lesson.train, lesson.valid))
-    finder = SentenceEmbedder(data.model(embedder.name), embedder)
+    finder = open_embedder(data, embedder)
     examples = _mine(train, finder, search, learning, progress)
     folder = train_model(
         data,

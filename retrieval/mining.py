@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import IndexDevice, SearchConfig
-from retrieval.dense import build_dense, score_chunks, search_dense
+from retrieval.dense import build_dense, gather_candidates
 from retrieval.embedding import Embedder, contextualise, embed_passages
 from retrieval.fusion import fuse_scores
 from retrieval.lexical import build_lexical, pick_best, score_lexical
@@ -70,10 +70,8 @@ def find_candidates(
     for question in questions.questions:
         vector = embedder.embed_query(question)
         words = score_lexical(lexical, question)
-        by_vector, cosines = search_dense(dense, vector, search.candidates)
-        others = np.setdiff1d(pick_best(words, search.candidates), by_vector)
-        places = np.concatenate([by_vector, others])
-        cosine = np.concatenate([cosines, score_chunks(dense, vector, others)])
+        by_words = pick_best(words, search.candidates)
+        places, cosine = gather_candidates(dense, vector, search.candidates, by_words)
         fused = fuse_scores(cosine, words[places], search.fusion, search.dense_weight)
         order = np.lexsort((places, -fused))
         found.append(Candidates(places[order], fused[order]))

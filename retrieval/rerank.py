@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from core.config import Device
 from core.errors import ContractError, NotFound
 from core.manifest import refuse_code_bearing
-from retrieval.embedding import cut_windows, pick_dtype
+from retrieval.embedding import copy_tokenizer, cut_windows, find_token_starts, pick_dtype, wants_cuda
 
 BATCH_SIZES = {"cuda": 64, "cpu": 8}
 """Pairs at once, sorted by length: on a CPU few, so that short ones are not padded to the longest."""
@@ -75,16 +75,10 @@ class Reranker:
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        """The fast tokenizer alone, without truncation and padding: safe in any thread."""
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+        return copy_tokenizer(self._model)
 
     def _token_starts(self, text: str) -> list[int]:
-        return [start for start, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
+        return find_token_starts(self._tokenizer, text)
 
     def score(self, query: str, passages: Sequence[tuple[str | None, str]]) -> NDArray[np.float32]:
         """Score each passage for the query.
@@ -155,12 +149,11 @@ def load_reranker(folder: Path, device: Device) -> Any:
     Raises:
         ContractError: It tells more than two labels apart, so no score of it means «relevant».
     """
-    import torch
     import transformers
     from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
     transformers.utils.logging.disable_progress_bar()
-    is_cuda = torch.cuda.is_available() if device is Device.auto else device is Device.cuda
+    is_cuda = wants_cuda(device)
     is_late = _read_type(folder) in LATE_TYPES
     model: Any = (MultiVectorEncoder if is_late else CrossEncoder)(
         str(folder),

@@ -61,12 +61,12 @@ def run_ingest(config: RetrievalConfig) -> None:
     data = DataDir(Path(config.paths.data_dir))
     store_name = need(config.store, "store", "NAME")
     source = Path(need(config.source, "source", "PATH"))
-    from retrieval.embedding import SentenceEmbedder
+    from retrieval.embedding import open_embedder
     from retrieval.ingest import ingest
     from retrieval.source import list_files
 
     list_files(source, data)  # a wrong path is refused before the model is looked for
-    embedder = SentenceEmbedder(data.model(config.embedder.name), config.embedder)
+    embedder = open_embedder(data, config.embedder)
     with display.follow_progress() as progress:
         report = ingest(
             data,
@@ -88,11 +88,11 @@ def run_sync(config: RetrievalConfig) -> None:
     data = DataDir(Path(config.paths.data_dir))
     store_name = need(config.store, "store", "NAME")
     source = Path(need(config.source, "source", "FOLDER"))
-    from retrieval.embedding import SentenceEmbedder
+    from retrieval.embedding import open_embedder
     from retrieval.sync import SyncRules, list_source, sync
 
     list_source(source, data, allow_empty=config.allow_empty)  # refused before the model is looked for
-    embedder = SentenceEmbedder(data.model(config.embedder.name), config.embedder)
+    embedder = open_embedder(data, config.embedder)
     with display.follow_progress() as progress:
         report = sync(
             data,
@@ -112,10 +112,10 @@ def run_watch(config: RetrievalConfig) -> None:
     data = DataDir(Path(config.paths.data_dir))
     store_name = need(config.store, "store", "NAME")
     source = Path(need(config.source, "source", "FOLDER"))
-    from retrieval.embedding import SentenceEmbedder
+    from retrieval.embedding import open_embedder
     from retrieval.watch import stop_on_signals, watch
 
-    embedder = SentenceEmbedder(data.model(config.embedder.name), config.embedder)
+    embedder = open_embedder(data, config.embedder)
     with stop_on_signals() as stop:
         watch(
             data,
@@ -144,12 +144,12 @@ def run_delete(config: RetrievalConfig) -> None:
 
 def run_reembed(config: RetrievalConfig) -> None:
     """Give a store the vectors of another embedder."""
-    from retrieval.embedding import SentenceEmbedder
+    from retrieval.embedding import open_embedder
     from retrieval.reembed import reembed
 
     store_name = need(config.store, "store", "NAME")
     data = DataDir(Path(config.paths.data_dir))
-    embedder = SentenceEmbedder(data.model(config.embedder.name), config.embedder)
+    embedder = open_embedder(data, config.embedder)
     with display.follow_count("embedding chunks") as follow:
         report = reembed(data, store_name, embedder, lambda done: follow(done.embedded, done.chunks))
     if config.output is Output.json:

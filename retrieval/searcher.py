@@ -22,7 +22,7 @@ from core.layout import DataDir
 from retrieval import embedding, store
 from retrieval.config import MAX_K, EmbedderConfig, SearchConfig
 from retrieval.database import open_database
-from retrieval.dense import score_chunks, search_dense
+from retrieval.dense import gather_candidates
 from retrieval.diversity import pick_diverse, read_vectors
 from retrieval.embedding import Embedder
 from retrieval.erasure import erase_deleted
@@ -243,7 +243,7 @@ class Searcher:
                 allowed = None if filters is None else self._read_allowed(index, filters)
             found.append(self._find_candidates(index, query, vector, depth, watch, allowed))
         searched = [
-            SearchedStore(index.store.name, index.store.generation, len(index.numbers), len(candidates.numbers))
+            SearchedStore(index.store.name, index.store.generation, index.lexical.count, len(candidates.numbers))
             for index, candidates in zip(indexes, found, strict=True)
         ]
         hits, below = self._order(_join(found), query, k, watch)
@@ -273,10 +273,7 @@ class Searcher:
         if index.dense is None:
             return _Candidates(index.slots[:0], np.zeros(0, np.float32), np.zeros(0, np.float32))
         with watch.stage("dense"):
-            by_vector, cosines = search_dense(index.dense, vector, depth, allowed)
-            others = np.setdiff1d(by_words, by_vector)
-            positions = np.concatenate([by_vector, others])
-            dense = np.concatenate([cosines, score_chunks(index.dense, vector, others)])
+            positions, dense = gather_candidates(index.dense, vector, depth, by_words, allowed)
         return _Candidates(index.slots[positions], dense, lexical[positions])
 
     def _order(self, found: _Candidates, query: str, k: int, watch: _Stopwatch) -> tuple[list[Hit], int]:
@@ -343,8 +340,7 @@ class Searcher:
             return self._loaded_embedder
 
     def _load_embedder(self) -> Embedder:
-        folder = self._data.model(self._embedder_config.name)
-        return embedding.SentenceEmbedder(folder, self._embedder_config)
+        return embedding.open_embedder(self._data, self._embedder_config)
 
     @property
     def _reranker(self) -> Reranker | None:

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from core.config import PathsConfig, load_config, run_app
-from core.errors import ContractError, NotFound
+from core.errors import ContractError
 from core.layout import DataDir
 from core.logs import configure_logging
-from retrieval.config import EmbedderConfig, IndexDevice, check_ranges
-from retrieval.dense import score_chunks, search_dense
-from retrieval.embedding import SentenceEmbedder, normalise_rows
+from retrieval.beir import read_collection
+from retrieval.config import EmbedderConfig, IndexDevice, Output, check_ranges
+from retrieval.dense import gather_candidates
+from retrieval.embedding import SentenceEmbedder, normalise_rows, open_embedder
 from retrieval.lexical import pick_best, score_lexical
 from retrieval.runs import ChunkRun, build_chunk_run, join_runs
 from retrieval.snapshot import StoreIndex, load_snapshot, make_index, save_snapshot, snapshot_folder
@@ -51,13 +51,6 @@ DEPTH = 100
 FOLLOWED = 20
 """Chunks that are added when following a change is measured."""
 console = Console(stderr=True)
-
-
-class Output(Enum):
-    """How the figures are printed."""
-
-    table = "table"
-    json = "json"
 
 
 @dataclass(slots=True)
@@ -130,7 +123,7 @@ def main(composed: DictConfig) -> None:
     configure_logging(level="WARNING")
     config = load_config(composed, BenchConfig)
     models = DataDir(Path(config.paths.data_dir))
-    embedder = SentenceEmbedder(models.model(config.embedder.name), config.embedder)
+    embedder = open_embedder(models, config.embedder)
     if config.workspace is not None:
         figures = measure_size(config.sizes[0], Path(config.workspace), embedder)
         sys.stdout.write(json.dumps(asdict(figures)) + "\n")
@@ -153,18 +146,11 @@ def prepare(folder: Path, config: BenchConfig, embedder: SentenceEmbedder) -> No
     Raises:
         NotFound: The retrieval set is not there.
     """
-    source = Path(config.source)
-    if not (source / "corpus.jsonl").is_file():
-        raise NotFound(f"source: wanted corpus.jsonl and queries.jsonl in {source}, found none.", param="source")
-    texts = [entry["text"] for entry in _read_lines(source / "corpus.jsonl", PASSAGES)]
-    queries = [entry["text"] for entry in _read_lines(source / "queries.jsonl", config.queries)]
+    collection = read_collection(Path(config.source))
+    texts = [passage.text for passage in collection.passages[:PASSAGES]]
+    queries = list(collection.queries.values())[: config.queries]
     np.save(folder / "vectors.npy", embedder.embed_windows(texts), allow_pickle=False)
     (folder / "texts.json").write_text(json.dumps({"words": " ".join(texts).split(), "queries": queries}))
-
-
-def _read_lines(path: Path, count: int) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for _, line in zip(range(count), file, strict=False)]
 
 
 def run_size(size: int, folder: str) -> Figures:
@@ -260,8 +246,7 @@ def ask(index: StoreIndex, query: str, embedder: SentenceEmbedder) -> tuple[floa
     by_words = pick_best(score_lexical(index.lexical, query), DEPTH)
     marks.append(time.perf_counter())
     if index.dense is not None:
-        by_vector, _ = search_dense(index.dense, vector, DEPTH)
-        score_chunks(index.dense, vector, np.setdiff1d(by_words, by_vector))
+        gather_candidates(index.dense, vector, DEPTH, by_words)
     marks.append(time.perf_counter())
     embed, words, vectors = np.diff(marks) * 1e3
     return float(embed), float(words), float(vectors)

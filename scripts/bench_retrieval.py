@@ -215,14 +215,14 @@ def ingest_passages(config: BenchConfig, data: DataDir, passages: list[CorpusPas
     The embedder is warm; what is timed is the whole of `ingest`: reading, parsing, cutting, embedding, committing and
     saving the index.
     """
-    from retrieval.embedding import SentenceEmbedder
+    from retrieval.embedding import open_embedder
     from retrieval.ingest import ingest
 
     source.mkdir()
     for number, passage in enumerate(passages):
         title = f"# {passage.title.translate(SPECIAL)}\n\n" if passage.title.strip() else ""
         (source / f"{number:07d}.md").write_text(f"{title}{passage.text.translate(SPECIAL)}\n", encoding="utf-8")
-    embedder = SentenceEmbedder(data.model(config.embedder.name), config.embedder)
+    embedder = open_embedder(data, config.embedder)
     embedder.embed_query("ready")
     start = time.perf_counter()
     report = ingest(data, STORE, source, embedder=embedder, chunking=config.chunking, parsing=ParsingConfig())

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from enum import Enum
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -26,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from core.config import PathsConfig, load_config, run_app
-from core.errors import NotFound
 from core.layout import DataDir
 from core.logs import configure_logging
-from retrieval.config import ChunkingConfig, EmbedderConfig, ParsingConfig, check_ranges
+from retrieval.beir import read_collection
+from retrieval.config import ChunkingConfig, EmbedderConfig, Output, ParsingConfig, check_ranges
 from retrieval.display import follow_progress
-from retrieval.embedding import SentenceEmbedder
+from retrieval.embedding import SentenceEmbedder, open_embedder
 from retrieval.ingest import IngestReport, Progress, ingest
 from retrieval.searcher import Searcher
 from retrieval.sync import sync
@@ -39,13 +38,6 @@ from retrieval.sync import sync
 STORE = "bench"
 LONG_AGO = 1_700_000_000
 """Files carry times in the past: one that was changed just now is read however often it is looked at."""
-
-
-class Output(Enum):
-    """How the figures are printed."""
-
-    table = "table"
-    json = "json"
 
 
 @dataclass(slots=True)
@@ -190,7 +182,7 @@ def main(composed: DictConfig) -> None:
     config = load_config(composed, BenchConfig)
     passages = read_passages(Path(config.source), config.sets)
     models = DataDir(Path(config.paths.data_dir))
-    embedder = SentenceEmbedder(models.model(config.embedder.name), config.embedder)
+    embedder = open_embedder(models, config.embedder)
     embedder.load()
     with tempfile.TemporaryDirectory(prefix="bench-sync-") as folder, follow_progress() as progress:
         figures = measure(Path(folder), passages, embedder, config, progress)
@@ -214,17 +206,11 @@ def read_passages(folder: Path, sets: list[str]) -> list[str]:
     """Return the passages of some retrieval sets.
 
     Raises:
-        NotFound: A set's corpus is not there.
+        NotFound: A set is not there.
+        InputError: A line of it cannot be understood.
     """
-    passages = []
-    for name in sets:
-        path = folder / name / "corpus.jsonl"
-        if not path.is_file():
-            raise NotFound(f"sets: wanted {path}, found no such file. Set source=DIR to the folder of the sets.")
-        with path.open(encoding="utf-8") as file:
-            texts = (" ".join(json.loads(line)["text"].split()) for line in file)
-            passages += [text for text in texts if text]
-    return passages
+    texts = (" ".join(passage.text.split()) for name in sets for passage in read_collection(folder / name).passages)
+    return [text for text in texts if text]
 
 
 def measure(

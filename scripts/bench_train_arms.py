@@ -34,14 +34,12 @@ class Arm:
         options: Of TRL's SFTConfig, for an arm of TRL's.
         attention: Of TRL's arm.
         is_float32: Whether it computes in float32.
-        is_packed: Whether TRL's arm learns from packs.
     """
 
     overrides: tuple[str, ...] | None = None
     options: tuple[tuple[str, Any], ...] = ()
     attention: str = "sdpa"
     is_float32: bool = False
-    is_packed: bool = False
 
 
 def _tuned(rows: int, **more: Any) -> tuple[tuple[str, Any], ...]:
@@ -75,7 +73,7 @@ ARMS: dict[str, Arm] = {
     "loam_float32": Arm((*_SHUFFLED, "hardware.dtype=float32"), is_float32=True),
     "loam_random": Arm(("trainer.group_by_length=false",)),
     "loam_packed": Arm(("trainer.packing=true", f"trainer.max_length={PACK_TOKENS}", "trainer.batch_size=1")),
-    "trl_packed": Arm(options=_tuned(1, packing=True, gradient_accumulation_steps=1), is_packed=True),
+    "trl_packed": Arm(options=_tuned(1, packing=True, gradient_accumulation_steps=1)),
     "eager_2": Arm(options=_tuned(2), attention="eager"),
     "eager_4": Arm(options=_tuned(4), attention="eager"),
     "sdpa_2": Arm(options=_tuned(2)),
@@ -199,7 +197,7 @@ def _build_trl(arm: Arm, rows: list[dict[str, list[int]]], data_dir: DataDir, fo
         model=model,
         args=arguments,
         processing_class=AutoTokenizer.from_pretrained(data_dir.model(MODEL)),
-        train_dataset=pack_dataset(dataset, PACK_TOKENS) if arm.is_packed else dataset,
+        train_dataset=pack_dataset(dataset, PACK_TOKENS) if arguments.packing else dataset,
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear"),
     )
     for printer in (PrinterCallback, ProgressCallback):

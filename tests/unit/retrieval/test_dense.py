@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from retrieval import dense
 from retrieval.config import IndexDevice
-from retrieval.dense import DenseIndex, join_vectors, make_dense, make_run, score_chunks, search_dense
+from retrieval.dense import (
+    DenseIndex,
+    gather_candidates,
+    join_vectors,
+    make_dense,
+    make_run,
+    score_chunks,
+    search_dense,
+)
 from retrieval.embedding import normalise_rows
 
 WINDOWS = [1, 1, 3, 1, 2, 1, 1, 5]
@@ -109,3 +117,12 @@ def test_a_gpu_that_is_wanted_and_not_there_is_told(
         assert caplog.records == []
         assert dense.place_on_gpu(vectors, IndexDevice.gpu) is None
     assert "the CPU searches instead" in caplog.text
+
+
+def test_what_the_words_found_joins_the_nearest_once_and_with_its_cosine() -> None:
+    vectors = np.eye(6, dtype=np.float32)
+    index = make_dense([make_run(vectors, np.arange(6), IndexDevice.cpu)])
+    query = normalise_rows(np.array([[6, 5, 4, 3, 2, 1]], dtype=np.float32))[0]
+    places, cosines = gather_candidates(index, query, 2, np.array([1, 5, 3]))
+    assert places.tolist() == [0, 1, 3, 5]
+    assert np.allclose(cosines, query[[0, 1, 3, 5]])
