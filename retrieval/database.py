@@ -21,6 +21,9 @@ from core.failpoints import reach
 BUSY_TIMEOUT_S = 30
 """How long a writer waits for another process's transaction, which takes milliseconds."""
 
+SWITCH_PAUSE_S = 0.01
+"""Between two attempts to switch a new database to its log while another process is doing it."""
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE stores (
@@ -148,6 +151,7 @@ def open_database(path: Path) -> Engine:
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _prepare_connection)
     event.listen(engine, "begin", _begin)
+    _switch_on_log(engine)
     _migrate(engine, path)
     truncate_log(engine)
     return engine
@@ -188,8 +192,25 @@ def _raw_connection(engine: Engine) -> Iterator[sqlite3.Connection]:
 
 def _prepare_connection(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # SQLAlchemy's own BEGIN below; sqlite3 would begin late and only for writes
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+    for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _switch_on_log(engine: Engine) -> None:
+    """Make the database use a write-ahead log, which it then does for good.
+
+    Of several that open a new database at once one switches; SQLite refuses the others without waiting its timeout.
+    """
+    ends = time.monotonic() + BUSY_TIMEOUT_S
+    with _raw_connection(engine) as connection:
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
+                    raise
+            time.sleep(SWITCH_PAUSE_S)
 
 
 def _begin(connection: Connection) -> None:
