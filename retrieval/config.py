@@ -12,6 +12,7 @@ from core.errors import ConfigError
 from core.layout import check_name
 
 MAX_K = 1000
+DEFAULT_K = 5
 
 
 class Action(Enum):
@@ -25,6 +26,7 @@ class Action(Enum):
     search = "search"
     status = "status"
     rebuild = "rebuild"
+    tune = "tune"
     train_reranker = "train_reranker"
     train_embedder = "train_embedder"
 
@@ -52,12 +54,21 @@ class IndexDevice(Enum):
 
 
 class Dtype(Enum):
-    """What the embedder computes in; `auto` takes bfloat16 where the hardware multiplies it."""
+    """What the embedder computes in; `auto` takes bfloat16 where the hardware multiplies it. int8: OpenVINO only."""
 
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+    int8 = "int8"
+
+
+class EncoderEngine(Enum):
+    """What runs the embedder; `auto` takes OpenVINO on a CPU where it is installed, else torch."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
 
 
 class FusionMethod(Enum):
@@ -93,23 +104,35 @@ class EmbedderConfig:
     Attributes:
         name: Name of its folder under models/, in sentence-transformers' layout.
         device: Where it runs; `auto`: a CUDA card where torch sees one, else the CPU.
-        dtype: What it computes in; vectors of different dtypes agree to a cosine above 0.999 and may be mixed.
-        batch_size: Texts at once.
+        engine: What runs it on a CPU; a CUDA card always takes torch.
+        dtype: What it computes in; vectors of different dtypes agree to a cosine of 0.999 (int8) or more and may be
+            mixed.
+        batch_size: Texts of the greatest length at once; of shorter ones there are more.
+        span_tokens: Tokens of a span: what the best stretch of a chunk is looked for in, besides the whole; each
+            overlaps half of the next. 0: no spans. Models that do not pool by the mean have none.
         query_prefix: What the model wants before a query (E5: `query: `).
         passage_prefix: What the model wants before a passage (E5: `passage: `).
     """
 
     name: str = "all-minilm-l6-v2"
     device: Device = Device.auto
+    engine: EncoderEngine = EncoderEngine.auto
     dtype: Dtype = Dtype.auto
     batch_size: int = 16
+    span_tokens: int = 16
     query_prefix: str = ""
     passage_prefix: str = ""
 
     def __post_init__(self) -> None:
-        """Check the name and the range."""
+        """Check the name, the ranges and what does not go together."""
         check_name(self.name, "embedder.name")
-        check_ranges("embedder", {"batch_size": (self.batch_size, 1, 4096)})
+        check_ranges("embedder", {"batch_size": (self.batch_size, 1, 4096), "span_tokens": (self.span_tokens, 0, 512)})
+        if self.dtype is Dtype.int8 and (self.engine is EncoderEngine.torch or self.device is Device.cuda):
+            raise ConfigError(
+                "embedder.dtype: wanted int8 with engine=openvino (or auto) on a CPU, found "
+                f"engine={self.engine.value} and device={self.device.value}. Take float32, bfloat16 or float16.",
+                param="embedder",
+            )
 
 
 @dataclass(slots=True)
@@ -142,6 +165,7 @@ class SearchConfig:
     Attributes:
         fusion: How the two scores become one.
         dense_weight: Share of the dense score in the sum, 0 to 1; the lexical one has the rest.
+        span_weight: Share of a chunk's best span in its dense score, 0 to 1; the whole chunk has the rest.
         candidates: Best chunks that each side brings before they are fused.
         index_device: Where FAISS keeps the vectors.
         reranker: Name of a cross-encoder's folder under models/; null: none.
@@ -151,10 +175,13 @@ class SearchConfig:
             there is one, else the cosine. Where no chunk has it, nothing is found. Null: no threshold.
         mmr_lambda: Relevance against variety among the hits, 1 (relevance alone) to 0; null: off.
         neighbours: Chunks before and after a hit that its context holds too, as long as they share its heading.
+        use_tuned: Whether a store that `action=tune` has settled is searched with the settings it found: fusion, both
+            weights, number of hits, and depth and weight of the reranker where it is the same one.
     """
 
     fusion: FusionMethod = FusionMethod.weighted
-    dense_weight: float = 0.7
+    dense_weight: float = 0.75
+    span_weight: float = 0.6
     candidates: int = 100
     index_device: IndexDevice = IndexDevice.auto
     reranker: str | None = None
@@ -163,6 +190,7 @@ class SearchConfig:
     min_score: float | None = None
     mmr_lambda: float | None = None
     neighbours: int = 0
+    use_tuned: bool = True
 
     def __post_init__(self) -> None:
         """Check every range."""
@@ -170,6 +198,7 @@ class SearchConfig:
             "search",
             {
                 "dense_weight": (self.dense_weight, 0, 1),
+                "span_weight": (self.span_weight, 0, 1),
                 "candidates": (self.candidates, 1, 10_000),
                 "rerank_depth": (self.rerank_depth, 1, 1000),
                 "rerank_weight": (self.rerank_weight, 0, 1),
@@ -294,7 +323,8 @@ class RetrievalConfig:
         allow_empty: Whether a sync may remove all that a store holds.
         query_file: File that holds the query's text, or `-` for standard input.
         filters: File that holds a filter over documents' attributes, as JSON in OpenAI's shape.
-        k: How many hits.
+        k: How many hits; null: what the store was tuned to, else 5.
+        questions: File of labelled questions, one JSON object a line.
         train: Folders of question sets to learn from, in BEIR's layout.
         valid: Folders of question sets to judge by, before and after.
         base: Name of the encoder under models/ that training begins with; null: the embedder.
@@ -318,7 +348,8 @@ class RetrievalConfig:
     allow_empty: bool = False
     query_file: str | None = None
     filters: str | None = None
-    k: int = 5
+    k: int | None = None
+    questions: str | None = None
     train: list[str] = field(default_factory=list)
     valid: list[str] = field(default_factory=list)
     base: str | None = None

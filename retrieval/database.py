@@ -127,6 +127,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             seal TEXT NOT NULL
         )""",
     ),
+    (  # what a store is searched with where tuning has settled it, as JSON
+        "ALTER TABLE stores ADD COLUMN tuned TEXT",
+    ),
+    (  # vectors of a chunk's short stretches; NULL in rows that an earlier Loam wrote
+        "ALTER TABLE chunks ADD COLUMN spans BLOB",
+        "ALTER TABLE coming_embeddings ADD COLUMN spans BLOB",
+    ),
 )
 """Append-only: entry n brings the schema from version n to n + 1, in one transaction. Never edit a released one."""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # both come with faiss, which a status does not need
     from retrieval.ingest import Progress as OnProgress
     from retrieval.lesson import Outcome
     from retrieval.searcher import SearchResult
+    from retrieval.tuning import TuningReport
 
 EXCERPT_CHARS = 300
 PLAIN_INTERVAL_S = 5.0
@@ -134,6 +135,37 @@ def show_report(report: "IngestReport", *, as_json: bool) -> None:
 def suggest(command: str) -> None:
     """Print the command that comes next."""
     console.print(f"next: [bold]{escape(command)}[/bold]", soft_wrap=True)
+
+
+def show_tuning(store: str, report: "TuningReport", *, as_json: bool) -> None:
+    """Print what tuning found, and what is searched with now."""
+    search = report.search
+    if as_json:
+        values = {**asdict(report), "store": store, "search": {**asdict(search)}}
+        values["search"] = {key: getattr(value, "value", value) for key, value in values["search"].items()}
+        print_json(values)
+        return
+    table = Table(title=f"store {store}, {report.questions} questions, nDCG@10")
+    for name in ("settings", "nDCG@10", "judged on"):
+        table.add_column(name, justify="right" if name == "nDCG@10" else "left")
+    table.add_row("as they were", f"{report.before:.4f}", "all questions")
+    table.add_row("tuned", f"{report.unseen:.4f}", "each fifth by settings chosen on the others: what to expect")
+    table.add_row("tuned", f"{report.fitted:.4f}", "the questions that they were chosen on")
+    console.print(table)
+    console.print(
+        f"Tuned settings change unseen questions by {report.unseen - report.before:+.4f} "
+        f"(95% {report.low:+.4f} to {report.high:+.4f})."
+    )
+    if not report.is_better:
+        console.print("That is no gain, so the store is searched as before.")
+        return
+    reranking = f", rerank_depth {search.rerank_depth}, rerank_weight {search.rerank_weight}" if search.reranker else ""
+    console.print(
+        f"Kept with the store: fusion {search.fusion.value}, dense_weight {search.dense_weight}, span_weight "
+        f"{search.span_weight}{reranking}, k {report.k} (recall {report.recall_at[report.k - 1]:.3f} of "
+        f"{report.recall_at[-1]:.3f} with {len(report.recall_at)} hits). search.use_tuned=false ignores them."
+    )
+    suggest(f'python scripts/search.py {store} "what you want to know"')
 
 
 def show_outcome(outcome: "Outcome", *, as_json: bool) -> None:

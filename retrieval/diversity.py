@@ -14,7 +14,8 @@ from sqlalchemy import Engine, bindparam, text
 
 from retrieval.database import read_transaction
 from retrieval.embedding import normalise_rows
-from retrieval.store import MAX_SQL_PARAMETERS, unpack_embeddings
+from retrieval.store import MAX_SQL_PARAMETERS
+from retrieval.vectors import unpack_embeddings
 
 
 def pick_diverse(

@@ -1,4 +1,4 @@
-"""Texts to vectors: sentence-transformers on a local model folder, and windows for texts longer than it reads.
+"""Texts to vectors: sentence-transformers' models from local folders, and windows for texts longer than they read.
 
 `SentenceEmbedder` knows its identity without loading a weight, so that what needs no vector starts quickly; torch is
 imported with the first one. Does not know stores, chunks or indexes.
@@ -9,7 +9,8 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +21,11 @@ from core.config import Device
 from core.errors import ContractError, NotFound
 from core.layout import DataDir
 from core.manifest import MODEL_MANIFEST, ModelManifest, hash_files, refuse_code_bearing
-from retrieval.config import Dtype, EmbedderConfig
+from retrieval.config import Dtype, EmbedderConfig, EncoderEngine
+from retrieval.encoder import TokenEncoder, open_encoder, pick_engine
+from retrieval.spans import quantise
 from retrieval.store import EmbedderIdentity
+from retrieval.vectors import ChunkVectors, no_spans
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +53,39 @@ class Embedder(TokenReader, Protocol):
     def identity(self) -> EmbedderIdentity:
         """Which embedder this is."""
 
+    @property
+    def makes_spans(self) -> bool:
+        """Whether passages have spans as well."""
+
     def embed_query(self, query: str) -> NDArray[np.float32]:
         """Return (dimension,) float32 of unit length."""
 
     def embed_windows(self, windows: Sequence[str]) -> NDArray[np.float32]:
         """Return (windows, dimension) float32, unit rows, for passages of at most `max_tokens` each."""
+
+    def embed_with_spans(self, windows: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.int8]]]:
+        """Return what `embed_windows` does, and the spans of each window, (spans, dimension) int8."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A loaded model, in parts.
+
+    Attributes:
+        tokenizer: Cuts off what the model does not read; adds the special tokens.
+        encoder: Token numbers to token vectors.
+        heads: sentence-transformers' modules after the transformer: pooling first.
+        padding: Number of the token that fills up a batch.
+        max_length: Most tokens that it reads, special ones counted.
+        pools_by_mean: Whether a text's vector is the mean of its token vectors, so that spans are comparable to it.
+    """
+
+    tokenizer: Any
+    encoder: TokenEncoder
+    heads: tuple[Any, ...]
+    padding: int
+    max_length: int
+    pools_by_mean: bool
 
 
 class SentenceEmbedder:
@@ -86,13 +118,18 @@ class SentenceEmbedder:
         return self._identity
 
     @functools.cached_property
-    def _model(self) -> Any:
+    def _network(self) -> _Network:
         with self._lock:
-            return _load_model(self._folder, self._config, self._identity)
+            return _load_network(self._folder, self._config, self._identity)
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        return copy_tokenizer(self._model)
+        return _copy_untruncated(self._network.tokenizer)
+
+    @property
+    def makes_spans(self) -> bool:
+        """Whether passages have spans as well: where they are wanted and the model pools by the mean."""
+        return self._config.span_tokens > 0 and self._network.pools_by_mean
 
     @property
     def max_tokens(self) -> int:
@@ -101,9 +138,9 @@ class SentenceEmbedder:
 
     @functools.cached_property
     def _max_tokens(self) -> int:
-        special = int(self._model.tokenizer.num_special_tokens_to_add())
+        special = int(self._network.tokenizer.num_special_tokens_to_add(False))
         prefix = len(self.token_starts(self._config.passage_prefix)) if self._config.passage_prefix else 0
-        return int(self._model.max_seq_length) - special - prefix
+        return self._network.max_length - special - prefix
 
     def load(self) -> None:
         """Load the model now, so that the first query does not wait for it."""
@@ -120,23 +157,102 @@ class SentenceEmbedder:
 
     def _embed_query_uncached(self, query: str) -> NDArray[np.float32]:
         windows = [self._config.query_prefix + window for window in cut_windows(None, query, self)]
-        vector: NDArray[np.float32] = normalise_rows(self._encode(windows).mean(axis=0, keepdims=True))[0]
+        vectors, _ = self._encode(windows)
+        vector: NDArray[np.float32] = normalise_rows(vectors.mean(axis=0, keepdims=True))[0]
         vector.flags.writeable = False  # it is cached
         return vector
 
     def embed_windows(self, windows: Sequence[str]) -> NDArray[np.float32]:
         """Return (windows, dimension) float32, unit rows, for passages of at most `max_tokens` each."""
-        return self._encode([self._config.passage_prefix + window for window in windows])
+        return self._encode([self._config.passage_prefix + window for window in windows])[0]
 
-    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        if not texts:
-            return np.zeros((0, self._identity.dimension), dtype=np.float32)
-        model = self._model
-        with self._lock:  # sentence-transformers sorts by length itself, so that a batch pads little
-            vectors = model.encode(
-                texts, batch_size=self._config.batch_size, show_progress_bar=False, convert_to_tensor=True
-            )
-        return normalise_rows(vectors.float().cpu().numpy())  # in float32, whatever the model computes in
+    def embed_with_spans(self, windows: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.int8]]]:
+        """Return what `embed_windows` does, and the spans of each window, (spans, dimension) int8."""
+        span_tokens = self._config.span_tokens if self.makes_spans else 0
+        return self._encode([self._config.passage_prefix + window for window in windows], span_tokens)
+
+    def _encode(self, texts: list[str], span_tokens: int = 0) -> tuple[NDArray[np.float32], list[NDArray[np.int8]]]:
+        import torch
+
+        network = self._network
+        vectors = np.zeros((len(texts), self._identity.dimension), dtype=np.float32)
+        spans = [no_spans(self._identity.dimension)] * len(texts)
+        encodings = network.tokenizer.encode_batch_fast(texts)
+        budget = self._config.batch_size * network.max_length
+        for batch in _share_out([len(encoding.ids) for encoding in encodings], budget):
+            chosen = [encodings[place] for place in batch]
+            ids, mask = _pad([encoding.ids for encoding in chosen], network.padding)
+            with self._lock, torch.inference_mode():  # an encoder answers one at a time
+                states = network.encoder.encode(ids, mask)
+                features = {"token_embeddings": states, "attention_mask": mask.to(states.device)}
+                for head in network.heads:
+                    features = head(features)
+                vectors[batch] = features["sentence_embedding"].float().cpu().numpy()
+                if span_tokens:
+                    found = pool_spans(states, [_find_own_tokens(one) for one in chosen], span_tokens)
+                    for place, rows in zip(batch, found, strict=True):
+                        spans[place] = rows
+        return normalise_rows(vectors), spans  # in float32, whatever the model computes in
+
+
+def _share_out(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Yield places of texts of like length, the longest first, as many as fit a budget of tokens with their padding."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _pad(rows: Sequence[Sequence[int]], padding: int) -> tuple[Any, Any]:
+    """Return token numbers and mask, (texts, tokens) int64 torch.Tensor each; the first text is the longest."""
+    import torch
+
+    longest = len(rows[0])
+    ids = np.full((len(rows), longest), padding, dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row
+        mask[place, : len(row)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def _find_own_tokens(encoding: Any) -> tuple[int, int]:
+    """Return the first token of a text that is its own, not special, and one past the last."""
+    own = [place for place, is_special in enumerate(encoding.special_tokens_mask) if not is_special]
+    return (own[0], own[-1] + 1) if own else (0, 0)
+
+
+def pool_spans(states: Any, bounds: Sequence[tuple[int, int]], span_tokens: int) -> list[NDArray[np.int8]]:
+    """Return the spans of each text, (spans, dimension) int8.
+
+    Args:
+        states: (texts, tokens, dimension) torch.Tensor: a vector for each token.
+        bounds: First token of each text that counts, and one past the last.
+        span_tokens: Length of a span; each overlaps half of the next, and the last ends where the text does.
+    """
+    import torch
+
+    edges = [cut_spans(first, end, span_tokens) for first, end in bounds]
+    counts = [len(pairs) for pairs in edges]
+    texts = torch.repeat_interleave(torch.arange(len(edges)), torch.tensor(counts)).to(states.device)
+    pairs = torch.tensor([pair for pairs in edges for pair in pairs], dtype=torch.int64).reshape(-1, 2)
+    pairs = pairs.to(states.device)
+    sums = torch.nn.functional.pad(states.float().cumsum(dim=1), (0, 0, 1, 0))
+    rows = (sums[texts, pairs[:, 1]] - sums[texts, pairs[:, 0]]).cpu().numpy()  # only their direction counts
+    return np.split(quantise(rows), np.cumsum(counts)[:-1])
+
+
+def cut_spans(first: int, end: int, length: int) -> list[tuple[int, int]]:
+    """Return stretches of a length that overlap by half and cover `first` to `end`; one where all is no longer."""
+    if end - first <= length:
+        return [(first, end)] if end > first else []
+    stride = max(1, length // 2)
+    last = end - length
+    return [(min(start, last), min(start, last) + length) for start in range(first, last + stride, stride)]
 
 
 def open_embedder(data: DataDir, config: EmbedderConfig) -> SentenceEmbedder:
@@ -174,35 +290,51 @@ def _read_dimension(folder: Path) -> int:
     raise ContractError(f"{folder}: wanted a module that tells the length of its vectors, found none. Import it again.")
 
 
-def _load_model(folder: Path, config: EmbedderConfig, identity: EmbedderIdentity) -> Any:
+def _load_network(folder: Path, config: EmbedderConfig, identity: EmbedderIdentity) -> _Network:
     """Load a model for inference and check that it is what its folder says."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it looks for 4-bit kernels, which are not needed here
     import torch
     import transformers
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
     transformers.utils.logging.disable_progress_bar()
     is_cuda = wants_cuda(config.device)
-    dtype = pick_dtype(is_cuda=is_cuda) if config.dtype is Dtype.auto else getattr(torch, config.dtype.value)
-    model = SentenceTransformer(
-        str(folder), device="cuda" if is_cuda else "cpu", local_files_only=True, model_kwargs={"dtype": dtype}
+    engine = EncoderEngine.torch if is_cuda else pick_engine(config.engine, is_cuda=is_cuda)
+    dtype = pick_dtype(is_cuda=is_cuda) if config.dtype is Dtype.auto else config.dtype
+    loaded = torch.float32 if engine is EncoderEngine.openvino else getattr(torch, dtype.value)
+    model: Any = SentenceTransformer(
+        str(folder), device="cuda" if is_cuda else "cpu", local_files_only=True, model_kwargs={"dtype": loaded}
     )
     model.eval()
     found = model.get_embedding_dimension()
     if found != identity.dimension:
         raise ContractError(f"{folder}: wanted vectors of {identity.dimension}, found {found}. Import it again.")
-    logger.info("embedder %s on %s in %s", identity.name, model.device, str(dtype).removeprefix("torch."))
-    return model
+    heads = tuple(model)[1:]
+    if not hasattr(model[0], "model") or not heads:
+        raise ContractError(f"{folder}: wanted a transformer and a pooling, found {type(model[0]).__name__}.")
+    encoder = open_encoder(model, engine, dtype)
+    max_length = int(model.max_seq_length)
+    tokenizer = copy_tokenizer(model)
+    tokenizer.enable_truncation(max_length)
+    pools_by_mean = isinstance(heads[0], Pooling) and heads[0].pooling_mode == "mean"
+    pools_by_mean = pools_by_mean and all(isinstance(head, Normalize) for head in heads[1:])
+    logger.info("embedder %s on %s by %s in %s", identity.name, model.device, engine.value, dtype.value)
+    return _Network(tokenizer, encoder, heads, model.tokenizer.pad_token_id or 0, max_length, pools_by_mean)
 
 
 def copy_tokenizer(model: Any) -> Any:
     """Return a model's fast tokenizer alone, without truncation and padding: safe in any thread."""
+    return _copy_untruncated(model.tokenizer.backend_tokenizer)
+
+
+def _copy_untruncated(tokenizer: Any) -> Any:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
 
 
 def find_token_starts(tokenizer: Any, text: str) -> list[int]:
@@ -217,15 +349,15 @@ def wants_cuda(device: Device) -> bool:
     return torch.cuda.is_available() if device is Device.auto else device is Device.cuda
 
 
-def pick_dtype(*, is_cuda: bool) -> Any:
-    """Return the torch.dtype that is quick: bfloat16 where the hardware multiplies it, else float16 or float32."""
+def pick_dtype(*, is_cuda: bool) -> Dtype:
+    """Return the type that is quick: bfloat16 where the hardware multiplies it, else float16 (CUDA) or float32."""
     import torch
 
     if is_cuda:
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return Dtype.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else Dtype.float16
     capabilities = torch.cpu.get_capabilities()
     has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return torch.bfloat16 if has_bf16 else torch.float32
+    return Dtype.bfloat16 if has_bf16 else Dtype.float32
 
 
 def normalise_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -275,7 +407,7 @@ def _shorten_heading(heading: str | None, limit: int, reader: TokenReader) -> st
     return heading if len(starts) <= limit else heading[starts[len(starts) - limit] :]
 
 
-def embed_passages(passages: Sequence[tuple[str | None, str]], embedder: Embedder) -> list[NDArray[np.float32]]:
+def embed_passages(passages: Sequence[tuple[str | None, str]], embedder: Embedder) -> list[ChunkVectors]:
     """Embed chunks: heading path and text, in as many windows as each needs.
 
     Args:
@@ -283,12 +415,15 @@ def embed_passages(passages: Sequence[tuple[str | None, str]], embedder: Embedde
         embedder: The embedder.
 
     Returns:
-        For each passage (windows, dimension) float32, unit rows.
+        For each passage its vectors.
     """
     windows = [cut_windows(heading, text, embedder) for heading, text in passages]
-    vectors = embedder.embed_windows([window for group in windows for window in group])
-    borders = np.cumsum([len(group) for group in windows])[:-1]
-    return list(np.split(vectors, borders)) if windows else []
+    vectors, spans = embedder.embed_with_spans([window for group in windows for window in group])
+    ends = np.cumsum([len(group) for group in windows])
+    return [
+        ChunkVectors(vectors[end - len(group) : end], np.concatenate(spans[end - len(group) : end]))
+        for group, end in zip(windows, ends, strict=True)
+    ]
 
 
 def embed_texts(texts: Sequence[str], embedder: Embedder) -> NDArray[np.float32]:
@@ -297,7 +432,9 @@ def embed_texts(texts: Sequence[str], embedder: Embedder) -> NDArray[np.float32]
     Returns:
         (texts, dimension) float32, unit rows.
     """
-    groups = embed_passages([(None, text) for text in texts], embedder)
-    if not groups:
+    if not texts:
         return np.zeros((0, embedder.identity.dimension), dtype=np.float32)
-    return normalise_rows(np.stack([group.mean(axis=0) for group in groups]))
+    groups = [cut_windows(None, text, embedder) for text in texts]
+    vectors = embedder.embed_windows([window for group in groups for window in group])
+    firsts = np.cumsum([0, *map(len, groups)])[:-1]
+    return normalise_rows(np.add.reduceat(vectors, firsts, axis=0))

@@ -7,14 +7,43 @@ Source: Bruch, Gai, Ingber, «An Analysis of Fusion Functions for Hybrid Retriev
 (convex combination with theoretical minimum); Cormack et al. 2009 for reciprocal ranks, whose constant is 60.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import FusionMethod
+from retrieval.config import FusionMethod, SearchConfig
 
 LEAST_COSINE = -1.0
 LEAST_BM25 = 0.0
 RRF_CONSTANT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredChunks:
+    """Candidates of a query with their scores; parallel arrays.
+
+    Attributes:
+        numbers: (candidates,) int64: chunk numbers of the database.
+        dense: (candidates,) float32: cosines of whole chunks.
+        spans: (candidates,) float32: cosines of their best spans.
+        lexical: (candidates,) float32: BM25 scores.
+    """
+
+    numbers: NDArray[np.int64]
+    dense: NDArray[np.float32]
+    spans: NDArray[np.float32]
+    lexical: NDArray[np.float32]
+
+
+def order_chunks(found: ScoredChunks, search: SearchConfig) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the places of candidates, best first, and the fused score of each candidate.
+
+    Of equal scores the older chunk comes first, so that ties are stable.
+    """
+    dense = mix_dense(found.dense, found.spans, search.span_weight)
+    fused = fuse_scores(dense, found.lexical, search.fusion, search.dense_weight)
+    return np.lexsort((found.numbers, -fused)), fused
 
 
 def fuse_scores(
@@ -23,7 +52,7 @@ def fuse_scores(
     """Return one score for each candidate, from 0 (worst) to 1 (best on both sides).
 
     Args:
-        dense: (candidates,) cosines, complete: every candidate has one.
+        dense: (candidates,) cosines (see `mix_dense`), complete: every candidate has one.
         lexical: (candidates,) BM25 scores, complete; 0 where no word matches.
         method: Weighted sum or reciprocal ranks.
         dense_weight: Share of the dense side, 0 to 1.
@@ -33,6 +62,11 @@ def fuse_scores(
     else:
         sides = scale(dense, LEAST_COSINE), scale(lexical, LEAST_BM25)
     return (dense_weight * sides[0] + (1 - dense_weight) * sides[1]).astype(np.float32)
+
+
+def mix_dense(whole: NDArray[np.float32], spans: NDArray[np.float32], span_weight: float) -> NDArray[np.float32]:
+    """Return (candidates,) float32: one dense score from the cosine of the whole chunk and that of its best span."""
+    return ((1 - span_weight) * whole + span_weight * spans).astype(np.float32)
 
 
 def scale(scores: NDArray[np.float32], least: float) -> NDArray[np.float32]:

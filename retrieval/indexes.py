@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from sqlalchemy import Engine
 
@@ -40,7 +41,7 @@ class FollowedStore:
         """Return the index of a store as the database has it now, or the one before while it keeps changing."""
         index = self._index
         if index is not None and _is_same(index.store, store):
-            return index
+            return index if index.store == store else replace(index, store=store)  # its settings may have changed
         with self._lock:  # other threads wait here for one that makes it, rather than make it too
             index = self._index
             if index is None or (index.store.id, index.store.embedder) != (store.id, store.embedder):

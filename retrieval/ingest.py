@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from core.errors import Conflict, InvalidFile, LoamError, StorageFull, describe_os_error
@@ -47,12 +45,13 @@ from retrieval.store import (
     commit_failure,
     find_store,
     make_store,
-    read_embeddings,
+    read_chunk_vectors,
 )
+from retrieval.vectors import ChunkVectors
 
 logger = logging.getLogger(__name__)
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised when loaders or chunking change what they make of the same file: documents are then made anew."""
 BATCH_CHUNKS = 128
 """Chunks that are embedded together: enough to sort by length, few enough to commit every second or so."""
@@ -356,7 +355,7 @@ class Ingestion:
         if not waiting:
             return
         passages = {_hash_of(cut, chunk): _passage_of(cut, chunk) for cut in waiting for chunk in cut.chunks}
-        vectors = read_embeddings(self._engine, self._store, passages)
+        vectors = read_chunk_vectors(self._engine, self._store, passages, with_spans=self._embedder.makes_spans)
         new = {key: passage for key, passage in passages.items() if key not in vectors}
         vectors |= zip(new, embed_passages(list(new.values()), self._embedder), strict=True)
         documents = [_make_document(cut, vectors) for cut in waiting]
@@ -393,7 +392,7 @@ def _hash_of(cut: _Cut, chunk: Chunk) -> str:
     return hash_chunk(*_passage_of(cut, chunk))
 
 
-def _make_document(cut: _Cut, vectors: Mapping[str, NDArray[np.float32]]) -> NewDocument:
+def _make_document(cut: _Cut, vectors: Mapping[str, ChunkVectors]) -> NewDocument:
     """Join a document's chunks with their vectors."""
     text = cut.document.text
     chunks = tuple(

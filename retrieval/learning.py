@@ -25,7 +25,7 @@ from typing import Any
 from core.errors import Conflict, NotFound
 from core.layout import DataDir, sha256_bytes, write_folder, write_json
 from core.manifest import MODEL_MANIFEST, ModelKind, ModelManifest, hash_files, refuse_code_bearing
-from retrieval.config import LearningConfig, RerankerKind
+from retrieval.config import Dtype, LearningConfig, RerankerKind
 from retrieval.mining import Example
 
 logger = logging.getLogger(__name__)
@@ -218,6 +218,7 @@ def _choose_arguments(target: Target, config: LearningConfig, run: Path) -> dict
     from retrieval.embedding import pick_dtype
 
     is_cuda = torch.cuda.is_available()
+    dtype = pick_dtype(is_cuda=is_cuda)
     is_pairs = target is Target.cross_encoder
     return {
         "output_dir": str(run),
@@ -226,8 +227,8 @@ def _choose_arguments(target: Target, config: LearningConfig, run: Path) -> dict
         "learning_rate": config.learning_rate,
         "warmup_steps": max(1, int(config.steps * WARMUP_SHARE)),
         "weight_decay": 0.01,
-        "bf16": pick_dtype(is_cuda=is_cuda) is torch.bfloat16,
-        "fp16": pick_dtype(is_cuda=is_cuda) is torch.float16,
+        "bf16": dtype is Dtype.bfloat16,
+        "fp16": dtype is Dtype.float16,
         "use_cpu": not is_cuda,
         "save_steps": config.save_steps,
         "save_total_limit": 2,

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from retrieval.config import IndexDevice, SearchConfig
 from retrieval.dense import build_dense, gather_candidates
 from retrieval.embedding import Embedder, contextualise, embed_passages
-from retrieval.fusion import fuse_scores
+from retrieval.fusion import ScoredChunks, order_chunks
 from retrieval.lexical import build_lexical, pick_best, score_lexical
 from retrieval.question_set import QuestionSet
+from retrieval.spans import make_span_run, score_spans
+from retrieval.vectors import ChunkVectors
 
 EMBEDDED_AT_ONCE = 128
 NEGATIVE_DEPTH = 30
@@ -59,12 +61,13 @@ def find_candidates(
         search: Weights and depth.
         progress: Called with how many passages are embedded, and how many there are.
     """
-    groups: list[NDArray[np.float32]] = []
+    groups: list[ChunkVectors] = []
     for start in range(0, len(questions.passages), EMBEDDED_AT_ONCE):
         groups += embed_passages(questions.passages[start : start + EMBEDDED_AT_ONCE], embedder)
         progress(len(groups), len(questions.passages))
-    owners = np.repeat(np.arange(len(groups), dtype=np.int64), [len(group) for group in groups])
-    dense = build_dense(np.concatenate(groups), owners, IndexDevice.cpu)
+    owners = np.repeat(np.arange(len(groups), dtype=np.int64), [len(group.windows) for group in groups])
+    dense = build_dense(np.concatenate([group.windows for group in groups]), owners, IndexDevice.cpu)
+    spans = make_span_run([group.spans for group in groups], embedder.identity.dimension)
     lexical = build_lexical([contextualise(title, text) for title, text in questions.passages])
     found = []
     for question in questions.questions:
@@ -72,8 +75,8 @@ def find_candidates(
         words = score_lexical(lexical, question)
         by_words = pick_best(words, search.candidates)
         places, cosine = gather_candidates(dense, vector, search.candidates, by_words)
-        fused = fuse_scores(cosine, words[places], search.fusion, search.dense_weight)
-        order = np.lexsort((places, -fused))
+        scored = ScoredChunks(places, cosine, score_spans([spans], vector, places, cosine), words[places])
+        order, fused = order_chunks(scored, search)
         found.append(Candidates(places[order], fused[order]))
     return found
 

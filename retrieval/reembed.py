@@ -22,6 +22,7 @@ from retrieval.ingest import lock_store
 from retrieval.seal import check_chunk, seal_chunk
 from retrieval.snapshot import open_index
 from retrieval.store import EmbedderIdentity, Store, find_store, raise_generation
+from retrieval.vectors import ChunkVectors, pack_vectors
 
 BATCH_CHUNKS = 256
 
@@ -123,12 +124,12 @@ def _fill(engine: Engine, store: Store, embedder: Embedder, report: ReembedRepor
     for start in range(0, len(missing), BATCH_CHUNKS):
         rows = _read_rows(engine, missing[start : start + BATCH_CHUNKS])
         vectors = embed_passages([(row["heading"], row["text"]) for row in rows], embedder)
-        values = [_seal(row, found.astype("<f4").tobytes()) for row, found in zip(rows, vectors, strict=True)]
+        values = [_seal(row, found, embedder) for row, found in zip(rows, vectors, strict=True)]
         with write_transaction(engine) as connection:
             connection.execute(
                 text(
-                    "INSERT INTO coming_embeddings (chunk_id, embeddings, embeddings_sha256, seal) "
-                    "VALUES (:id, :embeddings, :embeddings_sha256, :seal)"
+                    "INSERT INTO coming_embeddings (chunk_id, embeddings, spans, embeddings_sha256, seal) "
+                    "VALUES (:id, :embeddings, :spans, :embeddings_sha256, :seal)"
                 ),
                 values,
             )
@@ -149,13 +150,14 @@ def _read_rows(engine: Engine, numbers: Sequence[int]) -> list[RowMapping]:
     return rows
 
 
-def _seal(row: RowMapping, embeddings: bytes) -> dict[str, Any]:
-    return seal_chunk({**row, "embeddings": embeddings})
+def _seal(row: RowMapping, vectors: ChunkVectors, embedder: Embedder) -> dict[str, Any]:
+    embeddings, spans = pack_vectors(vectors, embedder.identity.dimension)
+    return seal_chunk({**row, "embeddings": embeddings, "spans": spans})
 
 
 def _swap(engine: Engine, store: Store, wanted: EmbedderIdentity) -> None:
     """Let the coming vectors take the place of the old ones, in one transaction."""
-    columns = ("embeddings", "embeddings_sha256", "seal")
+    columns = ("embeddings", "spans", "embeddings_sha256", "seal")
     assignments = ", ".join(
         f"{column} = (SELECT n.{column} FROM coming_embeddings n WHERE n.chunk_id = chunks.id)"  # noqa: S608
         for column in columns

@@ -149,6 +149,7 @@ def load_reranker(folder: Path, device: Device) -> Any:
     Raises:
         ContractError: It tells more than two labels apart, so no score of it means «relevant».
     """
+    import torch
     import transformers
     from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
@@ -159,7 +160,7 @@ def load_reranker(folder: Path, device: Device) -> Any:
         str(folder),
         device="cuda" if is_cuda else "cpu",
         local_files_only=True,
-        model_kwargs={"dtype": pick_dtype(is_cuda=is_cuda)},
+        model_kwargs={"dtype": getattr(torch, pick_dtype(is_cuda=is_cuda).value)},
     )
     if is_late:
         model.similarity_fn_name = "meanmaxsim"

@@ -8,6 +8,7 @@
     python retrieval/run.py action=search store=NAME query_file=- k=5 output=json
     python retrieval/run.py action=status [store=NAME] [files=true] [output=json]
     python retrieval/run.py action=rebuild store=NAME
+    python retrieval/run.py action=tune store=NAME questions=FILE
     python retrieval/run.py action=train_reranker train='[DIR,…]' valid='[DIR,…]' output_model=NAME [base=NAME]
     python retrieval/run.py action=train_embedder train='[DIR,…]' valid='[DIR,…]' output_model=NAME [base=NAME]
 
@@ -49,7 +50,12 @@ def main(composed: DictConfig) -> None:
     config = load_config(composed, RetrievalConfig)
     actions = {Action.ingest: run_ingest, Action.search: run_search, Action.status: run_status}
     actions |= {Action.rebuild: run_rebuild, Action.sync: run_sync, Action.watch: run_watch, Action.delete: run_delete}
-    actions |= {Action.train_reranker: run_train, Action.train_embedder: run_train, Action.reembed: run_reembed}
+    actions |= {
+        Action.tune: run_tune,
+        Action.train_reranker: run_train,
+        Action.train_embedder: run_train,
+        Action.reembed: run_reembed,
+    }
     if config.action is None:
         choices = ", ".join(action.value for action in Action)
         raise ConfigError(f"action: wanted one of {choices}; found none. Give it: action=ingest", param="action")
@@ -216,6 +222,42 @@ def run_rebuild(config: RetrievalConfig) -> None:
         return
     display.console.print(f"store {store_name}: index of {chunks} chunks made anew from the database")
     display.suggest(f'python scripts/search.py {store_name} "what you want to know"')
+
+
+def run_tune(config: RetrievalConfig) -> None:
+    """Settle a store's weights, number of hits and reranking on labelled questions, and keep what helps."""
+    store_name = need(config.store, "store", "NAME")
+    questions = Path(need(config.questions, "questions", "FILE"))
+    data = DataDir(Path(config.paths.data_dir))
+    from retrieval.labels import read_labels
+    from retrieval.searcher import Searcher
+    from retrieval.settings import StoreSettings, save_settings
+    from retrieval.tuning import check_labels, tune
+
+    engine = open_database(data.database)
+    try:
+        store = find_store(engine, store_name)
+        labels = read_labels(engine, store, questions)
+        check_labels(labels)
+        searcher = Searcher(data, config.embedder, config.search)
+        try:
+            texts = [question.text for question in labels.questions]
+            with display.follow_stages() as progress:
+                found = []
+                for text in texts:
+                    found.append(searcher.gather(store_name, text))
+                    progress("searching", len(found), len(texts))
+                rerank = None
+                if config.search.reranker is not None:
+                    rerank = lambda place, numbers: searcher.rerank(texts[place], numbers)  # noqa: E731
+                report = tune(labels, found, config.search, rerank, progress)
+        finally:
+            searcher.close()
+        if report.is_better:
+            save_settings(engine, store, StoreSettings.of(report.search, report.k))
+    finally:
+        engine.dispose()
+    display.show_tuning(store_name, report, as_json=config.output is Output.json)
 
 
 def run_train(config: RetrievalConfig) -> None:

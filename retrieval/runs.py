@@ -16,6 +16,7 @@ from retrieval.dense import VectorRun, join_vectors, make_run
 from retrieval.embedding import contextualise
 from retrieval.lexical import build_run
 from retrieval.postings import Postings, join_postings
+from retrieval.spans import SpanRun, join_spans, make_span_run
 from retrieval.store import ChunkRow
 
 Mask = NDArray[np.bool_] | None
@@ -36,12 +37,14 @@ class ChunkRun:
     Attributes:
         numbers: (chunks,) int64: chunk numbers of the database, rising.
         vectors: Their vectors.
+        spans: Their spans.
         postings: Their words.
         saved: Where it has been written; None: nowhere yet.
     """
 
     numbers: NDArray[np.int64]
     vectors: VectorRun
+    spans: SpanRun
     postings: Postings
     saved: SavedRun | None = None
 
@@ -49,10 +52,11 @@ class ChunkRun:
 def build_chunk_run(rows: Sequence[ChunkRow], device: IndexDevice) -> ChunkRun:
     """Build a run of at least one chunk from the database's rows."""
     numbers = np.array([row.id for row in rows], dtype=np.int64)
-    owners = np.repeat(np.arange(len(rows), dtype=np.int64), [len(row.embeddings) for row in rows])
-    vectors = np.concatenate([row.embeddings for row in rows])
+    owners = np.repeat(np.arange(len(rows), dtype=np.int64), [len(row.vectors.windows) for row in rows])
+    vectors = np.concatenate([row.vectors.windows for row in rows])
+    spans = make_span_run([row.vectors.spans for row in rows], vectors.shape[1])
     postings = build_run(contextualise(row.heading, row.text) for row in rows)
-    return ChunkRun(numbers, make_run(vectors, owners, device), postings)
+    return ChunkRun(numbers, make_run(vectors, owners, device), spans, postings)
 
 
 def join_runs(
@@ -90,5 +94,6 @@ def _join(
     kept: list[Mask] = [None if mask.all() else mask for _, mask in pairs]
     numbers = np.concatenate([run.numbers[mask] for run, mask in pairs])
     vectors = join_vectors([run.vectors for run in runs], kept, device)
-    joined = ChunkRun(numbers, vectors, join_postings([run.postings for run in runs], kept))
+    spans = join_spans([run.spans for run in runs], kept)
+    joined = ChunkRun(numbers, vectors, spans, join_postings([run.postings for run in runs], kept))
     return joined, np.ones(len(numbers), dtype=np.bool_)

@@ -18,8 +18,8 @@ SEALED = ("ordinal", "start_offset", "end_offset", "page", "sha256", "embeddings
 
 INSERT_CHUNK = text(
     "INSERT INTO chunks (store_id, document_id, ordinal, start_offset, end_offset, page, heading, text, sha256, "
-    "embeddings, embeddings_sha256, seal) VALUES (:store_id, :document_id, :ordinal, :start_offset, :end_offset, "
-    ":page, :heading, :text, :sha256, :embeddings, :embeddings_sha256, :seal)"
+    "embeddings, spans, embeddings_sha256, seal) VALUES (:store_id, :document_id, :ordinal, :start_offset, "
+    ":end_offset, :page, :heading, :text, :sha256, :embeddings, :spans, :embeddings_sha256, :seal)"
 )
 """Takes what `seal_chunk` returns."""
 
@@ -31,8 +31,12 @@ def hash_chunk(heading: str | None, chunk_text: str) -> str:
 
 def seal_chunk(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a chunk's row with the hash of its vectors and its seal."""
-    sealed = {**row, "embeddings_sha256": sha256_bytes(row["embeddings"])}
+    sealed = {**row, "embeddings_sha256": _hash_vectors(row["embeddings"], row["spans"])}
     return {**sealed, "seal": _hash_place(sealed)}
+
+
+def _hash_vectors(embeddings: bytes, spans: bytes | None) -> str:
+    return sha256_bytes(embeddings if spans is None else embeddings + spans)
 
 
 def _hash_place(row: Mapping[Any, Any]) -> str:
@@ -55,10 +59,11 @@ def check_embeddings(row: Mapping[Any, Any]) -> None:
     Raises:
         ContractError: The hash differs.
     """
-    data = row["embeddings"]  # of any type where the row is damaged
+    data, spans = row["embeddings"], row["spans"]  # of any type where the row is damaged
     if row["embeddings_sha256"] is None:
         return
-    if not isinstance(data, bytes) or sha256_bytes(data) != row["embeddings_sha256"]:
+    are_bytes = isinstance(data, bytes) and isinstance(spans, bytes | None)
+    if not are_bytes or _hash_vectors(data, spans) != row["embeddings_sha256"]:
         raise ContractError(f"chunk-{row['id']}: its vectors are not what was stored; {REMEDY}")
 
 

@@ -20,18 +20,20 @@ from sqlalchemy import Engine
 from core.errors import InputError, NotFound
 from core.layout import DataDir
 from retrieval import embedding, store
-from retrieval.config import MAX_K, EmbedderConfig, SearchConfig
+from retrieval.config import DEFAULT_K, MAX_K, EmbedderConfig, SearchConfig
 from retrieval.database import open_database
 from retrieval.dense import gather_candidates
 from retrieval.diversity import pick_diverse, read_vectors
 from retrieval.embedding import Embedder
 from retrieval.erasure import erase_deleted
 from retrieval.filters import Filter, select_chunks
-from retrieval.fusion import fuse_scores
+from retrieval.fusion import ScoredChunks, order_chunks
 from retrieval.indexes import StoreIndexes
 from retrieval.lexical import pick_best, score_lexical
 from retrieval.rerank import Reranker
+from retrieval.settings import StoreSettings
 from retrieval.snapshot import StoreIndex
+from retrieval.spans import score_spans
 from retrieval.store import Passage, StoreStatus
 from retrieval.surroundings import read_surroundings
 
@@ -50,6 +52,7 @@ class Hit(Passage):
         score: What the hits are ordered by (but for `search.mmr_lambda`), 0 to 1: the weighted sum of the reranker's
             and the fused score where there is a reranker, else the fused one.
         dense_score: Cosine of query and chunk (its best window), -1 to 1; the same for any k, store or weight.
+        span_score: Cosine of the query and the chunk's best span; where it has none, that of the chunk.
         lexical_score: BM25, 0 or more.
         fused_score: 0 to 1, relative to the best that this query found.
         rerank_score: The cross-encoder's probability, 0 to 1, comparable between queries; None without one.
@@ -61,6 +64,7 @@ class Hit(Passage):
     rank: int
     score: float
     dense_score: float
+    span_score: float
     lexical_score: float
     fused_score: float
     rerank_score: float | None
@@ -92,7 +96,8 @@ class SearchResult:
         query: As it was given.
         hits: Best first.
         searched: Each store.
-        timings_ms: By stage: refresh, embed, filter, dense, lexical, fuse, read, rerank, diversify, expand, total.
+        timings_ms: By stage: refresh, embed, filter, lexical, dense, spans, fuse, read, rerank, diversify, expand,
+            total.
         below_min_score: Candidates that were left out by `search.min_score`.
     """
 
@@ -101,21 +106,6 @@ class SearchResult:
     searched: list[SearchedStore]
     timings_ms: dict[str, float]
     below_min_score: int = 0
-
-
-@dataclass(slots=True)
-class _Candidates:
-    """Chunks of one or more stores with their scores; parallel arrays.
-
-    Attributes:
-        numbers: Chunk numbers of the database.
-        dense: Cosines.
-        lexical: BM25 scores.
-    """
-
-    numbers: NDArray[np.int64]
-    dense: NDArray[np.float32]
-    lexical: NDArray[np.float32]
 
 
 class _Stopwatch:
@@ -213,13 +203,36 @@ class Searcher:
             )
         return passages[number]
 
-    def search(self, stores: Sequence[str], query: str, k: int = 5, filters: Filter | None = None) -> SearchResult:
+    def gather(self, store_name: str, query: str) -> ScoredChunks:
+        """Return the candidates of a query in one store with every score but a reranker's.
+
+        Raises:
+            NotFound: The store or a model does not exist.
+            Conflict: The store's vectors are of another embedder.
+        """
+        index = self._indexes.read(store_name, self._embedder.identity)
+        vector = self._embedder.embed_query(query)
+        return self._find_candidates(index, query, vector, self._config.candidates, _Stopwatch(), None)
+
+    def rerank(self, query: str, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the reranker's score of some chunks, (chunks,) float32, 0 to 1; 0 for one that has gone."""
+        assert self._reranker is not None  # noqa: S101  (the caller has configured one)
+        passages = store.read_passages(self._engine, numbers.tolist())
+        there = [place for place, number in enumerate(numbers.tolist()) if number in passages]
+        texts = [(passages[int(numbers[place])].heading, passages[int(numbers[place])].text) for place in there]
+        scores = np.zeros(len(numbers), dtype=np.float32)
+        scores[there] = self._reranker.score(query, texts)
+        return scores
+
+    def search(
+        self, stores: Sequence[str], query: str, k: int | None = None, filters: Filter | None = None
+    ) -> SearchResult:
         """Find the chunks that answer a query best.
 
         Args:
             stores: Names of the stores; their hits are merged by score.
             query: Free text.
-            k: How many hits at most, 1 to 1000.
+            k: How many hits at most, 1 to 1000; None: what the stores were tuned to, else 5.
             filters: Which documents may be found, by their attributes; both sides choose among these only.
 
         Returns:
@@ -236,7 +249,9 @@ class Searcher:
             indexes = [self._indexes.read(name, self._embedder.identity) for name in dict.fromkeys(stores)]
         with watch.stage("embed"):
             vector = self._embedder.embed_query(query)
-        depth = max(k, self._config.candidates)
+        config, tuned_k = self._choose_settings(indexes)
+        k = k or tuned_k
+        depth = max(k, config.candidates)
         found = []
         for index in indexes:
             with watch.stage("filter"):
@@ -246,8 +261,17 @@ class Searcher:
             SearchedStore(index.store.name, index.store.generation, index.lexical.count, len(candidates.numbers))
             for index, candidates in zip(indexes, found, strict=True)
         ]
-        hits, below = self._order(_join(found), query, k, watch)
+        hits, below = self._order(_join(found), query, k, config, watch)
         return SearchResult(query, hits, searched, watch.finish(), below)
+
+    def _choose_settings(self, indexes: Sequence[StoreIndex]) -> tuple[SearchConfig, int]:
+        """Return the settings of stores that were tuned alike, else the configured ones, and how many hits."""
+        tuned = {index.store.tuned for index in indexes}
+        text = tuned.pop() if len(tuned) == 1 and self._config.use_tuned else None
+        if text is None:
+            return self._config, DEFAULT_K
+        settings = StoreSettings.from_json(text)
+        return settings.apply(self._config), settings.k
 
     def _read_allowed(self, index: StoreIndex, filters: Filter) -> NDArray[np.bool_]:
         """Return (positions,) bool: which chunks of an index a filter lets through, by the database as it is now."""
@@ -261,7 +285,7 @@ class Searcher:
         depth: int,
         watch: _Stopwatch,
         allowed: NDArray[np.bool_] | None,
-    ) -> _Candidates:
+    ) -> ScoredChunks:
         """Return the best chunks of each side among those allowed, each with both scores."""
         if index.live is not None:
             allowed = index.live if allowed is None else index.live & allowed
@@ -271,17 +295,20 @@ class Searcher:
                 lexical[~allowed] = 0
             by_words = pick_best(lexical, depth)
         if index.dense is None:
-            return _Candidates(index.slots[:0], np.zeros(0, np.float32), np.zeros(0, np.float32))
+            return ScoredChunks(index.slots[:0], *(np.zeros(0, np.float32) for _ in range(3)))
         with watch.stage("dense"):
             positions, dense = gather_candidates(index.dense, vector, depth, by_words, allowed)
-        return _Candidates(index.slots[positions], dense, lexical[positions])
+        with watch.stage("spans"):
+            spans = score_spans([run.spans for run in index.runs], vector, positions, dense)
+        return ScoredChunks(index.slots[positions], dense, spans, lexical[positions])
 
-    def _order(self, found: _Candidates, query: str, k: int, watch: _Stopwatch) -> tuple[list[Hit], int]:
+    def _order(
+        self, found: ScoredChunks, query: str, k: int, config: SearchConfig, watch: _Stopwatch
+    ) -> tuple[list[Hit], int]:
         """Fuse, rerank where wanted and read the texts; return the hits and how many were below the threshold."""
-        config, reranker = self._config, self._reranker
+        reranker = self._reranker
         with watch.stage("fuse"):
-            fused = fuse_scores(found.dense, found.lexical, config.fusion, config.dense_weight)
-            order = np.lexsort((found.numbers, -fused))  # of equal scores the older chunk first: ties are stable
+            order, fused = order_chunks(found, config)
         below = 0
         if reranker is None and config.min_score is not None:
             order, below = _drop_below(order, found.dense, config.min_score)
@@ -309,7 +336,7 @@ class Searcher:
         return self._expand(hits, watch), below
 
     def _diversify(
-        self, order: NDArray[np.int64], scores: NDArray[np.float32], found: _Candidates, k: int, watch: _Stopwatch
+        self, order: NDArray[np.int64], scores: NDArray[np.float32], found: ScoredChunks, k: int, watch: _Stopwatch
     ) -> NDArray[np.int64]:
         """Return the best k, or where `search.mmr_lambda` is set the k that are relevant and unlike each other."""
         if self._config.mmr_lambda is None or len(order) < 2:
@@ -351,7 +378,7 @@ class Searcher:
             return self._loaded_reranker
 
 
-def check_query(stores: Sequence[str], query: str, k: int) -> None:
+def check_query(stores: Sequence[str], query: str, k: int | None) -> None:
     """Refuse a search that cannot be done.
 
     Raises:
@@ -361,14 +388,15 @@ def check_query(stores: Sequence[str], query: str, k: int) -> None:
         raise InputError("store: wanted at least one store's name, found none.", param="store")
     if not query.strip():
         raise InputError("query: wanted some text, found none.", param="query")
-    if not 1 <= k <= MAX_K:
+    if k is not None and not 1 <= k <= MAX_K:
         raise InputError(f"k: wanted 1 to {MAX_K}, found {k}.", param="k")
 
 
-def _join(found: Sequence[_Candidates]) -> _Candidates:
-    return _Candidates(
+def _join(found: Sequence[ScoredChunks]) -> ScoredChunks:
+    return ScoredChunks(
         np.concatenate([candidates.numbers for candidates in found]),
         np.concatenate([candidates.dense for candidates in found]),
+        np.concatenate([candidates.spans for candidates in found]),
         np.concatenate([candidates.lexical for candidates in found]),
     )
 
@@ -382,7 +410,7 @@ def _drop_below(order: NDArray[np.int64], values: NDArray[np.float32], least: fl
 def _make_hit(
     passage: Passage,
     rank: int,
-    found: _Candidates,
+    found: ScoredChunks,
     place: np.int64,
     fused: NDArray[np.float32],
     scores: NDArray[np.float32],
@@ -393,6 +421,7 @@ def _make_hit(
         rank=rank,
         score=float(scores[place]),
         dense_score=float(found.dense[place]),
+        span_score=float(found.spans[place]),
         lexical_score=float(found.lexical[place]),
         fused_score=float(fused[place]),
         rerank_score=None if reranked is None else float(reranked[place]),

@@ -27,14 +27,15 @@ from retrieval.erasure import hold_snapshots, read_erased_generation, remove_sna
 from retrieval.lexical import LexicalIndex, make_lexical
 from retrieval.postings import ARRAYS, Postings
 from retrieval.runs import ChunkRun, SavedRun, build_chunk_run, join_runs
+from retrieval.spans import SpanRun
 from retrieval.store import Store, read_chunks
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the files or the way words are split change: older snapshots are then made again."""
 MANIFEST = "manifest.json"
-PARTS = ("numbers", "vectors", "owners", *ARRAYS)
+PARTS = ("numbers", "vectors", "owners", "spans", "span_lengths", "span_firsts", *ARRAYS)
 """Arrays of a run, each a file of its own."""
 MAPPED_FROM_BYTES = 64 * 2**20
 """Files from this size on are mapped rather than read: opening is quick, and the system may take the memory back."""
@@ -191,6 +192,9 @@ def _save_run(run: ChunkRun, number: int, folder: Path) -> dict[str, tuple[str, 
         "numbers": run.numbers,
         "vectors": run.vectors.vectors,
         "owners": run.vectors.owners,
+        "spans": run.spans.vectors,
+        "span_lengths": run.spans.lengths,
+        "span_firsts": run.spans.firsts,
     }
     values |= {name: getattr(run.postings, name) for name in ARRAYS}
     files = {}
@@ -250,6 +254,7 @@ def _load_run(folder: Path, number: int, digests: dict[str, str], device: IndexD
     return ChunkRun(
         arrays["numbers"],
         make_run(arrays["vectors"], arrays["owners"], device),
+        SpanRun(arrays["spans"], arrays["span_lengths"], arrays["span_firsts"]),
         Postings(*(arrays[name] for name in ARRAYS)),
         SavedRun(folder, {part: (name, digests[name]) for part, name in files.items()}),
     )

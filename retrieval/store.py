@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 
 from core.errors import Conflict, ContractError, LoamError, NotFound
@@ -23,6 +21,7 @@ from retrieval.attributes import Value, index_attributes
 from retrieval.database import read_transaction, write_transaction
 from retrieval.seal import INSERT_CHUNK, check_chunk, check_embeddings, check_seal, hash_chunk, seal_chunk
 from retrieval.source import UNKNOWN_STAMP, FileStamp
+from retrieval.vectors import ChunkVectors, pack_vectors, unpack_vectors
 
 CHUNK_ID_PREFIX = "chunk-"
 MAX_SQL_PARAMETERS = 500
@@ -53,12 +52,13 @@ class EmbedderIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A store as the database has it."""
+    """A store as the database has it; `tuned`: the settings that tuning found, as JSON (settings.py)."""
 
     id: int
     name: str
     embedder: EmbedderIdentity
     generation: int
+    tuned: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class NewChunk:
         page: Counted from 1, or None.
         heading: Heading path joined by " > ", or None.
         text: The slice itself.
-        embeddings: (windows, dimension) float32, unit rows; one row unless the chunk is longer than the embedder reads.
+        vectors: All of them.
     """
 
     start: int
@@ -106,7 +106,7 @@ class NewChunk:
     page: int | None
     heading: str | None
     text: str
-    embeddings: NDArray[np.float32]
+    vectors: ChunkVectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class ChunkRow:
     id: int
     heading: str | None
     text: str
-    embeddings: NDArray[np.float32]
+    vectors: ChunkVectors
 
 
 def list_stores(engine: Engine) -> list[StoreStatus]:
@@ -208,7 +208,7 @@ def select_store(connection: Connection, name: str) -> Store | None:
     if row is None:
         return None
     identity = EmbedderIdentity(row["embedder"], row["dimension"], row["embedder_sha256"])
-    return Store(row["id"], row["name"], identity, row["generation"])
+    return Store(row["id"], row["name"], identity, row["generation"], row["tuned"])
 
 
 def make_store(engine: Engine, name: str, embedder: EmbedderIdentity) -> Store:
@@ -261,18 +261,27 @@ def _describe(embedder: EmbedderIdentity) -> str:
     return f"{embedder.name} ({embedder.dimension} dimensions, files {embedder.sha256[:12]})"
 
 
-def read_embeddings(engine: Engine, store: Store, hashes: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-    """Return the vectors of those chunks that the store has already, by the hash of what they say."""
-    query = text("SELECT sha256, embeddings FROM chunks WHERE store_id = :id AND sha256 IN :hashes").bindparams(
+def read_chunk_vectors(
+    engine: Engine, store: Store, hashes: Iterable[str], *, with_spans: bool = False
+) -> dict[str, ChunkVectors]:
+    """Return the vectors of those chunks that the store has already, by the hash of what they say.
+
+    Args:
+        engine: The database.
+        store: The store.
+        hashes: Of what chunks say.
+        with_spans: Leave out chunks that have no spans.
+    """
+    query = text("SELECT sha256, embeddings, spans FROM chunks WHERE store_id = :id AND sha256 IN :hashes").bindparams(
         bindparam("hashes", expanding=True)
     )
     wanted = sorted(set(hashes))
-    known: dict[str, NDArray[np.float32]] = {}
+    known: dict[str, ChunkVectors] = {}
     with read_transaction(engine) as connection:
         for start in range(0, len(wanted), MAX_SQL_PARAMETERS):
             rows = connection.execute(query, {"id": store.id, "hashes": wanted[start : start + MAX_SQL_PARAMETERS]})
-            known |= {row.sha256: unpack_embeddings(row.embeddings, store.embedder.dimension) for row in rows}
-    return known
+            known |= {row.sha256: unpack_vectors(row.embeddings, row.spans, store.embedder.dimension) for row in rows}
+    return {key: vectors for key, vectors in known.items() if len(vectors.spans) or not with_spans}
 
 
 def commit_document(engine: Engine, store: Store, document: NewDocument) -> int:
@@ -370,9 +379,7 @@ def _exchange_row(connection: Connection, store_id: int, document: NewDocument, 
 
 
 def _chunk_values(store: Store, document_id: int, ordinal: int, chunk: NewChunk) -> dict[str, Any]:
-    embeddings = np.ascontiguousarray(chunk.embeddings, dtype="<f4")
-    if embeddings.ndim != 2 or embeddings.shape[1] != store.embedder.dimension or not len(embeddings):
-        raise ValueError(f"embeddings: wanted (windows, {store.embedder.dimension}), found {embeddings.shape}")
+    embeddings, spans = pack_vectors(chunk.vectors, store.embedder.dimension)
     return seal_chunk(
         {
             "store_id": store.id,
@@ -384,7 +391,8 @@ def _chunk_values(store: Store, document_id: int, ordinal: int, chunk: NewChunk)
             "heading": chunk.heading,
             "text": chunk.text,
             "sha256": hash_chunk(chunk.heading, chunk.text),
-            "embeddings": embeddings.tobytes(),
+            "embeddings": embeddings,
+            "spans": spans,
         }
     )
 
@@ -430,8 +438,8 @@ def select_same_store(connection: Connection, store: Store) -> Store:
 def select_rows(connection: Connection, store: Store, after: int = 0) -> list[ChunkRow]:
     """Return a store's chunks with numbers above `after`, by rising number."""
     query = text(
-        "SELECT c.id, c.heading, c.text, c.sha256, c.embeddings, c.embeddings_sha256 FROM chunks c "
-        "WHERE c.store_id = :id AND c.id > :after ORDER BY c.id"
+        "SELECT c.id, c.heading, c.text, c.sha256, c.embeddings, c.spans, c.embeddings_sha256 "
+        "FROM chunks c WHERE c.store_id = :id AND c.id > :after ORDER BY c.id"
     )
     rows = connection.execute(query, {"id": store.id, "after": after}).mappings()
     return [_to_chunk_row(row, store.embedder.dimension) for row in rows]
@@ -440,14 +448,8 @@ def select_rows(connection: Connection, store: Store, after: int = 0) -> list[Ch
 def _to_chunk_row(row: RowMapping, dimension: int) -> ChunkRow:
     check_chunk(row)
     check_embeddings(row)
-    return ChunkRow(row["id"], row["heading"], row["text"], unpack_embeddings(row["embeddings"], dimension))
-
-
-def unpack_embeddings(data: bytes, dimension: int) -> NDArray[np.float32]:
-    """Return (windows, dimension) float32 from a chunk's bytes."""
-    if not data or len(data) % (4 * dimension):
-        raise ContractError(f"embeddings: wanted rows of {4 * dimension} bytes, found {len(data)}. Restore a backup.")
-    return np.frombuffer(data, dtype="<f4").reshape(-1, dimension)
+    vectors = unpack_vectors(row["embeddings"], row["spans"], dimension)
+    return ChunkRow(row["id"], row["heading"], row["text"], vectors)
 
 
 def read_passages(engine: Engine, numbers: Sequence[int]) -> dict[int, Passage]:

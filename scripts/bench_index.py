@@ -38,6 +38,7 @@ from retrieval.lexical import pick_best, score_lexical
 from retrieval.runs import ChunkRun, build_chunk_run, join_runs
 from retrieval.snapshot import StoreIndex, load_snapshot, make_index, save_snapshot, snapshot_folder
 from retrieval.store import ChunkRow, EmbedderIdentity, Store
+from retrieval.vectors import ChunkVectors, no_spans
 
 WORDS_PER_CHUNK = 80
 BATCH = 20_000
@@ -179,7 +180,12 @@ def make_rows(size: int, folder: Path, first: int = 1) -> Iterator[list[ChunkRow
         rows = normalise_rows(vectors[chance.integers(len(vectors), size=count)] + noise)
         texts = words[chance.integers(len(words), size=(count, WORDS_PER_CHUNK))].tolist()
         yield [
-            ChunkRow(start + place, None, f"{' '.join(text)} item{start + place}", rows[place : place + 1])
+            ChunkRow(
+                start + place,
+                None,
+                f"{' '.join(text)} item{start + place}",
+                ChunkVectors(rows[place : place + 1], no_spans(rows.shape[1])),
+            )
             for place, text in enumerate(texts)
         ]
 

@@ -28,8 +28,9 @@ from core.manifest import AdapterManifest, ModelManifest, verify_files
 from retrieval.config import IndexDevice
 from retrieval.database import find_damage, open_database, read_transaction, write_transaction
 from retrieval.seal import check_chunk, check_embeddings, check_seal, seal_chunk
-from retrieval.store import Store, find_store, list_stores, unpack_embeddings
+from retrieval.store import Store, find_store, list_stores
 from retrieval.uploads import check_upload, find_leftovers, list_uploads
+from retrieval.vectors import unpack_vectors
 
 ABANDONED_AFTER_S = 3600
 RESTORE = "Restore a backup: python scripts/backup.py restore BACKUP --data-dir NEW"
@@ -103,7 +104,7 @@ def _read_rows(engine: Engine, numbers: Sequence[int]) -> Iterator[tuple[int, Ro
     """Yield each chunk's row, or why it cannot be read."""
     query = text(
         "SELECT c.id, c.ordinal, c.start_offset, c.end_offset, c.page, c.heading, c.text, c.sha256, c.embeddings, "
-        "c.embeddings_sha256, c.seal, s.dimension FROM chunks c JOIN stores s ON s.id = c.store_id "
+        "c.spans, c.embeddings_sha256, c.seal, s.dimension FROM chunks c JOIN stores s ON s.id = c.store_id "
         "WHERE c.id BETWEEN :first AND :last ORDER BY c.id"
     )
     try:
@@ -126,7 +127,7 @@ def _check_row(row: RowMapping) -> Iterator[Finding]:
         except ContractError as error:
             yield Finding("chunks", f"chunk-{row['id']}", error.message, RESTORE)
     try:
-        unpack_embeddings(row["embeddings"], row["dimension"])
+        unpack_vectors(row["embeddings"], row["spans"], row["dimension"])
     except ContractError as error:
         yield Finding("chunks", f"chunk-{row['id']}", error.message, RESTORE)
 

@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Search a store.")
     parser.add_argument("store", help="name of the store")
     parser.add_argument("text", nargs="+", help="the question; quotes around it are optional")
-    parser.add_argument("--k", type=int, default=5, help="how many hits (default 5)")
+    parser.add_argument("--k", type=int, help="how many hits (default: what the store was tuned to, else 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--data-dir", help="the data directory (default: LOAM_DATA_DIR, else data)")
     parser.add_argument(

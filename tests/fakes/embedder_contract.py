@@ -3,6 +3,7 @@
 import numpy as np
 
 from retrieval.embedding import Embedder, cut_windows, embed_passages, embed_texts
+from retrieval.spans import LARGEST, make_span_run, score_spans
 
 TEXTS = ("The pump has a warranty of 26 months.", "Ducks eat grain, grass and small fish.", "äöü 漢字 🙂")
 LONG = " ".join(f"Sentence number {number} names the word w{number}." for number in range(120)) + " The end is zebra."
@@ -44,8 +45,8 @@ def check_long_passages(embedder: Embedder) -> None:
     assert all(len(embedder.token_starts(window)) <= embedder.max_tokens for window in windows)
     assert windows[-1].endswith("The end is zebra.")
     (vectors,) = embed_passages([("Heading", LONG)], embedder)
-    assert vectors.shape == (len(windows), embedder.identity.dimension)
-    scores = vectors @ embedder.embed_query("the end is zebra")
+    assert vectors.windows.shape == (len(windows), embedder.identity.dimension)
+    scores = vectors.windows @ embedder.embed_query("the end is zebra")
     assert scores.argmax() == len(windows) - 1
 
 
@@ -57,4 +58,21 @@ def check_texts(embedder: Embedder) -> None:
     assert embed_texts([], embedder).shape == (0, embedder.identity.dimension)
 
 
-CHECKS = (check_vectors, check_meaning, check_tokens, check_long_passages, check_texts)
+def check_spans(embedder: Embedder) -> None:
+    """The span that answers is found among many that do not, better than by the whole."""
+    assert embedder.makes_spans
+    vectors, spans = embedder.embed_with_spans([*TEXTS, LONG])
+    assert np.allclose(vectors, embedder.embed_windows([*TEXTS, LONG]), atol=2e-3)
+    assert all(one.dtype == np.int8 and one.shape[1:] == (embedder.identity.dimension,) for one in spans)
+    assert all((np.abs(one.astype(np.int64)).max(axis=1) == LARGEST).all() for one in spans)
+    hidden = " ".join([TEXTS[1]] * 3 + [TEXTS[0]] + [TEXTS[1]] * 3)
+    (passage,) = embed_passages([(None, hidden)], embedder)
+    query = embedder.embed_query("how long is the warranty of the pump?")
+    whole = (passage.windows @ query).max()
+    run = make_span_run([passage.spans], embedder.identity.dimension)
+    (best,) = score_spans([run], query, np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.float32))
+    assert best > whole
+    assert embedder.embed_with_spans([])[1] == []
+
+
+CHECKS = (check_vectors, check_meaning, check_tokens, check_long_passages, check_texts, check_spans)

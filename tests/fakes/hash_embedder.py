@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.spans import quantise
 from retrieval.store import EmbedderIdentity
+from retrieval.vectors import no_spans
 
 TOKEN = re.compile(r"\w{1,8}|[^\w\s]")
 """Long words have several tokens, as with a real tokenizer."""
@@ -23,6 +25,7 @@ class HashEmbedder:
         """Choose the sizes."""
         self._identity = EmbedderIdentity(name, dimension, hashlib.sha256(name.encode()).hexdigest())
         self._max_tokens = max_tokens
+        self._no_spans = no_spans(dimension)
         self.embedded: list[str] = []
 
     @property
@@ -34,6 +37,11 @@ class HashEmbedder:
     def max_tokens(self) -> int:
         """Most tokens of a text that one vector can stand for."""
         return self._max_tokens
+
+    @property
+    def makes_spans(self) -> bool:
+        """Whether passages have spans as well."""
+        return True
 
     def token_starts(self, text: str) -> Sequence[int]:
         """Return where each token of a text starts."""
@@ -49,6 +57,16 @@ class HashEmbedder:
         if not windows:
             return np.zeros((0, self._identity.dimension), dtype=np.float32)
         return np.stack([self._embed(window) for window in windows])
+
+    def embed_with_spans(self, windows: Sequence[str]) -> tuple[NDArray[np.float32], list[NDArray[np.int8]]]:
+        """Return what `embed_windows` does, and a span for every four words, each overlapping half of the next."""
+        vectors = self.embed_windows(windows)
+        return vectors, [self._embed_spans(window) for window in windows]
+
+    def _embed_spans(self, window: str) -> NDArray[np.int8]:
+        words = re.findall(r"\w+", window)
+        stretches = [" ".join(words[start : start + 4]) for start in range(0, max(1, len(words) - 2), 2)]
+        return quantise(np.stack([self._embed(stretch) for stretch in stretches])) if words else self._no_spans
 
     def _embed(self, text: str) -> NDArray[np.float32]:
         starts = self.token_starts(text)

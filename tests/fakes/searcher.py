@@ -30,7 +30,14 @@ def make_hit(passage: Passage, rank: int = 1, score: float = 0.9) -> Hit:
     """Return a passage as a search would."""
     fields = {name: getattr(passage, name) for name in Passage.__dataclass_fields__}
     return Hit(
-        **fields, rank=rank, score=score, dense_score=score, lexical_score=1.0, fused_score=score, rerank_score=None
+        **fields,
+        rank=rank,
+        score=score,
+        dense_score=score,
+        span_score=score,
+        lexical_score=1.0,
+        fused_score=score,
+        rerank_score=None,
     )
 
 

@@ -5,10 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
 
-from retrieval.config import Dtype, EmbedderConfig
-from retrieval.embedding import Embedder, SentenceEmbedder
+from core.errors import ConfigError
+from retrieval.config import Dtype, EmbedderConfig, EncoderEngine
+from retrieval.embedding import Embedder, SentenceEmbedder, normalise_rows
 from tests.fakes.embedder_contract import CHECKS, TEXTS
+
+MIXED = [
+    *TEXTS,
+    "The guarantee lasts 26 months. " * 50,
+    "x",
+    "1.5 bar",
+    "One sentence of a dozen words stands here.",
+    "",
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +44,38 @@ def test_meaning_counts_where_no_word_is_shared(minilm: SentenceEmbedder) -> Non
     assert (minilm.embed_windows(passages) @ minilm.embed_query("how long is the warranty?")).argmax() == 0
 
 
-def test_vectors_of_different_dtypes_may_be_mixed(demo_models: Path) -> None:
+WAYS = [
+    (EncoderEngine.torch, Dtype.float32, 0.99999),
+    (EncoderEngine.openvino, Dtype.float32, 0.99999),
+    (EncoderEngine.torch, Dtype.bfloat16, 0.999),
+    (EncoderEngine.openvino, Dtype.bfloat16, 0.999),
+    (EncoderEngine.openvino, Dtype.int8, 0.99),
+]
+
+
+@pytest.fixture(scope="module")
+def truth(demo_models: Path) -> NDArray[np.float32]:
+    """What sentence-transformers itself says in float32."""
+    model = SentenceTransformer(str(demo_models / "models" / "all-minilm-l6-v2"), device="cpu", local_files_only=True)
+    return np.asarray(model.encode(MIXED, normalize_embeddings=True), dtype=np.float32)
+
+
+@pytest.mark.parametrize(("engine", "dtype", "least"), WAYS)
+def test_every_engine_and_dtype_gives_vectors_that_may_be_mixed(
+    demo_models: Path, truth: NDArray[np.float32], engine: EncoderEngine, dtype: Dtype, least: float
+) -> None:
     folder = demo_models / "models" / "all-minilm-l6-v2"
-    texts = [*TEXTS, "The guarantee lasts 26 months. " * 30, "x", "1.5 bar"]
-    found = [
-        SentenceEmbedder(folder, EmbedderConfig(dtype=dtype)).embed_windows(texts)
-        for dtype in (Dtype.float32, Dtype.bfloat16)
-    ]
-    assert not np.array_equal(found[0], found[1])
-    assert ((found[0] * found[1]).sum(axis=1) > 0.999).all()
+    embedder = SentenceEmbedder(folder, EmbedderConfig(engine=engine, dtype=dtype, batch_size=2))
+    vectors, spans = embedder.embed_with_spans(MIXED)
+    assert ((vectors * truth).sum(axis=1) > least).all()
+    assert [len(one) for one in spans] == [1, 1, 1, 31, 1, 1, 1, 0]
+    assert spans[0].shape[1] == 384
+    exact = SentenceEmbedder(folder, EmbedderConfig(engine=EncoderEngine.torch, dtype=Dtype.float32))
+    for one, other in zip(spans, exact.embed_with_spans(MIXED)[1], strict=True):
+        rows, wanted = normalise_rows(one.astype(np.float32)), normalise_rows(other.astype(np.float32))
+        assert ((rows * wanted).sum(axis=1) > least - 0.01).all()
+
+
+def test_int8_is_refused_where_nothing_computes_it() -> None:
+    with pytest.raises(ConfigError, match=r"embedder\.dtype: wanted int8"):
+        EmbedderConfig(engine=EncoderEngine.torch, dtype=Dtype.int8)

@@ -14,7 +14,7 @@ from retrieval.store import StoreStatus
 
 HIT = Hit(
     store="acme", file="[a].md", chunk_id="chunk-7", page=2, heading="A > [B]", start=3, end=9, text='say "hi"\n[bold]',
-    rank=1, score=0.5, dense_score=0.4, lexical_score=3.0, fused_score=0.5, rerank_score=None,
+    rank=1, score=0.5, dense_score=0.4, span_score=0.4, lexical_score=3.0, fused_score=0.5, rerank_score=None,
 )  # fmt: skip
 RESULT = SearchResult("q", [HIT, HIT], [SearchedStore("acme", 3, 10, 5)], {"total": 12.0})
 STATUS = StoreStatus(

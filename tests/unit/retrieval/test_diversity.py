@@ -8,6 +8,7 @@ from core.layout import DataDir
 from retrieval.database import open_database
 from retrieval.diversity import pick_diverse, read_vectors
 from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, commit_document, make_store, read_chunks
+from retrieval.vectors import ChunkVectors, no_spans
 
 TWINS = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=np.float32)
 RELEVANCE = np.array([0.9, 0.89, 0.6, 0.2], dtype=np.float32)
@@ -39,9 +40,10 @@ def test_picks_are_distinct_begin_with_the_best_and_k_only_cuts(
 def test_stored_vectors_come_in_the_order_asked_for(tmp_path: object) -> None:
     engine = open_database(DataDir(tmp_path).database)  # type: ignore[arg-type]
     store = make_store(engine, "acme", EmbedderIdentity("tiny", 3, "0" * 64))
-    chunks = tuple(NewChunk(n, n + 1, None, None, "x", np.array(rows, np.float32)) for n, rows in enumerate(
-        [[[1, 0, 0]], [[0, 1, 0], [0, 0, 1]]]
-    ))  # fmt: skip
+    chunks = tuple(
+        NewChunk(n, n + 1, None, None, "x", ChunkVectors(np.array(rows, np.float32), no_spans(3)))
+        for n, rows in enumerate([[[1, 0, 0]], [[0, 1, 0], [0, 0, 1]]])
+    )
     commit_document(engine, store, NewDocument("a", "0" * 64, "1", 2, "xx", chunks))
     first, second = (row.id for row in read_chunks(engine, store)[1])
     vectors = read_vectors(engine, [second, 999, first], 3)

@@ -17,9 +17,10 @@ from retrieval.database import open_database, read_transaction
 from retrieval.documents import set_attributes
 from retrieval.filters import MAX_DEPTH, MAX_VALUES, parse_filter, select_chunks
 from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, Store
+from retrieval.vectors import ChunkVectors, no_spans
 
 EMBEDDER = EmbedderIdentity("hash", 1, "abc")
-VECTOR = np.ones((1, 1), dtype=np.float32)
+VECTORS = ChunkVectors(np.ones((1, 1), dtype=np.float32), no_spans(1))
 
 KEYS = st.sampled_from(["team", "year", "is_public"])
 TEXTS = st.sampled_from(["", "sales", "Sales", "support", "1", "true", "ärger", "zoo", "😀", "\uffee"])
@@ -81,7 +82,7 @@ def stores(engine: Engine) -> tuple[Store, Store]:
     made = store.make_store(engine, "acme", EMBEDDER), store.make_store(engine, "zoo", EMBEDDER)
     for one in made:
         for number in range(5):
-            chunks = tuple(NewChunk(0, 1, None, None, f"{number}{part}", VECTOR) for part in range(2))
+            chunks = tuple(NewChunk(0, 1, None, None, f"{number}{part}", VECTORS) for part in range(2))
             store.commit_document(engine, one, NewDocument(f"{number}.md", "1", "1", 1, "x", chunks))
         store.commit_failure(engine, one, NewDocument("bad.md", "1", "1", 1, "", ()), InputError("bad"))
     return made

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retrieval.config import FusionMethod
-from retrieval.fusion import fuse_scores, reciprocal_ranks, scale
+from retrieval.fusion import fuse_scores, mix_dense, reciprocal_ranks, scale
 
 COSINES = st.integers(-1000, 1000).map(lambda value: value / 1000)
 BM25 = st.one_of(st.just(0.0), st.integers(1, 40_000).map(lambda value: value / 1000))
@@ -71,3 +71,10 @@ def test_scaling_keeps_distances_from_the_least() -> None:
 def test_equal_scores_share_a_rank() -> None:
     ranks = reciprocal_ranks(np.array([5, 9, 5], dtype=np.float32))
     assert ranks.tolist() == [pytest.approx(61 / 62), 1, pytest.approx(61 / 62)]
+
+
+def test_a_span_weight_of_0_or_1_takes_one_cosine() -> None:
+    whole, spans = np.array([0.1, 0.5], np.float32), np.array([0.4, 0.3], np.float32)
+    assert mix_dense(whole, spans, 0).tolist() == whole.tolist()
+    assert mix_dense(whole, spans, 1).tolist() == spans.tolist()
+    assert mix_dense(whole, spans, 0.5).tolist() == pytest.approx([0.25, 0.4])

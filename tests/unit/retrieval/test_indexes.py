@@ -11,6 +11,7 @@ from core.layout import DataDir
 from retrieval import indexes
 from retrieval.config import IndexDevice
 from retrieval.database import open_database
+from retrieval.embedding import embed_passages
 from retrieval.indexes import StoreIndexes
 from retrieval.snapshot import build_index, save_snapshot
 from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, commit_document, find_store, make_store
@@ -32,7 +33,7 @@ def engine(data: DataDir) -> Engine:
 
 
 def add(engine: Engine, name: str) -> None:
-    chunk = NewChunk(0, len(name), None, None, name, EMBEDDER.embed_windows([name]))
+    chunk = NewChunk(0, len(name), None, None, name, embed_passages([(None, name)], EMBEDDER)[0])
     commit_document(engine, find_store(engine, "acme"), NewDocument(name, "1", "1", 1, name, (chunk,)))
 
 

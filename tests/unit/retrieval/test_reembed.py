@@ -102,4 +102,4 @@ def test_a_killed_change_serves_the_old_vectors_and_goes_on(data: DataDir, place
     _, rows = read_chunks(engine, find_store(engine, "acme"))
     engine.dispose()
     for row in rows:
-        assert np.allclose(row.embeddings, make_other().embed_windows([f"{row.heading}\n{row.text}"]), atol=1e-6)
+        assert np.allclose(row.vectors.windows, make_other().embed_windows([f"{row.heading}\n{row.text}"]), atol=1e-6)

@@ -18,13 +18,15 @@ from retrieval.store import (
     read_chunks,
     read_passages,
 )
+from retrieval.vectors import ChunkVectors
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
     engine = open_database(tmp_path / "loam.db")
     store = make_store(engine, "acme", EmbedderIdentity("hash", 4, "abc"))
-    chunk = NewChunk(0, 3, 1, "A", "one", np.ones((2, 4), dtype=np.float32))
+    vectors = ChunkVectors(np.ones((2, 4), dtype=np.float32), np.ones((3, 4), dtype=np.int8))
+    chunk = NewChunk(0, 3, 1, "A", "one", vectors)
     commit_document(engine, store, NewDocument("a.md", "x", "1", 3, "one", (chunk,)))
     return engine
 
@@ -56,13 +58,15 @@ def test_a_changed_chunk_is_not_quoted(engine: Engine, change: str) -> None:
         read_passages(engine, [1])
 
 
-def test_changed_vectors_make_no_index(engine: Engine) -> None:
-    damage(engine, "embeddings = zeroblob(32)")
+@pytest.mark.parametrize("change", ["embeddings = zeroblob(32)", "spans = zeroblob(12)", "spans = NULL", "spans = 'x'"])
+def test_changed_vectors_make_no_index(engine: Engine, change: str) -> None:
+    damage(engine, change)
     with pytest.raises(ContractError, match="chunk-1: its vectors"):
         read_chunks(engine, find_store(engine, "acme"))
 
 
 def test_rows_of_an_earlier_version_are_read(engine: Engine) -> None:
-    damage(engine, "seal = NULL, embeddings_sha256 = NULL")
+    damage(engine, "seal = NULL, embeddings_sha256 = NULL, spans = NULL")
     assert read_passages(engine, [1])[1].page == 1
-    assert len(read_chunks(engine, find_store(engine, "acme"))[1]) == 1
+    (row,) = read_chunks(engine, find_store(engine, "acme"))[1]
+    assert (row.vectors.windows.shape, row.vectors.spans.shape) == ((2, 4), (0, 4))

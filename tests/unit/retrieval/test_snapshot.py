@@ -15,9 +15,11 @@ from retrieval.config import IndexDevice
 from retrieval.database import open_database
 from retrieval.dense import search_dense
 from retrieval.documents import delete_documents, read_documents
+from retrieval.embedding import embed_passages
 from retrieval.erasure import erase_deleted, hold_snapshots
 from retrieval.lexical import score_lexical
 from retrieval.snapshot import StoreIndex, build_index, load_snapshot, open_index, save_snapshot, snapshot_folder
+from retrieval.spans import score_spans
 from retrieval.store import NewChunk, NewDocument, Store, commit_document, find_store, make_store
 from tests.fakes.hash_embedder import HashEmbedder
 
@@ -39,7 +41,7 @@ def engine(data: DataDir) -> Engine:
 def acme(engine: Engine) -> Store:
     store = make_store(engine, "acme", EMBEDDER.identity)
     for number, text in enumerate(TEXTS):
-        chunk = NewChunk(0, len(text), None, None, text, EMBEDDER.embed_windows([text]))
+        chunk = NewChunk(0, len(text), None, None, text, embed_passages([(None, text)], EMBEDDER)[0])
         commit_document(engine, store, NewDocument(f"{number}.md", str(number), "1", 1, text, (chunk,)))
     return find_store(engine, "acme")
 
@@ -51,6 +53,8 @@ def ask(index: StoreIndex) -> list[object]:
         assert index.dense is not None
         positions, scores = search_dense(index.dense, EMBEDDER.embed_query(query), 3)
         answers += [positions.tolist(), scores.tolist(), score_lexical(index.lexical, query).tolist()]
+        runs = [run.spans for run in index.runs]
+        answers.append(score_spans(runs, EMBEDDER.embed_query(query), positions, scores).tolist())
     return answers
 
 
@@ -119,7 +123,7 @@ def test_a_manifest_that_lies_is_seen(engine: Engine, data: DataDir, acme: Store
 def test_a_snapshot_of_another_generation_or_store_is_not_used(engine: Engine, data: DataDir, acme: Store) -> None:
     index = open_index(engine, data, acme, IndexDevice.cpu)
     old = snapshot_folder(data, acme)
-    chunk = NewChunk(0, 3, None, None, "new", EMBEDDER.embed_windows(["new"]))
+    chunk = NewChunk(0, 3, None, None, "new", embed_passages([(None, "new")], EMBEDDER)[0])
     commit_document(engine, acme, NewDocument("new.md", "n", "1", 3, "new", (chunk,)))
     now = find_store(engine, "acme")
     assert load_snapshot(old, now, IndexDevice.cpu) is None

@@ -12,6 +12,7 @@ from retrieval.database import open_database, read_transaction, write_transactio
 from retrieval.documents import read_documents
 from retrieval.seal import hash_chunk
 from retrieval.store import DocumentStatus, EmbedderIdentity, NewChunk, NewDocument, Store
+from retrieval.vectors import ChunkVectors, no_spans
 
 EMBEDDER = EmbedderIdentity("hash", 4, "abc")
 
@@ -26,12 +27,12 @@ def acme(engine: Engine) -> Store:
     return store.make_store(engine, "acme", EMBEDDER)
 
 
-def make_document(name: str, *texts: str, sha256: str = "1", windows: int = 1) -> NewDocument:
+def make_document(name: str, *texts: str, sha256: str = "1", windows: int = 1, spans: int = 2) -> NewDocument:
     """A document with one chunk for each text."""
     chunks, offset = [], 0
     for number, chunk_text in enumerate(texts):
-        embeddings = np.full((windows, 4), 0.5, dtype=np.float32)
-        chunks.append(NewChunk(offset, offset + len(chunk_text), number + 1, "A > B", chunk_text, embeddings))
+        vectors = ChunkVectors(np.full((windows, 4), 0.5, dtype=np.float32), np.full((spans, 4), 127, dtype=np.int8))
+        chunks.append(NewChunk(offset, offset + len(chunk_text), number + 1, "A > B", chunk_text, vectors))
         offset += len(chunk_text)
     return NewDocument(name, sha256, "1", 10, "".join(texts), tuple(chunks))
 
@@ -45,7 +46,7 @@ def test_a_committed_document_is_read_back(engine: Engine, acme: Store) -> None:
     assert store.commit_document(engine, acme, make_document("a.md", "one", "two", windows=2)) == 1
     now, rows = store.read_chunks(engine, acme)
     assert now.generation == 1
-    assert [(row.heading, row.text, row.embeddings.shape) for row in rows] == [
+    assert [(row.heading, row.text, row.vectors.windows.shape) for row in rows] == [
         ("A > B", "one", (2, 4)),
         ("A > B", "two", (2, 4)),
     ]
@@ -80,9 +81,16 @@ def test_ids_are_not_used_again_after_everything_was_removed(engine: Engine, acm
 def test_a_commit_that_fails_leaves_the_old_version(engine: Engine, acme: Store) -> None:
     store.commit_document(engine, acme, make_document("a.md", "one"))
     bad = make_document("a.md", "two", "three", sha256="2")
-    wrong = NewChunk(0, 1, None, None, "x", np.zeros((1, 3), dtype=np.float32))
-    with pytest.raises(ValueError, match="embeddings"):
-        store.commit_document(engine, acme, NewDocument("a.md", "2", "1", 1, "x", (*bad.chunks, wrong)))
+    whole, spans = np.zeros((1, 4), dtype=np.float32), no_spans(4)
+    for vectors in (
+        ChunkVectors(np.zeros((1, 3), dtype=np.float32), spans),
+        ChunkVectors(whole[:0], spans),
+        ChunkVectors(whole, no_spans(3)),
+        ChunkVectors(whole, whole),  # type: ignore[arg-type]
+    ):
+        wrong = NewChunk(0, 1, None, None, "x", vectors)
+        with pytest.raises(ValueError, match="wanted"):
+            store.commit_document(engine, acme, NewDocument("a.md", "2", "1", 1, "x", (*bad.chunks, wrong)))
     now, rows = store.read_chunks(engine, acme)
     assert now.generation == 1
     assert [row.text for row in rows] == ["one"]
@@ -104,8 +112,13 @@ def test_a_failure_is_recorded_and_does_not_hide_an_earlier_version(engine: Engi
 def test_vectors_are_found_again_by_what_the_chunk_says(engine: Engine, acme: Store) -> None:
     store.commit_document(engine, acme, make_document("a.md", "one", "two"))
     wanted = {hash_chunk("A > B", "one"), hash_chunk("A > B", "two")}
-    known = store.read_embeddings(engine, acme, [*wanted, hash_chunk(None, "three")])
+    known = store.read_chunk_vectors(engine, acme, [*wanted, hash_chunk(None, "three")])
     assert set(known) == wanted
+    assert {vectors.spans.shape for vectors in known.values()} == {(2, 4)}
+    store.commit_document(engine, acme, make_document("b.md", "bare", spans=0))
+    bare = [hash_chunk("A > B", "bare")]
+    assert store.read_chunk_vectors(engine, acme, bare)[bare[0]].spans.shape == (0, 4)
+    assert store.read_chunk_vectors(engine, acme, bare, with_spans=True) == {}
     assert hash_chunk(None, "A") != hash_chunk("A", "")
 
 

@@ -14,11 +14,13 @@ from retrieval.chunking import cut_document
 from retrieval.config import ChunkingConfig
 from retrieval.database import open_database, write_transaction
 from retrieval.document import Document, Section
+from retrieval.embedding import embed_passages
 from retrieval.store import NewChunk, NewDocument, commit_document, make_store, read_chunks
 from retrieval.surroundings import read_surroundings
 from tests.fakes.hash_embedder import HashEmbedder
 
 EMBEDDER = HashEmbedder()
+(VECTORS,) = embed_passages([(None, "x")], EMBEDDER)
 CONFIG = ChunkingConfig(32, overlap_tokens=12)
 
 
@@ -26,7 +28,7 @@ def add(engine: Engine, document: Document) -> list[tuple[int, NewChunk]]:
     """Store a document; return its chunks with their numbers."""
     store = make_store(engine, "acme", EMBEDDER.identity)
     chunks = tuple(
-        NewChunk(c.start, c.end, c.page, c.heading, document.text[c.start : c.end], EMBEDDER.embed_windows(["x"]))
+        NewChunk(c.start, c.end, c.page, c.heading, document.text[c.start : c.end], VECTORS)
         for c in cut_document(document, CONFIG, EMBEDDER.token_starts)
     )
     commit_document(engine, store, NewDocument("a.md", "0" * 64, "1", 1, document.text, chunks))
