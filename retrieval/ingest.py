@@ -7,15 +7,13 @@ reported. One process at a time ingests into a store, held by a lock that dies w
 through a callback.
 """
 
-import fcntl
 import functools
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from sqlalchemy import Engine
 from core.errors import Conflict, InvalidFile, LoamError, StorageFull, describe_os_error
 from core.failpoints import reach
 from core.layout import DataDir, check_name, sha256_file
+from core.lock import hold_lock
 from retrieval.attributes import fit_attributes
 from retrieval.chunking import Chunk, cut_document
 from retrieval.config import ChunkingConfig, IndexDevice, ParsingConfig
@@ -197,32 +196,20 @@ def rebuild(data: DataDir, store_name: str) -> int:
         engine.dispose()
 
 
-@contextmanager
-def lock_store(data: DataDir, store_name: str) -> Iterator[None]:
+def lock_store(data: DataDir, store_name: str) -> AbstractContextManager[None]:
     """Hold the right to change a store; it ends with the block or the process.
 
     Raises:
-        Conflict: Another process holds it.
+        Conflict: Another process holds it; its id is named.
+        StorageFull: The lock file cannot be written.
     """
-    path = data.indexes / f"{store_name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="ascii")
-    except OSError as error:
-        raise describe_os_error(error, f"lock store {store_name!r}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise Conflict(
-                f"store {store_name!r}: process {holder} is changing it. Wait until it is done.", retry_after_s=30
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+
+    def explain(holder: str) -> Conflict:
+        return Conflict(
+            f"store {store_name!r}: process {holder} is changing it. Wait until it is done.", retry_after_s=30
+        )
+
+    return hold_lock(data.indexes / f"{store_name}.lock", explain)
 
 
 class Ingestion:
