@@ -1,10 +1,10 @@
-"""Ingestion: files → documents → chunks → embeddings → database, one transaction a document.
+"""Ingestion: files → documents → chunks → embeddings → database, one transaction a batch of whole documents.
 
     find files → skip what is unchanged → parse in child processes → cut → embed in batches → commit → snapshot
 
-A document counts from the moment its transaction is on disk; killing this at any time loses only what had not been
-reported. One process at a time ingests into a store, held by a lock that dies with it. Does not print; it reports
-through a callback.
+A document is `completed`, with all its chunks, in the transaction that brings it in, and is reported when that is on
+disk; killing this at any time loses only what had not been reported. One process at a time ingests into a store, held
+by a lock that dies with it. Does not print; it reports through a callback.
 """
 
 import functools
@@ -35,7 +35,7 @@ from retrieval.embedding import Embedder, embed_passages
 from retrieval.erasure import erase_deleted
 from retrieval.parsing import ParserPool
 from retrieval.seal import hash_chunk
-from retrieval.snapshot import build_index, open_index, save_snapshot
+from retrieval.snapshot import build_index, ensure_snapshot, save_snapshot
 from retrieval.source import UNKNOWN_STAMP, FileStamp, SourceFile, list_files
 from retrieval.store import (
     DocumentStatus,
@@ -167,7 +167,7 @@ def ingest(
             reach("store.made")
             run = Ingestion(engine, store, embedder, chunking, parsing, report, progress)
             run.ingest(files, read_documents(engine, store), verify=verify, retry=True)
-            open_index(engine, data, find_store(engine, store_name), IndexDevice.cpu)  # saves it where it is new
+            ensure_snapshot(engine, data, find_store(engine, store_name))
             erase_deleted(engine, data)
     finally:
         engine.dispose()

@@ -110,6 +110,12 @@ def snapshot_folder(data: DataDir, store: Store) -> Path:
     return data.indexes / str(store.id) / str(store.generation)
 
 
+def ensure_snapshot(engine: Engine, data: DataDir, store: Store) -> None:
+    """Bring a store's snapshot to its generation; one that is there is not opened: whoever searches checks it."""
+    if not snapshot_folder(data, store).is_dir():
+        open_index(engine, data, store, IndexDevice.cpu)
+
+
 def build_index(engine: Engine, store: Store, device: IndexDevice) -> StoreIndex:
     """Make a store's index from the database, of whatever generation it has now."""
     now, rows = read_chunks(engine, store)
