@@ -10,7 +10,6 @@ import logging
 import os
 import random
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -182,7 +181,11 @@ def test_the_watch_sees_what_libraries_read(whole: Whole, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("case", range(CASES))
 def test_damage_is_seen_before_a_library_reads_it(
-    whole: Whole, case: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    whole: Whole,
+    case: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    record_property: Callable[[str, object], None],
 ) -> None:
     monkeypatch.setattr(snapshot, "MAPPED_FROM_BYTES", 0 if case % 2 else 1 << 30)
     restore(whole)
@@ -194,6 +197,7 @@ def test_damage_is_seen_before_a_library_reads_it(
     (warning,) = [record.getMessage() for record in caplog.records if "made again" in record.getMessage()]
     assert any(other in warning for other in changed), warning
     assert load_snapshot(whole.folder, whole.store, IndexDevice.cpu) is not None, "it was not mended on disk"
+    record_property("damaged_indexes", 1)
 
 
 def test_the_cases_cover_every_file_and_every_kind(whole: Whole) -> None:
@@ -205,7 +209,7 @@ def test_the_cases_cover_every_file_and_every_kind(whole: Whole) -> None:
 
 
 def test_every_byte_of_the_manifest_is_held_against_what_was_written(
-    whole: Whole, caplog: pytest.LogCaptureFixture
+    whole: Whole, caplog: pytest.LogCaptureFixture, record_property: Callable[[str, object], None]
 ) -> None:
     restore(whole)
     path, chance = whole.folder / MANIFEST, random.Random(4)
@@ -221,6 +225,7 @@ def test_every_byte_of_the_manifest_is_held_against_what_was_written(
                 path.write_bytes(content[:place] + other + content[place + 1 :])
                 assert load_snapshot(whole.folder, whole.store, IndexDevice.cpu) is None, (place, other)
                 openings.settle()
+            record_property("damaged_manifests", len(others))
     check_nothing_read(openings)
     assert set(openings.by_system) == {MANIFEST}
     restore(whole)
@@ -246,7 +251,9 @@ def test_files_of_another_store_are_not_taken_for_its_own(whole: Whole, tmp_path
 
 
 @pytest.mark.skipif(not IS_FULL, reason="10,000 chunks: in the full set (LOAM_TEST_FULL=1)")
-def test_the_index_of_ten_thousand_chunks_is_made_again_within_a_minute(tmp_path: Path) -> None:
+def test_the_index_of_ten_thousand_chunks_is_made_again_within_a_minute(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     data, chance = DataDir(tmp_path), np.random.default_rng(4)
     embedder = HashEmbedder(dimension=384)
     engine = open_database(data.database)
@@ -272,6 +279,6 @@ def test_the_index_of_ten_thousand_chunks_is_made_again_within_a_minute(tmp_path
     index = open_index(engine, data, store, IndexDevice.cpu)
     seconds = time.monotonic() - start
     engine.dispose()
-    sys.stderr.write(f"{MANY_CHUNKS} chunks made again in {seconds:.2f} s\n")
+    record_property("ten_thousand_chunks_made_again_s", round(seconds, 2))
     assert len(index.numbers) == MANY_CHUNKS
     assert seconds < REBUILT_S
