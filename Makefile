@@ -2,14 +2,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo serve test test-unit test-full test-gpu lint format types docs bench bench-peers clean
+.PHONY: help setup lock demo serve test test-unit test-full test-durability test-gpu lint format types docs bench bench-peers clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 export PYTHONUNBUFFERED := 1
 
 help:  ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## Make .venv from the lock file: the CUDA set where nvidia-smi works, else the CPU set
 	@scripts/setup_env.sh
@@ -28,6 +28,9 @@ test-unit: setup  ## The quick tier: units and the architecture's rules, under a
 
 test-full: setup lint types  ## make test with every slow count turned up
 	@LOAM_TEST_FULL=1 $(PYTEST) $(ARGS)
+
+test-durability: setup  ## The full sets of docs/durability.md, going on where it was stopped (options: ARGS='D1 D4')
+	@$(BIN)/python scripts/prove_durability.py $(ARGS)
 
 test-gpu: setup  ## Only the tests that need a CUDA device
 	@$(PYTEST) tests/gpu $(ARGS)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.errors import ConfigError, describe_os_error
+from core.errors import ConfigError, ContractError, describe_os_error
 from core.failpoints import reach
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -154,7 +154,42 @@ def write_file(path: Path, data: bytes | str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all."""
-    write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_file(path, _encode_json(value))
+
+
+def _encode_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object with a checksum of itself, its last key `sha256`, whole or not at all."""
+    write_file(path, _seal_json(content))
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """Return what `write_sealed_json` wrote, without the checksum.
+
+    The file is compared byte for byte with what would be written now, so that no byte of it, its last newline
+    included, can change unseen.
+
+    Raises:
+        ContractError: It is not what was written.
+        OSError: It cannot be read.
+    """
+    found = path.read_bytes()
+    try:
+        content: dict[str, Any] = json.loads(found)
+        del content["sha256"]
+        wanted = _seal_json(content)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ContractError(f"{path}: cannot be read ({error})") from error
+    if found != wanted:
+        raise ContractError(f"{path}: its checksum differs")
+    return content
+
+
+def _seal_json(content: dict[str, Any]) -> bytes:
+    return _encode_json({**content, "sha256": sha256_bytes(json.dumps(content, sort_keys=True).encode())})
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, bindparam, text
 
 from core.errors import NotFound
+from core.failpoints import reach
 from retrieval.attributes import Value, check_attributes, index_attributes, merge_attributes
 from retrieval.database import read_transaction, write_transaction
 from retrieval.source import FileStamp
@@ -230,6 +231,8 @@ def delete_documents(engine: Engine, store: Store, numbers: Sequence[int]) -> in
         if count:
             raise_generation(connection, store.id, has_erased=True)
             note_erasure(connection, store.id)
+            reach("deletion.written")
+    reach("deletion.committed")
     return count
 
 

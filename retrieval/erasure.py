@@ -17,6 +17,7 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 
 from core.errors import Conflict, StorageFull, describe_os_error
+from core.failpoints import reach
 from core.layout import DataDir
 from retrieval.database import read_transaction, rewrite_database, truncate_log, write_transaction
 from retrieval.store import Store
@@ -58,14 +59,18 @@ def erase_deleted(engine: Engine, data: DataDir) -> None:
     for folder in sorted(data.indexes.iterdir()) if data.indexes.is_dir() else []:
         if folder.name.isdigit() and folder.is_dir():
             remove_snapshots(folder, erased.get(folder.name))
+    reach("erasure.pruned")
     if last is not None:
         try:
             rewrite_database(engine)
+            reach("erasure.rewritten")
             with write_transaction(engine) as connection:
                 connection.execute(text("DELETE FROM erasures WHERE id <= :last"), {"last": last})
         except (StorageFull, Conflict) as error:  # the deletion itself is done
             logger.warning("what was deleted may be readable in the database's file until the next start: %s", error)
+    reach("erasure.forgotten")
     truncate_log(engine)
+    reach("erasure.truncated")
 
 
 def read_erased_generation(engine: Engine, store: Store) -> int | None:

@@ -1,21 +1,19 @@
-"""Ingestion: files → documents → chunks → embeddings → database, one transaction a document.
+"""Ingestion: files → documents → chunks → embeddings → database, one transaction a batch of whole documents.
 
     find files → skip what is unchanged → parse in child processes → cut → embed in batches → commit → snapshot
 
-A document counts from the moment its transaction is on disk; killing this at any time loses only what had not been
-reported. One process at a time ingests into a store, held by a lock that dies with it. Does not print; it reports
-through a callback.
+A document is `completed`, with all its chunks, in the transaction that brings it in, and is reported when that is on
+disk; killing this at any time loses only what had not been reported. One process at a time ingests into a store, held
+by a lock that dies with it. Does not print; it reports through a callback.
 """
 
-import fcntl
 import functools
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from sqlalchemy import Engine
 from core.errors import Conflict, InvalidFile, LoamError, StorageFull, describe_os_error
 from core.failpoints import reach
 from core.layout import DataDir, check_name, sha256_file
+from core.lock import hold_lock
 from retrieval.attributes import fit_attributes
 from retrieval.chunking import Chunk, cut_document
 from retrieval.config import ChunkingConfig, IndexDevice, ParsingConfig
@@ -34,7 +33,7 @@ from retrieval.embedding import Embedder, embed_passages
 from retrieval.erasure import erase_deleted
 from retrieval.parsing import ParserPool
 from retrieval.seal import hash_chunk
-from retrieval.snapshot import build_index, open_index, save_snapshot
+from retrieval.snapshot import build_index, ensure_snapshot, save_snapshot
 from retrieval.source import UNKNOWN_STAMP, FileStamp, SourceFile, list_files
 from retrieval.store import (
     DocumentStatus,
@@ -167,7 +166,7 @@ def ingest(
             reach("store.made")
             run = Ingestion(engine, store, embedder, chunking, parsing, report, progress)
             run.ingest(files, read_documents(engine, store), verify=verify, retry=True)
-            open_index(engine, data, find_store(engine, store_name), IndexDevice.cpu)  # saves it where it is new
+            ensure_snapshot(engine, data, find_store(engine, store_name))
             erase_deleted(engine, data)
     finally:
         engine.dispose()
@@ -196,32 +195,20 @@ def rebuild(data: DataDir, store_name: str) -> int:
         engine.dispose()
 
 
-@contextmanager
-def lock_store(data: DataDir, store_name: str) -> Iterator[None]:
+def lock_store(data: DataDir, store_name: str) -> AbstractContextManager[None]:
     """Hold the right to change a store; it ends with the block or the process.
 
     Raises:
-        Conflict: Another process holds it.
+        Conflict: Another process holds it; its id is named.
+        StorageFull: The lock file cannot be written.
     """
-    path = data.indexes / f"{store_name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="ascii")
-    except OSError as error:
-        raise describe_os_error(error, f"lock store {store_name!r}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise Conflict(
-                f"store {store_name!r}: process {holder} is changing it. Wait until it is done.", retry_after_s=30
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+
+    def explain(holder: str) -> Conflict:
+        return Conflict(
+            f"store {store_name!r}: process {holder} is changing it. Wait until it is done.", retry_after_s=30
+        )
+
+    return hold_lock(data.indexes / f"{store_name}.lock", explain)
 
 
 class Ingestion:

@@ -6,7 +6,6 @@ embedding again. A new snapshot links to the files of those runs that have not c
 have gone. Does not know how scores are combined.
 """
 
-import json
 import logging
 import os
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from sqlalchemy import Engine
 
 from core.errors import ContractError, LoamError
 from core.failpoints import reach
-from core.layout import DataDir, sha256_bytes, sha256_file, write_folder, write_json
+from core.layout import DataDir, read_sealed_json, sha256_file, write_folder, write_sealed_json
 from retrieval.changes import read_changes
 from retrieval.config import IndexDevice
 from retrieval.dense import DenseIndex, make_dense, make_run
@@ -112,6 +111,12 @@ def snapshot_folder(data: DataDir, store: Store) -> Path:
     return data.indexes / str(store.id) / str(store.generation)
 
 
+def ensure_snapshot(engine: Engine, data: DataDir, store: Store) -> None:
+    """Bring a store's snapshot to its generation; one that is there is not opened: whoever searches checks it."""
+    if not snapshot_folder(data, store).is_dir():
+        open_index(engine, data, store, IndexDevice.cpu)
+
+
 def build_index(engine: Engine, store: Store, device: IndexDevice) -> StoreIndex:
     """Make a store's index from the database, of whatever generation it has now."""
     now, rows = read_chunks(engine, store)
@@ -177,7 +182,7 @@ def save_snapshot(index: StoreIndex, data: DataDir) -> StoreIndex:
             "runs": len(index.runs),
             "files": dict(file for files in saved for file in files.values()),
         }
-        write_json(temporary / MANIFEST, {**content, "sha256": _hash_content(content)})
+        write_sealed_json(temporary / MANIFEST, content)
         reach("snapshot.hashed")
     reach("snapshot.published")
     remove_snapshots(folder.parent, index.store.generation)
@@ -232,7 +237,7 @@ def load_snapshot(folder: Path, store: Store, device: IndexDevice) -> StoreIndex
     if not folder.is_dir():
         return None
     try:
-        content = _read_manifest(folder)
+        content = read_sealed_json(folder / MANIFEST)
         wanted = (FORMAT, store.id, store.generation, store.embedder.sha256)
         found = tuple(content[key] for key in ("format", "store_id", "generation", "embedder_sha256"))
         if found != wanted:
@@ -263,24 +268,3 @@ def _load_run(folder: Path, number: int, digests: dict[str, str], device: IndexD
 def _load_array(path: Path) -> NDArray[Any]:
     is_large = path.stat().st_size >= MAPPED_FROM_BYTES
     return np.asarray(np.load(path, mmap_mode="r" if is_large else None, allow_pickle=False))
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """Return a snapshot's manifest.
-
-    Raises:
-        ContractError: It is not what was written.
-    """
-    path = folder / MANIFEST
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        digest = content.pop("sha256")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ContractError(f"{path}: cannot be read ({error})") from error
-    if digest != _hash_content(content):
-        raise ContractError(f"{path}: its checksum differs")
-    return content
-
-
-def _hash_content(content: dict[str, Any]) -> str:
-    return sha256_bytes(json.dumps(content, sort_keys=True).encode())

@@ -19,13 +19,13 @@ from sqlalchemy import Engine
 
 from core.errors import InputError, NotFound
 from core.layout import DataDir, check_name, sha256_file
-from retrieval.config import ChunkingConfig, IndexDevice, ParsingConfig
+from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import open_database
 from retrieval.documents import KnownDocument, delete_documents, delete_store, read_documents, rename_documents
 from retrieval.embedding import Embedder
 from retrieval.erasure import erase_deleted
 from retrieval.ingest import Ingestion, IngestReport, Progress, lock_store
-from retrieval.snapshot import open_index, snapshot_folder
+from retrieval.snapshot import ensure_snapshot
 from retrieval.source import SourceFile, list_folder
 from retrieval.store import DocumentStatus, Store, find_store, make_store
 
@@ -99,7 +99,7 @@ def sync(
                 [file for file in files if file.name not in moved], known, verify=rules.verify, retry=rules.verify
             )
             remove_documents(engine, store, [gone[name] for name in gone.keys() - moved], report)
-            save_index(engine, data, find_store(engine, store_name))
+            ensure_snapshot(engine, data, find_store(engine, store_name))
             erase_deleted(engine, data)
     finally:
         engine.dispose()
@@ -188,12 +188,6 @@ def remove_documents(engine: Engine, store: Store, documents: list[KnownDocument
     report.removed += sum(document.status is DocumentStatus.completed for document in documents)
 
 
-def save_index(engine: Engine, data: DataDir, store: Store) -> None:
-    """Bring a store's snapshot to its generation; one that is there already is not even opened."""
-    if not snapshot_folder(data, store).is_dir():
-        open_index(engine, data, store, IndexDevice.cpu)
-
-
 def delete(data: DataDir, store_name: str, file: str | None = None) -> int:
     """Remove a document, or a whole store, with everything derived from it.
 
@@ -226,7 +220,7 @@ def delete(data: DataDir, store_name: str, file: str | None = None) -> int:
                     param="file",
                 )
             delete_documents(engine, store, [known[file].id])
-            save_index(engine, data, find_store(engine, store_name))
+            ensure_snapshot(engine, data, find_store(engine, store_name))
             erase_deleted(engine, data)
             return 1
     finally:

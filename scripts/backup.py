@@ -14,7 +14,6 @@ from core.offline import switch_offline
 switch_offline()
 
 import argparse
-import json
 import os
 import shutil
 import time
@@ -25,7 +24,7 @@ from sqlalchemy import text
 
 from core.config import run_command
 from core.errors import Conflict, ContractError, NotFound, describe_os_error
-from core.layout import DataDir, sha256_bytes, sha256_file, write_folder, write_json
+from core.layout import DataDir, read_sealed_json, sha256_file, write_folder, write_sealed_json
 from core.logs import configure_logging
 from retrieval.config import IndexDevice
 from retrieval.database import copy_database, find_damage, open_database, read_transaction, write_transaction
@@ -73,7 +72,7 @@ def create_backup(data: DataDir, target: Path, *, has_runs: bool) -> dict[str, A
         if has_runs:
             _copy_adapters(data, copy)
         manifest = _describe(temporary)
-        write_json(temporary / MANIFEST, {**manifest, "sha256": _hash_manifest(manifest)})
+        write_sealed_json(temporary / MANIFEST, manifest)
     return manifest
 
 
@@ -142,10 +141,6 @@ def _describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def _hash_manifest(manifest: dict[str, Any]) -> str:
-    return sha256_bytes(json.dumps(manifest, sort_keys=True).encode())
-
-
 def verify_backup(folder: Path) -> dict[str, Any]:
     """Check every byte of a backup and return its manifest.
 
@@ -157,12 +152,14 @@ def verify_backup(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFound(f"{folder}: wanted a backup with {MANIFEST}, found none. Check the path.")
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        digest, files = manifest.pop("sha256"), manifest["files"]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ContractError(f"{path}: cannot be read ({error}). Use another backup.") from error
-    if digest != _hash_manifest(manifest) or manifest["format"] != FORMAT:
-        raise ContractError(f"{path}: it has changed, or is of another version. Use another backup.")
+        manifest = read_sealed_json(path)
+    except ContractError as error:
+        raise ContractError(f"{error.message}. Use another backup.") from error
+    if manifest["format"] != FORMAT:
+        raise ContractError(
+            f"{path}: wanted a backup of format {FORMAT}, found {manifest['format']}. Use the Loam that made it."
+        )
+    files = manifest["files"]
     found = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
     faults = [f"{name} is missing" for name in sorted(files.keys() - found)]
     faults += [f"{name} is not in the manifest" for name in sorted(found - files.keys())]

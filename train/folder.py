@@ -3,7 +3,6 @@
 Does not know what training is; it records how it ended.
 """
 
-import fcntl
 import logging
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import yaml
 from core.errors import Conflict, LoamError, describe_os_error
 from core.events import EventWriter, read_events
 from core.layout import write_file
+from core.lock import hold_lock
 from train.launch import is_main, rank
 
 logger = logging.getLogger(__name__)
@@ -30,19 +30,17 @@ def claim_folder(folder: Path, configuration: dict[str, object]) -> Iterator[Non
         configuration: Written as config.yaml.
 
     Raises:
-        Conflict: Another process trains in it.
+        Conflict: Another process trains in it; its id is named.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not is_main():
         yield
         return
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(
-                f"run_id: another process trains in {folder}. Wait for it, or choose another run_id."
-            ) from error
+
+    def explain(holder: str) -> Conflict:
+        return Conflict(f"run_id: process {holder} trains in {folder}. Wait for it, or choose another run_id.")
+
+    with hold_lock(folder / ".lock", explain):
         _remove_leftovers(folder)
         write_file(folder / "config.yaml", yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True))
         yield

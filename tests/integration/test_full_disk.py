@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ def can_mount(folder: Path) -> bool:
     return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
-def test_a_full_disk_costs_nothing_that_was_there(tmp_path: Path) -> None:
+def test_a_full_disk_costs_nothing_that_was_there(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     if not can_mount(tmp_path):
         pytest.skip("wanted a user namespace to mount a small disk in, found none; this test proves nothing here")
     program = f"{sys.executable} -m tests.fakes.full_disk_command {tmp_path} {SEED} {POINTS}"
@@ -39,3 +42,5 @@ def test_a_full_disk_costs_nothing_that_was_there(tmp_path: Path) -> None:
         assert point["found_later"], point
         assert set(point["later"].values()) == {"done"}, point
         assert point["faults"] == [], point
+    record_property("points", len(points))
+    record_property("refusals", outcomes.count("StorageFull"))

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -159,7 +160,9 @@ def ingesting(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[tuple
     return str(root), trace(root, folder / "log", *program)
 
 
-def test_an_upload_is_answered_after_every_flush(uploading: tuple[str, list[tuple[str, str]]]) -> None:
+def test_an_upload_is_answered_after_every_flush(
+    uploading: tuple[str, list[tuple[str, str]]], record_property: Callable[[str, object], None]
+) -> None:
     kinds = []
     for call, arguments in uploading[1]:
         name = name_of(arguments) if not call.startswith(("rename", "open", "unlink")) else ""
@@ -178,11 +181,15 @@ def test_an_upload_is_answered_after_every_flush(uploading: tuple[str, list[tupl
     steps = re.sub(r"(\b\w+)( \1)+", r"\1", " ".join(kinds[kinds.index("write") :]))
     wanted = " ".join(["write flush rename folder commit answer"] * UPLOADS)
     assert steps.removesuffix(" commit") == wanted  # at its end the log is written into the database
+    record_property("answers_in_order", UPLOADS)
 
 
 @pytest.mark.parametrize("seed", range(LOSSES))
 def test_no_acknowledged_upload_is_lost(
-    uploading: tuple[str, list[tuple[str, str]]], tmp_path: Path, seed: int
+    uploading: tuple[str, list[tuple[str, str]]],
+    tmp_path: Path,
+    seed: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
     chance = random.Random(seed)
     root, calls = uploading
@@ -198,11 +205,15 @@ def test_no_acknowledged_upload_is_lost(
     assert {upload_id: uploads[upload_id].sha256 for upload_id in kept} == kept
     for upload in uploads.values():
         check_upload(data, upload)
+    record_property("losses_during_uploads", 1)
 
 
 @pytest.mark.parametrize("seed", range(LOSSES))
 def test_no_acknowledged_document_is_lost(
-    ingesting: tuple[str, list[tuple[str, str]]], tmp_path: Path, seed: int
+    ingesting: tuple[str, list[tuple[str, str]]],
+    tmp_path: Path,
+    seed: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
     chance = random.Random(seed)
     root, calls = ingesting
@@ -216,6 +227,7 @@ def test_no_acknowledged_document_is_lost(
         names = connection.execute(text("SELECT name FROM documents WHERE status = 'completed'")).scalars().all()
     engine.dispose()
     assert {f"{number:02d}.md" for number in range(acknowledged)} <= set(names)
+    record_property("losses_during_ingestion", 1)
 
 
 def play_until(disk: Disk, calls: list[tuple[str, str]], chance: random.Random, *, first: str) -> Disk:

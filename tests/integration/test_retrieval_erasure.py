@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ REPO = Path(__file__).resolve().parents[2]
 IS_FULL = bool(os.environ.get("LOAM_TEST_FULL"))
 KILLS = 30 if IS_FULL else 5
 FILES = 600 if IS_FULL else 40
+PLACES = (
+    "deletion.written",
+    "deletion.committed",
+    "snapshot.written",
+    "snapshot.published",
+    "snapshot.pruned",
+    "erasure.pruned",
+    "erasure.rewritten",
+    "erasure.forgotten",
+    "erasure.truncated",
+)
+"""In the order in which a deletion comes to them."""
 CANARY_QUERIES = 1000 if IS_FULL else 100
 CHUNKING = ChunkingConfig(60, overlap_tokens=16)
 
@@ -66,7 +79,7 @@ def ask(searcher: Searcher, number: int, store: str = "acme") -> SearchResult:
     return searcher.search([store], canary_of(number), k=5)
 
 
-def test_deleted_documents_leave_no_byte_behind(tmp_path: Path) -> None:
+def test_deleted_documents_leave_no_byte_behind(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     chance = random.Random(1)
     data, source = DataDir(tmp_path / "data"), tmp_path / "source"
     paths = {number: write_file(source, number) for number in range(FILES)}
@@ -93,6 +106,7 @@ def test_deleted_documents_leave_no_byte_behind(tmp_path: Path) -> None:
         for number in gone if paths else []:
             assert not any(canary_of(number) in f"{hit.file} {hit.text}" for hit in ask(searcher, number).hits)
     searcher.close()
+    record_property("deleted_documents", len(gone))
 
 
 def test_a_replaced_text_leaves_no_byte_behind(tmp_path: Path) -> None:
@@ -107,33 +121,69 @@ def test_a_replaced_text_leaves_no_byte_behind(tmp_path: Path) -> None:
     assert {stem for stem, _ in find_traces(data, list(range(6, 12)))} == {canary_of(n)[:7] for n in range(6, 12)}
 
 
-@pytest.mark.parametrize("seed", range(KILLS))
-def test_a_deletion_that_is_killed_is_done_by_the_next_start(tmp_path: Path, seed: int) -> None:
-    chance = random.Random(seed)
-    data, source = DataDir(tmp_path / "data"), tmp_path / "source"
+def remove_half(data: DataDir, source: Path, chance: random.Random) -> list[int]:
+    """Bring files in and remove half of them from the source; return their numbers."""
     paths = {number: write_file(source, number) for number in range(30)}
     run_sync(data, source)
     gone = chance.sample(sorted(paths), 15)
     for number in gone:
         paths[number].unlink()
+    return gone
+
+
+def check_after_kill(data: DataDir, source: Path, gone: list[int]) -> bool:
+    """The deletion happened whole or not at all, and leaves no byte after a start; return whether it happened."""
+    engine = open_database(data.database)
+    names = " ".join(state.file for state in list_documents(engine, find_store(engine, "acme")))
+    engine.dispose()
+    deleted = [number for number in gone if canary_of(number) not in names]
+    assert deleted in ([], gone)  # one transaction
+    Searcher(data, make_embedder=HashEmbedder).close()
+    assert find_traces(data, deleted) == []
+    run_sync(data, source)
+    assert find_traces(data, gone) == []
+    return bool(deleted)
+
+
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_a_deletion_that_is_killed_is_done_by_the_next_start(
+    tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    chance = random.Random(seed)
+    data, source = DataDir(tmp_path / "data"), tmp_path / "source"
+    gone = remove_half(data, source, chance)
     command = [sys.executable, "-m", "tests.fakes.sync_command", str(data.root), "acme", str(source)]
     with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read(1)  # it has begun
         time.sleep(chance.uniform(0, 0.08))
         process.send_signal(signal.SIGKILL)
-    engine = open_database(data.database)
-    names = {state.file for state in list_documents(engine, find_store(engine, "acme"))}
-    engine.dispose()
-    deleted = [number for number in gone if paths[number].relative_to(source).as_posix() not in names]
-    assert deleted in ([], gone) or set(deleted) == set(gone)  # one transaction
-    Searcher(data, make_embedder=HashEmbedder).close()
-    assert find_traces(data, deleted) == []
-    run_sync(data, source)
-    assert find_traces(data, gone) == []
+    has_traces = find_traces(data, gone) != []
+    is_deleted = check_after_kill(data, source, gone)
+    record_property("kills_at_random_times", int(process.returncode == -signal.SIGKILL))
+    record_property("of_them_with_bytes_left", int(is_deleted and has_traces))
 
 
-def test_a_store_is_not_seen_from_another_and_does_not_move_its_scores(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", PLACES)
+def test_a_deletion_that_is_killed_at_a_named_place_is_done_by_the_next_start(
+    tmp_path: Path, place: str, record_property: Callable[[str, object], None]
+) -> None:
+    data, source = DataDir(tmp_path / "data"), tmp_path / "source"
+    gone = remove_half(data, source, random.Random(place))
+    command = [sys.executable, "-m", "tests.fakes.sync_command", str(data.root), "acme", str(source)]
+    environment = {**os.environ, "LOAM_TEST_BUILD": "1", "LOAM_FAILPOINT": place}
+    killed = subprocess.run(command, cwd=REPO, env=environment, stdout=subprocess.DEVNULL, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    has_traces = find_traces(data, gone) != []
+    is_deleted = check_after_kill(data, source, gone)
+    assert is_deleted is (place != "deletion.written")
+    record_property("kills_at_named_places", 1)
+    record_property("of_them_with_bytes_left", int(is_deleted and has_traces))
+
+
+def test_a_store_is_not_seen_from_another_and_does_not_move_its_scores(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     data = DataDir(tmp_path / "data")
     numbers = range(60)
     for number in numbers:
@@ -160,3 +210,4 @@ def test_a_store_is_not_seen_from_another_and_does_not_move_its_scores(tmp_path:
     before = ask_all()
     bring_in("b", "b")
     assert ask_all() == before
+    record_property("queries_before_and_after", CANARY_QUERIES)

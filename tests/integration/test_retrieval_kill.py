@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -164,22 +165,27 @@ def finish(data: DataDir, source: Path, version: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(RANDOM_KILLS))
-def test_a_kill_at_a_random_time_loses_nothing_acknowledged(tmp_path: Path, seed: int) -> None:
+def test_a_kill_at_a_random_time_loses_nothing_acknowledged(
+    tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
+) -> None:
     chance = random.Random(seed)
     data, source = DataDir(tmp_path / "data"), tmp_path / "source"
     write_source(source, version=1)
-    acknowledged, _ = run_and_kill(data, source, chance.randrange(1, FILES), chance.uniform(0, 0.05))
+    acknowledged, first = run_and_kill(data, source, chance.randrange(1, FILES), chance.uniform(0, 0.05))
     check_store(data, acknowledged, version=1)
     finish(data, source, version=1)
     # The same while every file is being replaced: each is the old or the new one, never both and never neither.
     write_source(source, version=2)
-    acknowledged, _ = run_and_kill(data, source, chance.randrange(1, FILES), chance.uniform(0, 0.05))
+    acknowledged, second = run_and_kill(data, source, chance.randrange(1, FILES), chance.uniform(0, 0.05))
     check_store(data, acknowledged, version=2)
     check_versions(data, versions=2)
+    record_property("kills_at_random_times", [first, second].count(-signal.SIGKILL))  # or it was done before
 
 
 @pytest.mark.parametrize("place", PLACES if IS_FULL else QUICK_PLACES)
-def test_a_kill_at_a_named_place_loses_nothing_acknowledged(tmp_path: Path, place: str) -> None:
+def test_a_kill_at_a_named_place_loses_nothing_acknowledged(
+    tmp_path: Path, place: str, record_property: Callable[[str, object], None]
+) -> None:
     data, source = DataDir(tmp_path / "data"), tmp_path / "source"
     for version in range(1, 4 if IS_FULL else 2):  # three times: while the files are new, and twice while they change
         write_source(source, version)
@@ -189,10 +195,13 @@ def test_a_kill_at_a_named_place_loses_nothing_acknowledged(tmp_path: Path, plac
         check_store(data, acknowledged, version)
         check_versions(data, version)
         finish(data, source, version)
+        record_property("kills_at_named_places", 1)
 
 
 @pytest.mark.skipif(not IS_FULL, reason="10,000 chunks: in the full set (LOAM_TEST_FULL=1)")
-def test_a_store_of_ten_thousand_chunks_is_ready_soon_after_a_kill(tmp_path: Path) -> None:
+def test_a_store_of_ten_thousand_chunks_is_ready_soon_after_a_kill(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     data, source = DataDir(tmp_path / "data"), tmp_path / "source"
     source.mkdir()
     sentences = [f"Sentence {number} tells of the part w{number} in a pump or a valve.\n\n" for number in range(50_000)]
@@ -206,7 +215,8 @@ def test_a_store_of_ten_thousand_chunks_is_ready_soon_after_a_kill(tmp_path: Pat
     seconds = time.monotonic() - start
     chunks = sum(store.chunks for store in searcher.list_stores())
     searcher.close()
-    sys.stderr.write(f"ready after {seconds:.2f} s with {chunks} chunks\n")
+    record_property("chunks_of_the_largest_store", chunks)
+    record_property("ready_again_s", round(seconds, 2))
     assert any("w49999 " in hit.text for hit in hits)
     assert chunks >= MANY_CHUNKS
     assert seconds < READY_S

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,10 @@ def check_content(path: Path, version: int) -> None:
 
 @pytest.mark.parametrize("place", PLACES if os.environ.get("LOAM_TEST_FULL") else QUICK_PLACES)
 def test_a_killed_migration_leaves_the_old_or_the_new_schema(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     path = tmp_path / "loam.db"
     make_first_schema(path, monkeypatch)
@@ -77,3 +81,4 @@ def test_a_killed_migration_leaves_the_old_or_the_new_schema(
     check_content(path, version)
     open_database(path).dispose()
     check_content(path, len(MIGRATIONS))
+    record_property("kills_of_a_migration", 1)

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,9 @@ def check_kept(data: DataDir, kept: dict[str, str]) -> None:
     assert {upload_id: uploads[upload_id].sha256 for upload_id in kept} == kept
 
 
-def test_what_was_acknowledged_is_unchanged_after_a_kill(tmp_path: Path) -> None:
+def test_what_was_acknowledged_is_unchanged_after_a_kill(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     data, chance = DataDir(tmp_path), random.Random(2)
     kept: dict[str, str] = {}
     turn = 0
@@ -58,12 +61,17 @@ def test_what_was_acknowledged_is_unchanged_after_a_kill(tmp_path: Path) -> None
         turn += 1
         kept |= upload_and_kill(data, turn, chance.randrange(1, BATCH))
         check_kept(data, kept)
+    record_property("uploads", len(kept))
+    record_property("kills", turn)
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_kill_at_a_named_place_loses_no_file(tmp_path: Path, place: str) -> None:
+def test_a_kill_at_a_named_place_loses_no_file(
+    tmp_path: Path, place: str, record_property: Callable[[str, object], None]
+) -> None:
     data = DataDir(tmp_path)
     kept = upload_and_kill(data, 1, 3, f"{place}:3")
     assert len(kept) == 2
     check_kept(data, kept)
     check_kept(data, kept | upload_and_kill(data, 2, 2))
+    record_property("kills", 2)

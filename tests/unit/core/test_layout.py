@@ -1,6 +1,7 @@
 """core.layout: names cannot escape, writes are whole or not at all."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -8,8 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.errors import ConfigError, NotFound, StorageFull
-from core.layout import DataDir, check_name, sha256_bytes, sha256_file, write_file, write_folder, write_json
+from core.errors import ConfigError, ContractError, NotFound, StorageFull
+from core.layout import (
+    DataDir,
+    check_name,
+    read_sealed_json,
+    sha256_bytes,
+    sha256_file,
+    write_file,
+    write_folder,
+    write_json,
+    write_sealed_json,
+)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "a\0b", ".hidden", "-x", "a b", "x" * 129, "ü"])
@@ -72,3 +83,43 @@ def test_a_failed_folder_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> 
         (partial / "missing" / "b").write_text("2")
     assert [path.name for path in final.iterdir()] == ["a"]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+SEALED = {"name": "Größe", "counts": [1, 2.5, None], "files": {"b": "x", "a": "y"}}
+
+
+def test_a_sealed_object_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_sealed_json(tmp_path / "sealed.json", SEALED)
+    found = read_sealed_json(tmp_path / "sealed.json")
+    assert found == SEALED
+    assert list(found["files"]) == ["b", "a"]
+
+
+def test_a_sealed_object_that_says_the_same_in_other_bytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sealed.json"
+    write_sealed_json(path, SEALED)
+    written = path.read_bytes()
+    value = json.loads(written)
+    others = [
+        written[:-1],
+        written + b"\n",
+        written.replace(b"\n", b"\r\n"),
+        written.replace(b": ", b":  ", 1),
+        b"\xef\xbb\xbf" + written,
+        written.decode().encode("utf-16"),
+        json.dumps(value).encode(),
+        json.dumps({"sha256": value.pop("sha256"), **value}, indent=2, ensure_ascii=False).encode() + b"\n",
+        written.replace(b"{", b'{"name": 1, ', 1),
+        written.replace("Größe".encode(), b"\\ud800"),
+        b"[]",
+        b'{"sha256": 1}',
+        b"[" * 100_000,
+        b"",
+    ]
+    for other in others:
+        path.write_bytes(other)
+        with pytest.raises(ContractError, match="sealed"):
+            read_sealed_json(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_sealed_json(path)

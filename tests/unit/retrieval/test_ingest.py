@@ -1,5 +1,6 @@
 """Ingestion brings good files in, lists bad ones, skips unchanged ones, and re-embeds only what says something else."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from retrieval.snapshot import snapshot_folder
 from retrieval.source import list_files
 from retrieval.store import NewDocument, Store, commit_documents, find_store, list_stores, read_chunks
 from tests.fakes.hash_embedder import HashEmbedder
+from tests.open_watch import watch_openings
 
 PUMP = "# Pump\n\nThe pump has a warranty of 26 months.\n\n## Care\n\nClean the filter every month.\n"
 DUCK = "# Duck\n\nDucks eat grain and grass.\n"
@@ -81,6 +83,18 @@ def test_unchanged_files_are_passed_over(data: DataDir, source: Path) -> None:
     assert embedder.embedded == []
     engine = open_database(data.database)
     assert find_store(engine, "acme").generation == 1  # both documents came in one transaction
+
+
+def test_an_ingestion_that_changes_nothing_opens_no_file_of_the_index(data: DataDir, source: Path) -> None:
+    run(data, source)
+    engine = open_database(data.database)
+    folder = snapshot_folder(data, find_store(engine, "acme"))
+    with watch_openings(folder) as openings:
+        run(data, source)
+    assert openings.by_system.total() == 0
+    shutil.rmtree(folder)
+    run(data, source)
+    assert folder.is_dir()
 
 
 def test_only_changed_chunks_are_embedded_again(data: DataDir, source: Path) -> None:

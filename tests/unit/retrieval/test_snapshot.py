@@ -1,8 +1,5 @@
 """Snapshots are caches: good ones are loaded, damage is seen, and the database makes them again without embedding."""
 
-import json
-import logging
-import random
 from pathlib import Path
 
 import numpy as np
@@ -80,44 +77,6 @@ def test_an_empty_store_has_an_index_too(engine: Engine, data: DataDir) -> None:
         index = open_index(engine, data, empty, IndexDevice.cpu)
         assert index.dense is None
         assert score_lexical(index.lexical, "pump").tolist() == []
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_any_damage_is_seen_and_mended(
-    engine: Engine, data: DataDir, acme: Store, seed: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    wanted = ask(open_index(engine, data, acme, IndexDevice.cpu))
-    folder = snapshot_folder(data, acme)
-    damage = spoil(folder, random.Random(seed))
-    with caplog.at_level(logging.WARNING):
-        assert load_snapshot(folder, acme, IndexDevice.cpu) is None, damage
-    assert "made again from the database" in caplog.text
-    assert ask(open_index(engine, data, acme, IndexDevice.cpu)) == wanted
-    assert load_snapshot(folder, acme, IndexDevice.cpu) is not None
-
-
-def spoil(folder: Path, random: random.Random) -> str:
-    """Change, cut or remove one file of a snapshot; return what was done."""
-    path = random.choice(sorted(folder.iterdir()))
-    content = bytearray(path.read_bytes())
-    kind = random.choice(["bit", "cut", "remove", "header"])
-    if kind == "remove":
-        path.unlink()
-    elif kind == "cut":
-        path.write_bytes(content[: random.randrange(len(content))])
-    else:
-        place = random.randrange(len(content)) if kind == "bit" else 0
-        content[place] ^= 1 << random.randrange(8)
-        path.write_bytes(content)
-    return f"{kind} {path.name}"
-
-
-def test_a_manifest_that_lies_is_seen(engine: Engine, data: DataDir, acme: Store) -> None:
-    open_index(engine, data, acme, IndexDevice.cpu)
-    path = snapshot_folder(data, acme) / snapshot.MANIFEST
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "chunks": 2}))
-    assert load_snapshot(path.parent, acme, IndexDevice.cpu) is None
 
 
 def test_a_snapshot_of_another_generation_or_store_is_not_used(engine: Engine, data: DataDir, acme: Store) -> None:

@@ -3,6 +3,7 @@
 import random
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,9 @@ def test_a_restored_backup_finds_what_the_first_did(data: DataDir, tmp_path: Pat
     assert [path.read_bytes() for path in new.files.iterdir()] == [b"an upload"]
 
 
-def test_a_backup_during_an_ingestion_is_one_state(tmp_path: Path) -> None:
+def test_a_backup_during_an_ingestion_is_one_state(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     data, source = DataDir(tmp_path / "data"), write_source(tmp_path / "source")
     open_database(data.database).dispose()
     worker = threading.Thread(target=bring_in, args=(data, source))
@@ -94,6 +97,7 @@ def test_a_backup_during_an_ingestion_is_one_state(tmp_path: Path) -> None:
         assert bool(chunks) == bool(completed)
         assert all(find(new, range(completed))) if completed else not chunks
     assert all(find(data, range(FILES)))
+    record_property("backups_during_ingestion", len(backups))
 
 
 @pytest.mark.parametrize("seed", range(12))

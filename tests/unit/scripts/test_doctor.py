@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -174,7 +175,9 @@ def search(data: DataDir) -> list[tuple[str, str, int, int]] | str:
 
 
 @pytest.mark.parametrize("seed", range(EDITS))
-def test_a_damaged_page_is_named_and_never_quoted(whole: DataDir, data: DataDir, seed: int) -> None:
+def test_a_damaged_page_is_named_and_never_quoted(
+    whole: DataDir, data: DataDir, seed: int, record_property: Callable[[str, object], None]
+) -> None:
     wanted_rows, wanted = read_rows(whole.database), search(whole)
     quoted = {hit[0]: hit for hit in wanted if not isinstance(hit, str)}
     damage_page(data.database, random.Random(seed))
@@ -184,6 +187,9 @@ def test_a_damaged_page_is_named_and_never_quoted(whole: DataDir, data: DataDir,
     is_changed = read_rows(data.database) != wanted_rows
     findings = open_findings(data)
     assert findings or not is_changed, "rows have changed and nothing was named"
+    record_property("page_edits", 1)
+    record_property("of_them_in_rows", int(is_changed))
+    record_property("named", int(bool(findings)))
 
 
 def test_the_command_prints_ends_and_tells_what_is_next(data: DataDir) -> None:

@@ -38,28 +38,6 @@ def test_a_second_one_is_refused_with_the_first_ones_id_until_it_is_killed(tmp_p
         assert (tmp_path / LOCK_NAME).read_text() == f"{os.getpid()}\n"
 
 
-def test_it_is_free_again_after_use_and_makes_its_folder(tmp_path: Path) -> None:
-    for _ in range(2):
-        with lock_data_dir(tmp_path / "new" / "data"):
-            assert (tmp_path / "new" / "data" / LOCK_NAME).stat().st_mode & 0o777 == 0o600
-
-
-def test_a_stale_file_does_not_block(tmp_path: Path) -> None:
-    (tmp_path / LOCK_NAME).write_text("999999999 and more\n")
-    with lock_data_dir(tmp_path):
-        assert (tmp_path / LOCK_NAME).read_text() == f"{os.getpid()}\n"
-
-
-def test_a_child_does_not_inherit_it(tmp_path: Path) -> None:
-    with lock_data_dir(tmp_path):
-        sleep = "print('here', flush=True); import time; time.sleep(60)"
-        child = subprocess.Popen([sys.executable, "-c", sleep], close_fds=False, stdout=subprocess.PIPE)
-    try:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"here\n"  # the new program runs: descriptors were closed by now
-        child.stdout.close()
-        with lock_data_dir(tmp_path):
-            assert child.poll() is None
-    finally:
-        child.kill()
-        child.wait()
+def test_it_makes_the_directory(tmp_path: Path) -> None:
+    with lock_data_dir(tmp_path / "new" / "data"):
+        assert (tmp_path / "new" / "data" / LOCK_NAME).read_text() == f"{os.getpid()}\n"

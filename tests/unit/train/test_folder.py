@@ -1,5 +1,6 @@
 """A run's folder belongs to one process, and its events tell how the run ended."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def test_a_claimed_folder_holds_the_configuration(tmp_path: Path) -> None:
 def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     with (
         claim_folder(tmp_path / "run", {}),
-        pytest.raises(Conflict, match="another process"),
+        pytest.raises(Conflict, match=f"process {os.getpid()} trains in"),
         claim_folder(tmp_path / "run", {}),
     ):
         pytest.fail("the folder was claimed twice")
