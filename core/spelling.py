@@ -33,6 +33,11 @@ def reveal(text: str) -> str:
     return _UNSEEN.sub(_spell_sign, text)
 
 
+def reveal_lines(text: str) -> str:
+    """Return text in which all but line ends is revealed: for text that may have several lines."""
+    return "\n".join(map(reveal, text.split("\n")))
+
+
 def _spell_sign(match: re.Match[str]) -> str:
     code = ord(match[0])
     if _FIRST_BYTE <= code <= _LAST_BYTE:
