@@ -52,7 +52,7 @@ from retrieval.store import (
 
 logger = logging.getLogger(__name__)
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised when loaders or chunking change what they make of the same file: documents are then made anew."""
 BATCH_CHUNKS = 128
 """Chunks that are embedded together: enough to sort by length, few enough to commit every second or so."""
@@ -246,7 +246,7 @@ class Ingestion:
         self._parsing = parsing
         self._report = report
         self._progress = progress
-        self.recipe = f"{RECIPE_VERSION}:{chunking.max_tokens}:{chunking.overlap_tokens}"
+        self.recipe = f"{RECIPE_VERSION}:{chunking.mode.value}:{chunking.max_tokens}:{chunking.overlap_tokens}"
         limits = f"{parsing.timeout_s:g}:{parsing.memory_mib}:{parsing.max_file_mib}"
         self._recipe_of_failures = f"{self.recipe}:{limits}"  # with more room the file may be read
         self._known: Mapping[str, KnownDocument] = {}
