@@ -101,8 +101,8 @@ def show_documents(documents: Mapping[str, Sequence[DocumentState]], *, as_json:
         table.add_column("error", overflow="fold")
         for state in states:
             error = f"{state.last_error['code']}: {state.last_error['message']}" if state.last_error else ""
-            counts = (str(state.size_bytes), str(state.chunks))
-            table.add_row(escape(reveal(state.file)), state.status, *counts, escape(reveal(error)))
+            numbers = (str(state.size_bytes), str(state.chunks))
+            table.add_row(escape(reveal(state.file)), state.status, *numbers, escape(reveal(error)))
         console.print(table)
 
 

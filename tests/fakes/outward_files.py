@@ -106,8 +106,10 @@ def _relate_outside(kinds: tuple[str, ...], addresses: list[str], mode: str) -> 
 
 
 def _make_words(addresses: list[str], secret: Path, _port: int) -> _Named:
-    kinds = ("styles", "numbering", "footnotes", "image", "hyperlink", "attachedTemplate", "oleObject", "subDocument")
-    kinds += ("frame", "aFChunk", "settings", "mailMergeSource")
+    kinds = (
+        *("styles", "numbering", "footnotes", "image", "hyperlink", "attachedTemplate", "oleObject", "subDocument"),
+        *("frame", "aFChunk", "settings", "mailMergeSource"),
+    )
     for name, mode in (("outside", ' TargetMode="External"'), ("inside", "")):
         yield f"relations_{name}.docx", _pack_words(_relate_outside(kinds, addresses, mode))
         main = _relate_outside(("officeDocument",), addresses, mode)
