@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.errors import ConfigError, LoamError, describe_os_error
+from core.spelling import reveal_lines
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
@@ -89,7 +90,7 @@ def _exit_on_error(program: Callable[[], Any]) -> None:
 
 
 def _exit(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {reveal_lines(message)}", file=sys.stderr)
     sys.exit(code)
 
 

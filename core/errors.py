@@ -24,6 +24,8 @@ columns for the gateway; both print the same sentence. Source of the OpenAI colu
 import errno
 from typing import Any, ClassVar
 
+from core.spelling import spell
+
 
 class LoamError(Exception):
     """Base of every error raised on purpose; anything else that escapes is a bug."""
@@ -179,7 +181,7 @@ def describe_os_error(error: OSError, wanted: str) -> LoamError:
         StorageFull for a full disk or quota, NotFound for a missing path, InputError otherwise.
     """
     found = error.strerror or str(error)
-    where = f" ({error.filename})" if error.filename else ""
+    where = f" ({spell(str(error.filename))})" if error.filename else ""
     if error.errno in STORAGE_FULL_ERRNOS:
         return StorageFull(f"Could not {wanted}: {found}{where}. Free some disk space and run the same command again.")
     if isinstance(error, FileNotFoundError):

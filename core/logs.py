@@ -4,12 +4,13 @@ People at a terminal get short lines; servers get one JSON object a line. Prompt
 at INFO. Does not know about progress bars: long work draws those itself, on a terminal only.
 """
 
-import json
 import logging
 import os
 import sys
 import time
 from typing import Any, Literal
+
+from core.spelling import dump_line, reveal_lines
 
 NOISY_LOGGERS = ("httpx", "httpcore", "urllib3", "filelock", "sentence_transformers", "faiss", "bm25s", "fsspec")
 SILENT_LOGGERS = ("bitsandbytes.backends.cpu.ops",)
@@ -31,7 +32,18 @@ class JsonFormatter(logging.Formatter):
         line.update({key: value for key, value in record.__dict__.items() if key not in _STANDARD_FIELDS})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return dump_line(line)
+
+
+class TextFormatter(logging.Formatter):
+    """Short lines; a record's further lines are indented, so that no message can pass for two records."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text in which nothing unseen is left."""
+        return reveal_lines(super().format(record)).replace("\n", "\n    ")
 
 
 def configure_logging(form: Literal["text", "json"] = "text", level: str = "INFO") -> None:
@@ -42,9 +54,7 @@ def configure_logging(form: Literal["text", "json"] = "text", level: str = "INFO
         level: Name of the lowest level shown.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonFormatter() if form == "json" else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-    )
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -1,16 +1,18 @@
-"""Cutting a document into chunks: by structure first, in the embedder's tokens, with exact offsets.
+"""Cutting a document into chunks: by structure or at a fixed length, in the embedder's tokens, with exact offsets.
 
-A section is cut only where it is too long: between paragraphs, then between lines (list items, table rows), then
-between sentences, then between words. Chunks never cross a section, so each has one heading and one page. Together they
-cover every character that is not blank. Does not know how text is embedded; it only counts tokens.
+By structure, a section is cut only where it is too long: between paragraphs, then between lines (list items, table
+rows), then between sentences, then between words; chunks never cross a section, so each has one heading and one page.
+At a fixed length, the document is cut into windows that share their ends; each has the heading and page that it begins
+under. Either way chunks cover every character that is not blank. Does not know how text is embedded; it only counts
+tokens.
 """
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from retrieval.config import ChunkingConfig
+from retrieval.config import ChunkingConfig, ChunkingMode
 from retrieval.document import Document, Section
 
 TokenStarts = Callable[[str], Sequence[int]]
@@ -61,16 +63,50 @@ def cut_document(document: Document, config: ChunkingConfig, token_starts: Token
 
     Args:
         document: Text and sections.
-        config: Longest chunk and overlap, in tokens.
+        config: Longest chunk and overlap, in tokens, and how to cut.
         token_starts: The embedder's tokenizer.
 
     Returns:
         Chunks in order. Each is a slice without blanks at its ends; what lies between them is blank.
     """
+    if config.mode is ChunkingMode.static:
+        return list(_cut_windows(document, config, token_starts(document.text)))
     chunks: list[Chunk] = []
     for section in document.sections:
         chunks += _cut_section(document.text, section, config, token_starts)
     return chunks
+
+
+def _cut_windows(document: Document, config: ChunkingConfig, starts: Sequence[int]) -> Iterator[Chunk]:
+    """Yield windows of `max_tokens`, each of which begins `overlap_tokens` before the end of the one before.
+
+    Both ends are moved to the nearest word, as far as that makes a window shorter by at most an eighth.
+    Source: OpenAI's description of StaticChunkingStrategy.
+    """
+    text, total = document.text, len(starts)
+    slack = config.max_tokens // 8
+    section_starts = [section.start for section in document.sections]
+    first = 0
+    while True:
+        last = min(first + config.max_tokens, total)
+        if last < total:
+            last = _find_word(text, starts, last, last - slack)
+        start, end = _strip(text, starts[first] if first else 0, starts[last] if last < total else len(text))
+        if start < end:
+            section = document.sections[max(bisect_right(section_starts, start) - 1, 0)]
+            yield Chunk(start, end, section.page, section.heading)
+        if last == total:
+            return
+        first = _find_word(text, starts, last - config.overlap_tokens, last)
+
+
+def _find_word(text: str, starts: Sequence[int], token: int, limit: int) -> int:
+    """Return the first token from one towards another (included) that begins a word; the first where none does."""
+    step = 1 if limit >= token else -1
+    for candidate in range(token, limit + step, step):
+        if text[starts[candidate] - 1 : starts[candidate]].isspace():
+            return candidate
+    return token
 
 
 def _cut_section(text: str, section: Section, config: ChunkingConfig, token_starts: TokenStarts) -> Iterator[Chunk]:

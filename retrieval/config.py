@@ -31,6 +31,13 @@ class Action(Enum):
     train_embedder = "train_embedder"
 
 
+class ChunkingMode(Enum):
+    """Where documents are cut: between sections, paragraphs and sentences, or every so many tokens."""
+
+    auto = "auto"
+    static = "static"
+
+
 class RerankerKind(Enum):
     """How a reranker reads: both texts together, or each by itself and then token against token."""
 
@@ -141,11 +148,13 @@ class ChunkingConfig:
 
     Attributes:
         max_tokens: Longest chunk, in the embedder's tokens, its heading not counted.
-        overlap_tokens: Most that two chunks share where a single paragraph had to be cut; whole sentences.
+        overlap_tokens: Most that two chunks share; `auto` repeats whole sentences, where a paragraph had to be cut.
+        mode: `auto` cuts by structure; `static` cuts windows of one length, as OpenAI's static strategy does.
     """
 
     max_tokens: int = 240
     overlap_tokens: int = 32
+    mode: ChunkingMode = ChunkingMode.auto
 
     def __post_init__(self) -> None:
         """Check every range."""

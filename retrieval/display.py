@@ -3,7 +3,6 @@
 Programs get nothing else on standard output; progress goes to standard error. Does not know how results come about.
 """
 
-import json
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from core.spelling import dump_line, reveal, reveal_lines
 from retrieval.documents import DocumentState
 from retrieval.store import StoreStatus
 
@@ -35,7 +35,7 @@ console = Console()
 
 def print_json(value: dict[str, Any]) -> None:
     """Print one object on one line."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(dump_line(value) + "\n")
 
 
 def show_hits(result: "SearchResult", *, as_json: bool) -> None:
@@ -55,8 +55,9 @@ def show_hits(result: "SearchResult", *, as_json: bool) -> None:
     table.add_column("text", ratio=2, overflow="fold")
     for hit in result.hits:
         place = [hit.file, *([f"page {hit.page}"] if hit.page else []), *([hit.heading] if hit.heading else [])]
+        place = list(map(reveal, place))
         text = hit.text if len(hit.text) <= EXCERPT_CHARS else hit.text[:EXCERPT_CHARS].rstrip() + " …"
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", escape("\n".join(place)), escape(text))
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", escape("\n".join(place)), escape(reveal_lines(text)))
     console.print(table)
     console.print(f"[dim]searched {escape(searched)} in {result.timings_ms['total']:.0f} ms[/dim]")
 
@@ -101,7 +102,8 @@ def show_documents(documents: Mapping[str, Sequence[DocumentState]], *, as_json:
         table.add_column("error", overflow="fold")
         for state in states:
             error = f"{state.last_error['code']}: {state.last_error['message']}" if state.last_error else ""
-            table.add_row(escape(state.file), state.status, str(state.size_bytes), str(state.chunks), escape(error))
+            numbers = (str(state.size_bytes), str(state.chunks))
+            table.add_row(escape(reveal(state.file)), state.status, *numbers, escape(reveal(error)))
         console.print(table)
 
 
@@ -126,7 +128,7 @@ def show_report(report: "IngestReport", *, as_json: bool) -> None:
         table.add_column("code", no_wrap=True)
         table.add_column("reason", overflow="fold")
         for failure in report.failures:
-            table.add_row(escape(failure.file), failure.code, escape(failure.reason))
+            table.add_row(escape(reveal(failure.file)), failure.code, escape(reveal(failure.reason)))
         console.print(table)
     if report.ingested or report.unchanged:
         suggest(f'python scripts/search.py {report.store} "what you want to know"')

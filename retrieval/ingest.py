@@ -232,7 +232,7 @@ class Ingestion:
         self._parsing = parsing
         self._report = report
         self._progress = progress
-        self.recipe = f"{RECIPE_VERSION}:{chunking.max_tokens}:{chunking.overlap_tokens}"
+        self.recipe = f"{RECIPE_VERSION}:{chunking.mode.value}:{chunking.max_tokens}:{chunking.overlap_tokens}"
         limits = f"{parsing.timeout_s:g}:{parsing.memory_mib}:{parsing.max_file_mib}"
         self._recipe_of_failures = f"{self.recipe}:{limits}"  # with more room the file may be read
         self._known: Mapping[str, KnownDocument] = {}

@@ -1,7 +1,8 @@
 """Parses files in a child process, so that a hostile file costs one file and not the gateway.
 
-Owns: the child's life, its limits (memory, time), and the JSON lines between the two. The child gets an empty
-environment, so it knows no key and no address; it imports the loaders and nothing else. Knows no file format.
+Owns: the child's life, its time, and the JSON lines between the two. The child gets an empty environment, so it knows
+no key and no address; it imports the loaders and nothing else, and what it may not do, confinement.py refuses it. Knows
+no file format.
 
     parent  {"path": "/…/leave.pdf"}                                  →  child
     parent  ←  {"text": "…", "sections": [[0, 93, 1, "Leave"]], "attributes": {}}   child
@@ -12,20 +13,23 @@ import json
 import logging
 import os
 import queue
-import resource
 import selectors
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import IO, Any, Self
 
 from core.errors import InputError, InvalidFile, LoamError, NotFound, UnsupportedFile
+from core.spelling import spell, write_line
+from retrieval.confinement import Confinement
 from retrieval.document import Document, Section
 
 DEFAULT_TIMEOUT_S = 25.0  # so that a file is done or refused within half a minute, start of a child included
 DEFAULT_MEMORY_BYTES = 1024**3
 MAX_ANSWER_BYTES = 256 * 1024**2  # of JSON for one file
+MAX_REASON_CHARS = 500  # parts and fields are named by whoever made the file
 
 _ERRORS: dict[str, type[LoamError]] = {
     error.openai_code: error for error in (InputError, InvalidFile, UnsupportedFile, NotFound)
@@ -103,10 +107,14 @@ class _Worker:
         except BaseException:
             self.stop()  # whatever the child still says belongs to this file, and must not answer the next
             raise
+        if "refused" in answer:
+            logger.warning("a parser was refused %s over %s", ", ".join(answer["refused"]), spell(path.name))
+        if "fault" in answer:
+            logger.error("a loader failed over %s:\n%s", spell(path.name), answer["fault"])
         if "error" in answer:
             if answer.get("is_exhausted"):
                 self.stop()
-            raise _ERRORS.get(answer["error"], InvalidFile)(answer["message"])
+            raise _ERRORS.get(answer["error"], InvalidFile)(write_line(answer["message"], MAX_REASON_CHARS))
         return Document(answer["text"], tuple(Section(*fields) for fields in answer["sections"]), answer["attributes"])
 
     def stop(self) -> None:
@@ -170,21 +178,29 @@ def _describe_exit(process: subprocess.Popen[bytes]) -> str:
 
 
 def main() -> None:
-    """Run as the child: limit the memory, then answer one line for each line until the parent closes the pipe."""
+    """Run as the child: be confined, then answer one line for each line until the parent closes the pipe."""
     memory_bytes = int(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Answers keep the pipe for themselves; whatever a library prints goes to the log.
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)
-        _serve(sys.stdin.buffer, answers, memory_bytes)
+        confinement = Confinement()
+        confinement.begin(memory_bytes)
+        for question in sys.stdin.buffer:
+            path = Path(json.loads(question)["path"])
+            confinement.open_only(path)
+            answer = _answer(path, memory_bytes)
+            if refused := confinement.take_refusals():
+                answer = _encode({**json.loads(answer), "refused": sorted(set(refused))})
+            _send(answers, answer)
 
 
-def _serve(questions: IO[bytes], answers: IO[bytes], memory_bytes: int) -> None:
-    for question in questions:
-        answer = _answer(Path(json.loads(question)["path"]), memory_bytes)
-        answers.write(answer + b"\n")
-        answers.flush()
+def _send(answers: IO[bytes], answer: bytes) -> None:
+    answers.write(answer + b"\n")
+    answers.flush()
+
+
+def _encode(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode()
 
 
 def _answer(path: Path, memory_bytes: int) -> bytes:
@@ -193,17 +209,16 @@ def _answer(path: Path, memory_bytes: int) -> bytes:
 
         document = load_document(path)
         sections = [[part.start, part.end, part.page, part.heading] for part in document.sections]
-        content = {"text": document.text, "sections": sections, "attributes": document.attributes}
-        return json.dumps(content).encode()
+        return _encode({"text": document.text, "sections": sections, "attributes": document.attributes})
     except LoamError as error:
-        return json.dumps({"error": error.openai_code, "message": error.message}).encode()
+        return _encode({"error": error.openai_code, "message": error.message})
     except MemoryError:
         message = f"The file needs more than {memory_bytes // 2**20} MiB of memory to be parsed. Split it."
-        return json.dumps({"error": "invalid_file", "message": message, "is_exhausted": True}).encode()
-    except Exception as error:  # the child's request boundary: a fault of a loader costs one file
-        logger.exception("a loader failed")
+        return _encode({"error": "invalid_file", "message": message, "is_exhausted": True})
+    except Exception as error:  # noqa: BLE001 - the child's request boundary: a fault of a loader costs one file
         message = f"The file could not be parsed: its content broke the loader ({type(error).__name__})."
-        return json.dumps({"error": "invalid_file", "message": message}).encode()
+        places = "".join(traceback.format_tb(error.__traceback__)[-20:])  # the error's words may quote the file
+        return _encode({"error": "invalid_file", "message": message, "fault": f"{places}{type(error).__name__}"})
 
 
 if __name__ == "__main__":

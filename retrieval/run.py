@@ -32,6 +32,7 @@ from core.config import load_config, run_app
 from core.errors import ConfigError, InputError, describe_os_error
 from core.layout import DataDir
 from core.logs import configure_logging
+from core.spelling import reveal
 from retrieval import display
 from retrieval.config import Action, Output, RetrievalConfig
 from retrieval.database import open_database
@@ -143,7 +144,7 @@ def run_delete(config: RetrievalConfig) -> None:
     if config.output is Output.json:
         display.print_json({"store": store_name, "file": config.file, "removed": removed})
         return
-    what = f"document {config.file}" if config.file else f"the store with its {removed} documents"
+    what = f"document {reveal(config.file)}" if config.file else f"the store with its {removed} documents"
     display.console.print(f"store {store_name}: {what} removed", markup=False)
     display.suggest("python retrieval/run.py action=status")
 

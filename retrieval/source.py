@@ -1,6 +1,7 @@
 """The files of a source folder, and the stamp that tells without reading a file that it has not changed.
 
-Hidden files, links and the data directory itself are left out. Does not know what the files hold or what a store has.
+Hidden files, links and the data directory itself are left out. A document is named after its file; what cannot be seen
+or stored in a name is spelled out (core/spelling.py). Does not know what the files hold or what a store has.
 """
 
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from core.errors import InputError, NotFound, describe_os_error
 from core.layout import DataDir
+from core.spelling import spell
 
 SETTLED_AFTER_NS = 2 * 10**9
 """A file changed less than this before it was looked at may change again within the same tick of its clock."""
@@ -46,7 +48,7 @@ class SourceFile:
 
     Attributes:
         path: Where it lies.
-        name: Path below the source, with "/"; the document's name.
+        name: Path below the source, with "/", spelled; the document's name.
         stamp: Size, time and inode, as seen when the source was listed.
     """
 
@@ -63,7 +65,7 @@ def list_files(source: Path, data: DataDir) -> list[SourceFile]:
         InputError: The source holds no files.
     """
     if source.is_file():
-        return [SourceFile(source, source.name, _read_stamp(source.stat(), time.time_ns()))]
+        return [SourceFile(source, spell(source.name), _read_stamp(source.stat(), time.time_ns()))]
     files = list_folder(source, data)
     if not files:
         raise InputError(
@@ -105,11 +107,11 @@ def _walk(folder: str, prefix: str, own: tuple[int, int] | None, now_ns: int) ->
                     folders.append(entry)
             elif entry.is_file(follow_symlinks=False):
                 stamp = _read_stamp(entry.stat(follow_symlinks=False), now_ns)
-                yield SourceFile(Path(entry.path), prefix + entry.name, stamp)
+                yield SourceFile(Path(entry.path), prefix + spell(entry.name), stamp)
         except FileNotFoundError:
             continue
     for entry in folders:
-        yield from _walk(entry.path, f"{prefix}{entry.name}/", own, now_ns)
+        yield from _walk(entry.path, f"{prefix}{spell(entry.name)}/", own, now_ns)
 
 
 def _read_stamp(status: os.stat_result, now_ns: int) -> FileStamp:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 
 from core.errors import Conflict, ContractError, LoamError, NotFound
 from core.failpoints import reach
-from core.layout import check_name
+from core.layout import NAME_PATTERN, check_name
 from retrieval.attributes import Value, index_attributes
 from retrieval.database import read_transaction, write_transaction
 from retrieval.seal import INSERT_CHUNK, check_chunk, check_embeddings, check_seal, hash_chunk, seal_chunk
@@ -196,7 +196,7 @@ def find_store(engine: Engine, name: str) -> Store:
     if store is None:
         found = f"wanted one of {', '.join(sorted(known))}" if known else "there are no stores yet"
         raise NotFound(
-            f"store {name!r}: {found}. Make it: python retrieval/run.py action=ingest store={name} source=FOLDER",
+            f"store {name!r}: {found}. Make it: python retrieval/run.py action=ingest store=NAME source=FOLDER",
             param="store",
         )
     return store
@@ -204,6 +204,8 @@ def find_store(engine: Engine, name: str) -> Store:
 
 def select_store(connection: Connection, name: str) -> Store | None:
     """Return a store by name, or None."""
+    if not NAME_PATTERN.fullmatch(name):
+        return None  # as no store is called
     row = connection.execute(text("SELECT * FROM stores WHERE name = :name"), {"name": name}).mappings().first()
     if row is None:
         return None

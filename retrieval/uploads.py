@@ -16,12 +16,14 @@ from pathlib import Path
 
 from sqlalchemy import Engine, RowMapping, text
 
-from core.errors import ContractError, InvalidFile, LoamError, NotFound, describe_os_error
+from core.errors import ContractError, InputError, InvalidFile, LoamError, NotFound, describe_os_error
 from core.failpoints import reach
-from core.layout import DataDir, sha256_file, sync_directory
+from core.layout import NAME_PATTERN, DataDir, sha256_file, sync_directory
+from core.spelling import reveal
 from retrieval.database import read_transaction, write_transaction
 
 ID_PREFIX = "file-"
+MAX_NAME_CHARS = 1024
 ABANDONED_AFTER_S = 3600
 """Bytes without a row that are older than this belong to a process that was killed."""
 
@@ -33,7 +35,7 @@ class Upload:
     Attributes:
         id: Made by the server; also the name of its bytes below files/.
         owner: Whose it is.
-        name: As the client called it; shown, never used as a path.
+        name: As the client called it, unseen signs revealed (core/spelling.py); shown, never used as a path.
         purpose: What it was uploaded for.
         size_bytes: Of its bytes.
         sha256: Of its bytes.
@@ -59,7 +61,7 @@ def save_upload(
         data: The data directory.
         pieces: The bytes, as they come; never all in memory.
         owner: Whose it is.
-        name: As the client calls it.
+        name: As the client calls it, at most MAX_NAME_CHARS long.
         purpose: What it is for.
         max_bytes: A longer one is refused.
 
@@ -68,8 +70,13 @@ def save_upload(
 
     Raises:
         InvalidFile: It is longer than that.
+        InputError: The name is empty or too long.
         StorageFull: The disk is full; nothing was kept.
     """
+    if not 1 <= len(name) <= MAX_NAME_CHARS:
+        wanted = f"wanted a file name of 1 to {MAX_NAME_CHARS} characters"
+        raise InputError(f"{wanted}, found one of {len(name)}. Rename the file.", param="file")
+    name = reveal(name)
     number = f"{ID_PREFIX}{secrets.token_hex(12)}"
     path = data.files / number
     temporary = path.with_name(f".{number}.tmp")
@@ -81,7 +88,7 @@ def save_upload(
         reach("upload.renamed")
         sync_directory(data.files)
     except OSError as error:
-        raise describe_os_error(error, f"keep the file {name!r}") from error
+        raise describe_os_error(error, f"keep the file {name}") from error
     finally:
         temporary.unlink(missing_ok=True)
     upload = Upload(number, owner, name, purpose, size, sha256, int(time.time()))
@@ -127,8 +134,10 @@ def find_upload(engine: Engine, upload_id: str, owner: str) -> Upload:
         NotFound: There is none, or it is another's.
     """
     query = text("SELECT * FROM files WHERE id = :id AND owner = :owner")
-    with read_transaction(engine) as connection:
-        row = connection.execute(query, {"id": upload_id, "owner": owner}).mappings().first()
+    row = None
+    if NAME_PATTERN.fullmatch(upload_id):
+        with read_transaction(engine) as connection:
+            row = connection.execute(query, {"id": upload_id, "owner": owner}).mappings().first()
     if row is None:
         raise NotFound(f"file {upload_id!r}: there is none. Upload it first.", param="file_id")
     return _to_upload(row)

@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 from core.errors import InvalidFile, UnsupportedFile, describe_os_error
+from core.spelling import spell
 from retrieval.document import Document
 from retrieval.loaders.outline import Outline
 
@@ -109,7 +110,7 @@ def load_document(path: Path) -> Document:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise describe_os_error(error, f"read {path.name}") from error
+        raise describe_os_error(error, f"read {spell(path.name)}") from error
     if not data.strip(b"\0\t\r\n "):
         raise InvalidFile("The file is empty.")
     outline = Outline()

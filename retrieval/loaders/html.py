@@ -127,9 +127,10 @@ class _Writer:
         self._end_paragraph()
 
     def _end_paragraph(self) -> None:
-        text = _squeeze("".join(self._line))
+        text = "".join(self._line)
         self._line = []
-        self._outline.add_text(text)
+        if text and not text.isspace():
+            self._outline.add_text(_squeeze(text))
 
     def _write(self, element: html.HtmlElement) -> None:
         tag = element.tag
@@ -201,7 +202,8 @@ def _keep_lines(element: html.HtmlElement) -> str:
 
 def _write_list(element: html.HtmlElement, indent: str) -> Iterator[str]:
     """Yield the lines of a list; an inner list is indented by two spaces."""
-    number = int(element.get("start", "1")) if element.get("start", "1").isdecimal() else 1
+    start = element.get("start", "1")
+    number = int(start) if start.isdecimal() and len(start) < 10 else 1
     for item in element:
         if _is_dropped(item):
             continue

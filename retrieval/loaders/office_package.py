@@ -17,6 +17,7 @@ from core.errors import InvalidFile
 MAX_XML_BYTES = 64 * 1024 * 1024  # of all XML parts together, unpacked; a 1,000-page novel is about 10 MiB
 MAX_PARTS = 20_000
 
+_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _RELATIONSHIPS = "{http://schemas.openxmlformats.org/package/2006/relationships}"
 _DAMAGED = "The file is damaged: {what}. Open it in the program that made it and save it again."
 
@@ -42,6 +43,7 @@ class OfficePackage:
                 f"the limits are {MAX_XML_BYTES // 2**20} MiB and {MAX_PARTS:,} parts. Split it into smaller files."
             )
         self._names = {part.filename for part in parts}
+        self._left_bytes = MAX_XML_BYTES  # whatever parts are called: any name may stand for XML
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -50,11 +52,19 @@ class OfficePackage:
         """Parse one part.
 
         Raises:
-            InvalidFile: The part is missing, encrypted, damaged, or declares a DTD, which no Office program writes.
+            InvalidFile: The part is missing, encrypted, damaged, or declares a DTD, which no Office program writes; or
+                more was read already than a file may unpack to.
         """
         try:
-            # zipfile never yields more than the size that the directory declares, which was checked above.
-            data = self._archive.read(name)
+            part = self._archive.getinfo(name)
+            self._left_bytes -= part.file_size
+            if self._left_bytes < 0:
+                limit = MAX_XML_BYTES // 2**20
+                raise InvalidFile(f"The file unpacks to more than {limit} MiB of XML. Split it into smaller files.")
+            if part.compress_type not in _METHODS:
+                raise InvalidFile(_DAMAGED.format(what=f"its part {name} is packed as no Office program packs"))
+            # zipfile never yields more than the size that the directory declares, which was counted above.
+            data = self._archive.read(part)
             # A parser for each part: one that failed keeps its error log.
             parser = etree.XMLParser(
                 resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True

@@ -12,6 +12,8 @@ from core.errors import InvalidFile
 from retrieval.document import Document, Section
 
 MAX_HEADING_CHARS = 200
+MAX_TEXT_CHARS = 20_000_000
+"""About five million tokens, the most that OpenAI's file search takes of one file."""
 _MAX_NAME_CHARS = 80  # of a table's column
 
 # Signs that no reader sees: control characters, lone surrogates, soft hyphens, zero-width and direction marks, tag
@@ -79,10 +81,18 @@ class Outline:
         self._is_open = False
 
     def add_text(self, text: str) -> None:
-        """Add one or more paragraphs to the section that is open; nothing happens when the text is blank."""
+        """Add one or more paragraphs to the section that is open; nothing happens when the text is blank.
+
+        Raises:
+            InvalidFile: It is more text than one document may hold.
+        """
         text = clean_text(text)
         if not text:
             return
+        if self._length + len(text) > MAX_TEXT_CHARS:
+            raise InvalidFile(
+                f"The file holds more than {MAX_TEXT_CHARS // 10**6} million characters of text. Split it."
+            )
         if self._parts:
             self._parts.append("\n\n")
             self._length += 2

@@ -46,7 +46,7 @@ def decode_text(data: bytes, declared: str | None = None) -> str:
     for likely in filter(None, (_guess_wide_encoding(data), declared, "utf-8")):
         try:
             return data.decode(likely)
-        except (UnicodeDecodeError, LookupError):
+        except (UnicodeError, LookupError):
             continue  # not this one: the next is tried
     if b"\0" in data:
         raise UnsupportedFile("The file is binary, of a kind that Loam does not read.")

@@ -43,6 +43,19 @@ def test_an_exception_stays_on_one_line() -> None:
     assert "ValueError" in json.loads(text)["exception"]
 
 
+def test_no_message_passes_for_two_records(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\n12:00:00 ERROR   forged\x1b[2J\u2028b\ud800"
+    configure_logging("json")
+    logging.getLogger("x").info("read %s", hostile, extra={"file": hostile})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["file"] == hostile
+    configure_logging("text")
+    logging.getLogger("x").info("read %s", hostile)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("read a")
+    assert second == "    12:00:00 ERROR   forged\\x1b[2J\\u2028b\\ud800"
+
+
 def test_noisy_libraries_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("text")
     logging.getLogger("httpx").info("GET /")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.chunking import Chunk, cut_document
-from retrieval.config import ChunkingConfig
+from retrieval.config import ChunkingConfig, ChunkingMode
 from retrieval.document import Document, Section
 
 PIECES = st.sampled_from(
@@ -138,3 +138,49 @@ def test_a_long_word_is_cut_where_a_token_starts() -> None:
     assert all(chunk.start % 4 == 0 for chunk in chunks)
     assert all(count_tokens(text) <= 16 for text in slices(document, chunks))
     assert "".join(slices(document, chunks)) == document.text
+
+
+STATIC = ChunkingConfig(800, 400, ChunkingMode.static)
+
+
+@given(
+    texts=st.lists(st.lists(PIECES, max_size=80).map("".join), max_size=4),
+    max_tokens=st.integers(16, 60),
+    overlap_share=st.floats(0, 0.5),
+)
+def test_windows_are_exact_and_of_one_length(texts: list[str], max_tokens: int, overlap_share: float) -> None:
+    document = make_document(*texts)
+    overlap = int(max_tokens * overlap_share)
+    chunks = cut_document(document, ChunkingConfig(max_tokens, overlap, ChunkingMode.static), token_starts)
+    starts = token_starts(document.text)
+    covered: set[int] = set()
+    lengths = [sum(chunk.start <= start < chunk.end for start in starts) for chunk in chunks]
+    for chunk, length in zip(chunks, lengths, strict=True):
+        text = document.text[chunk.start : chunk.end]
+        assert text == text.strip() != ""
+        assert length <= max_tokens
+        section = next(section for section in document.sections if section.start <= chunk.start < section.end)
+        assert (chunk.page, chunk.heading) == (section.page, section.heading)
+        covered.update(range(chunk.start, chunk.end))
+    assert {index for index, sign in enumerate(document.text) if not sign.isspace()} <= covered
+    assert all(length >= max_tokens - max_tokens // 8 for length in lengths[:-1])
+    for one, two in itertools.pairwise(chunks):
+        assert one.start < two.start
+        assert sum(two.start <= start < one.end for start in starts) <= overlap
+
+
+def test_windows_have_the_sizes_that_openai_names() -> None:
+    text = " ".join(f"{number:04d}" for number in range(2000))
+    chunks = cut_document(make_document(text[:5000], text[5000:]), STATIC, token_starts)
+    words = [slice_.split() for slice_ in slices(make_document(text), chunks)]
+    assert [len(window) for window in words] == [800, 800, 800, 800]
+    assert [window[0] for window in words] == ["0000", "0400", "0800", "1200"]
+    assert {chunk.page for chunk in chunks} == {1, 2}
+
+
+def test_windows_begin_and_end_with_whole_words_where_there_are_any() -> None:
+    document = make_document("internationalisation " * 200)
+    chunks = cut_document(document, ChunkingConfig(64, 32, ChunkingMode.static), token_starts)
+    assert {word for slice_ in slices(document, chunks) for word in slice_.split()} == {"internationalisation"}
+    long = make_document("x" * 4000)
+    assert len(cut_document(long, ChunkingConfig(64, 32, ChunkingMode.static), token_starts)) > 20

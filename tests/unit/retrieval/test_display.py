@@ -1,6 +1,7 @@
 """Programs get one JSON object a line and nothing else; people get tables and the next command."""
 
 import json
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from retrieval import display
+from retrieval.documents import DocumentState
 from retrieval.ingest import Failure, IngestReport
 from retrieval.searcher import Hit, SearchedStore, SearchResult
 from retrieval.store import StoreStatus
@@ -79,3 +81,29 @@ def test_a_report_lists_every_failure_and_the_next_command(screen: StringIO) -> 
 def test_status_without_stores_says_how_to_make_one(screen: StringIO) -> None:
     display.show_status([], as_json=False)
     assert "action=ingest" in screen.getvalue()
+
+
+HOSTILE = "a\x1b[2J\r\u202e\u2028\x85\ud800.md"
+
+
+def test_no_name_reaches_the_terminal_or_a_program_as_it_is(
+    capsys: pytest.CaptureFixture[str], screen: StringIO
+) -> None:
+    """Names are spelled when they are ingested; a store that was made before that may hold others."""
+    hit = replace(HIT, file=HOSTILE, heading=HOSTILE, text=HOSTILE)
+    result = SearchResult("q", [hit], [SearchedStore("acme", 3, 10, 5)], {"total": 12.0})
+    report = replace(REPORT, failures=[Failure(HOSTILE, "invalid_file", HOSTILE)])
+    error = {"code": "invalid_file", "message": HOSTILE}
+    state = DocumentState(HOSTILE, "failed", 1, 0, 0, error, {})
+    for as_json in (False, True):
+        display.show_hits(result, as_json=as_json)
+        display.show_report(report, as_json=as_json)
+        display.show_documents({"acme": [state]}, as_json=as_json)
+    shown = screen.getvalue()
+    shown.encode()
+    assert not set(shown) & set(HOSTILE[1:-3].replace("[2J", ""))
+    assert "a\\x1b[2J" in shown
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert {json.loads(line).get("file", HOSTILE) for line in lines} == {HOSTILE}
+    assert all(line.isprintable() for line in lines)

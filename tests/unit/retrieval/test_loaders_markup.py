@@ -139,3 +139,18 @@ def test_what_the_parser_would_drop_silently_is_refused() -> None:
 def test_entities_of_a_doctype_are_not_expanded() -> None:
     markup = '<!DOCTYPE html [<!ENTITY f SYSTEM "file:///etc/passwd">]><p>a &f; b</p>'
     assert "root:" not in read_html(markup).text
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (b'<meta charset="undefined"><p>words', "words"),
+        (b'<meta charset="rot13"><p>words', "words"),
+        (f'<ol start="{"9" * 5000}"><li>words</ol>'.encode(), "1. words"),
+        ('<ol start="²"><li>words</ol>'.encode(), "1. words"),
+    ],
+)
+def test_odd_declarations_break_nothing(page: bytes, words: str) -> None:
+    outline = Outline()
+    load_html(page, outline)
+    assert outline.build().text == words

@@ -165,6 +165,28 @@ def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch
         read(load_docx, pack_docx(paragraph("x" * 20_000)))
 
 
+def test_a_bomb_is_refused_whatever_its_part_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(office_package, "MAX_XML_BYTES", 10_000)
+    document = f"<w:document {W}><w:body>{paragraph('x' * 20_000)}</w:body></w:document>"
+    with pytest.raises(InvalidFile, match="unpacks to more than"):
+        read(load_docx, pack({"_rels/.rels": relate(officeDocument="word/main.bin"), "word/main.bin": document}))
+
+
+def test_a_part_may_not_be_read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = '<p:sldId id="256" r:id="r1"/>' * 100
+    slide = f"<p:sld {P} {A}><a:p><a:t>{'words ' * 200}</a:t></a:p></p:sld>"
+    parts = {
+        "_rels/.rels": relate(officeDocument="ppt/p.xml"),
+        "ppt/p.xml": f"<p:presentation {P} {R}><p:sldIdLst>{ids}</p:sldIdLst></p:presentation>",
+        "ppt/_rels/p.xml.rels": relate(slide1="slides/1.xml"),
+        "ppt/slides/1.xml": slide,
+    }
+    assert read(load_pptx, pack(parts)).text
+    monkeypatch.setattr(office_package, "MAX_XML_BYTES", 50_000)
+    with pytest.raises(InvalidFile, match="unpacks to more than"):
+        read(load_pptx, pack(parts))
+
+
 @pytest.mark.parametrize("entity", ['SYSTEM "file:///etc/passwd"', '"boom"'])
 def test_a_part_with_a_dtd_is_refused(entity: str) -> None:
     document = f"<!DOCTYPE w [<!ENTITY f {entity}>]><w:document {W}><w:body>{paragraph('&f;')}</w:body></w:document>"

@@ -44,7 +44,7 @@ def test_bytes_and_row_are_kept_under_an_id_of_ours(engine: Engine, data: DataDi
     assert check_upload(data, upload).read_bytes() == b"one two"
     assert (upload.size_bytes, upload.sha256) == (7, sha256_bytes(b"one two"))
     assert [path.name for path in data.files.iterdir()] == [upload.id]
-    assert upload.name == "../../etc/passwd\0"
+    assert upload.name == "../../etc/passwd\\x00"
 
 
 def test_another_owner_sees_nothing(engine: Engine, data: DataDir) -> None:

@@ -1,0 +1,85 @@
+"""200 documents made to break parsers, among 20 good ones: each ends with a clear reason, all good ones are in (H1)."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.hostile_files import make_hostile_files
+
+REPO = Path(__file__).resolve().parents[2]
+ACME = REPO / "examples" / "acme" / "documents"
+SEED = int(os.environ.get("LOAM_SEED", "1"))
+COUNT = 50 if os.environ.get("LOAM_TEST_FULL") else 10
+GOOD = 20
+FILE_LIMIT_S = 30.0
+CHILD_LIMIT_MIB = 1024
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of COUNT hostile files of each format and GOOD good ones, among them so that each has bad neighbours."""
+    folder = tmp_path_factory.mktemp("source")
+    good = sorted(path for path in ACME.iterdir() if path.suffix in {".pdf", ".docx", ".html", ".md"})
+    samples = {ending: [path.read_bytes() for path in good if path.suffix == f".{ending}"] for ending in ENDINGS}
+    for name, make in make_hostile_files(SEED, COUNT, samples):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(make())
+    for number, path in enumerate(good[:GOOD]):
+        shutil.copy(path, folder / ENDINGS[number % 4] / f"{'amz'[number % 3]}-good-{path.name}")
+    return folder
+
+
+ENDINGS = ("pdf", "docx", "html", "md")
+
+
+@pytest.fixture(scope="module")
+def told(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the ingestion of that folder said."""
+    command = [sys.executable, "-m", "tests.fakes.ingest_folder_command", str(tmp_path_factory.mktemp("data")), "docs"]
+    done = subprocess.run([*command, str(source)], cwd=REPO, capture_output=True, text=True, timeout=3000, check=False)
+    assert done.returncode == 0, f"seed {SEED}: {done.stderr[-3000:]}"
+    printed: dict[str, Any] = json.loads(done.stdout)
+    bad = [state for name, (state, _) in printed["files"].items() if "-good-" not in name]
+    sys.stdout.write(
+        f"seed {SEED}: {len(bad)} hostile files, {bad.count('failed')} refused, longest {printed['longest_s']:.1f} s, "
+        f"child {printed['child_mib']} MiB\n"
+    )
+    return printed
+
+
+def test_every_hostile_file_ends_with_a_state_and_a_clear_reason(told: dict[str, Any]) -> None:
+    bad = {name: ended for name, ended in told["files"].items() if "-good-" not in name}
+    assert len(bad) == 4 * COUNT
+    assert told["found"] == len(told["files"])
+    for name, (state, error) in bad.items():
+        told_as = f"seed {SEED}: {name}: {state} {error}"
+        assert state in {"completed", "failed"}, told_as
+        if state == "failed":
+            assert error["code"] in {"invalid_file", "unsupported_file"}, told_as
+            assert error["message"].endswith("."), told_as
+            assert error["message"].isprintable(), told_as
+            assert "Traceback" not in error["message"], told_as
+            assert str(REPO) not in error["message"], told_as
+
+
+def test_most_traps_are_refused(told: dict[str, Any]) -> None:
+    states = [state for name, (state, _) in told["files"].items() if "-good-" not in name]
+    assert states.count("failed") > 0.3 * len(states), "the files are not hostile any more"
+
+
+def test_no_file_holds_the_ingestion_up_or_takes_the_memory(told: dict[str, Any]) -> None:
+    assert told["longest_s"] <= FILE_LIMIT_S, f"seed {SEED}"
+    assert told["child_mib"] <= CHILD_LIMIT_MIB, f"seed {SEED}"
+
+
+def test_every_good_file_is_completed(told: dict[str, Any]) -> None:
+    good = {name: state for name, (state, _) in told["files"].items() if "-good-" in name}
+    assert len(good) == GOOD
+    assert set(good.values()) == {"completed"}, f"seed {SEED}: {good}"
