@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from core.errors import InputError, NotFound
 from core.layout import DataDir
 from retrieval import embedding, store
-from retrieval.config import MAX_K, EmbedderConfig, SearchConfig
+from retrieval.config import MAX_K, Ann, EmbedderConfig, SearchConfig
 from retrieval.database import open_database
 from retrieval.dense import gather_candidates
 from retrieval.diversity import pick_diverse, read_vectors
@@ -273,7 +273,8 @@ class Searcher:
         if index.dense is None:
             return _Candidates(index.slots[:0], np.zeros(0, np.float32), np.zeros(0, np.float32))
         with watch.stage("dense"):
-            positions, dense = gather_candidates(index.dense, vector, depth, by_words, allowed)
+            exact = self._config.ann is Ann.exact
+            positions, dense = gather_candidates(index.dense, vector, depth, by_words, allowed, exact=exact)
         return _Candidates(index.slots[positions], dense, lexical[positions])
 
     def _order(self, found: _Candidates, query: str, k: int, watch: _Stopwatch) -> tuple[list[Hit], int]:

@@ -427,13 +427,13 @@ def select_same_store(connection: Connection, store: Store) -> Store:
     return now
 
 
-def select_rows(connection: Connection, store: Store, after: int = 0) -> list[ChunkRow]:
-    """Return a store's chunks with numbers above `after`, by rising number."""
+def select_rows(connection: Connection, store: Store, after: int = 0, limit: int = -1) -> list[ChunkRow]:
+    """Return a store's chunks with numbers above `after`, by rising number; `limit` at most, -1: all."""
     query = text(
         "SELECT c.id, c.heading, c.text, c.sha256, c.embeddings, c.embeddings_sha256 FROM chunks c "
-        "WHERE c.store_id = :id AND c.id > :after ORDER BY c.id"
+        "WHERE c.store_id = :id AND c.id > :after ORDER BY c.id LIMIT :limit"
     )
-    rows = connection.execute(query, {"id": store.id, "after": after}).mappings()
+    rows = connection.execute(query, {"id": store.id, "after": after, "limit": limit}).mappings()
     return [_to_chunk_row(row, store.embedder.dimension) for row in rows]
 
 
