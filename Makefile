@@ -50,11 +50,11 @@ types: setup  ## Check types (mypy, strict)
 docs: setup  ## Write docs/configuration.md from the configuration itself
 	@$(BIN)/python scripts/write_configuration_docs.py
 
-bench-peers: setup  ## Make .venv-peers with LangChain, which scripts/bench_retrieval.py peers=langchain compares with
+bench-peers: setup  ## Make .venv-peers with what bench_retrieval.py peers=langchain and bench_lexical.py compare with
 	@[ -d .venv-peers ] || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-peers
 	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(BIN)/uv pip install --quiet --python .venv-peers/bin/python \
 		$$(grep -oE '^(torch|transformers|sentence-transformers)==[^ ]+' locks/cpu.txt) 'langchain-community<0.4' \
-		langchain-classic langchain-huggingface langchain-chroma rank-bm25
+		langchain-classic langchain-huggingface langchain-chroma rank-bm25 bm25s PyStemmer tantivy
 
 bench: setup  ## Run every scripts/bench_*.py (options: ARGS)
 	@shopt -s nullglob; benches=(scripts/bench_*.py); \

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from core.spelling import dump_line, reveal_lines
 
-NOISY_LOGGERS = ("httpx", "httpcore", "urllib3", "filelock", "sentence_transformers", "faiss", "bm25s", "fsspec")
+NOISY_LOGGERS = ("httpx", "httpcore", "urllib3", "filelock", "sentence_transformers", "faiss", "fsspec")
 SILENT_LOGGERS = ("bitsandbytes.backends.cpu.ops",)
 """On some CPUs it misses a kernel package that would fetch code from a hub; that is left out on purpose."""
 _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}

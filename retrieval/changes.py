@@ -2,9 +2,11 @@
 
 Chunk numbers are never used twice and a chunk is never rewritten, so what came has numbers above the last one seen, and
 a block of numbers of which the database counts as many as the index has lost nothing. Only blocks that lost something
-are read. Does not know what an index does with it.
+are read. What came is handed over in batches, so that a store may be larger than memory. Does not know what an index
+does with it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,8 @@ from retrieval.store import ChunkRow, Store, select_rows, select_same_store
 
 BLOCK = 1024
 """Chunk numbers that are counted together."""
+BATCH = 32_768
+"""Most chunks that are read at once: so many that the memory of their vectors goes back to the system once freed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +28,18 @@ class Changes:
 
     Attributes:
         store: The store as it is now.
-        added: New chunks, by rising number.
+        last: The largest chunk number that the index has seen then.
         removed: (removed,) int64: numbers of chunks that the index has and the store has no more, rising.
     """
 
     store: Store
-    added: list[ChunkRow]
+    last: int
     removed: NDArray[np.int64]
 
 
-def read_changes(engine: Engine, store: Store, numbers: NDArray[np.int64], last: int) -> Changes:
+def read_changes(
+    engine: Engine, store: Store, numbers: NDArray[np.int64], last: int, take: Callable[[list[ChunkRow]], None]
+) -> Changes:
     """Read what has changed, as one state of the database.
 
     Args:
@@ -41,6 +47,7 @@ def read_changes(engine: Engine, store: Store, numbers: NDArray[np.int64], last:
         store: The store, of any generation.
         numbers: (chunks,) int64: numbers of the chunks that the index has, rising.
         last: The largest chunk number that the index has ever seen, 0 or more.
+        take: Called with the new chunks, by rising number and at most `BATCH` at once.
 
     Raises:
         NotFound: The store has gone.
@@ -48,7 +55,11 @@ def read_changes(engine: Engine, store: Store, numbers: NDArray[np.int64], last:
     """
     with read_transaction(engine) as connection:
         now = select_same_store(connection, store)
-        return Changes(now, select_rows(connection, now, last), _find_removed(connection, now, numbers, last))
+        removed = _find_removed(connection, now, numbers, last)
+        while rows := select_rows(connection, now, last, BATCH):
+            take(rows)
+            last = rows[-1].id
+        return Changes(now, last, removed)
 
 
 def _find_removed(connection: Connection, store: Store, numbers: NDArray[np.int64], last: int) -> NDArray[np.int64]:

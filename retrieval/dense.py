@@ -1,15 +1,16 @@
-"""Dense search: FAISS's exact inner products over runs of vectors, on the CPU or on a GPU.
+"""Dense search: FAISS's inner products over runs of vectors, on the CPU or on a GPU.
 
 A chunk may have several vectors (windows); its score is that of the best. The vectors of a run never change and may be
 mapped from a file; on the CPU they are scanned where they lie, by all cores where there are many, and a score is the
-same to the bit however the chunks are divided into runs (docs/decisions/0042). The GPU is probed once a process, and
-where it does not work the CPU takes over with one warning (docs/decisions/0012). Does not know texts or the database.
+same to the bit however the chunks are divided into runs (docs/decisions/0042). Of a long run the nearest lists are
+scanned, unless everything is wanted (`approximate`). The GPU is probed once a process, and where it does not work the
+CPU takes over with one warning (docs/decisions/0012). Does not know texts or the database.
 """
 
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.approximate import VectorLists, pick_rows, thin_lists
 from retrieval.config import IndexDevice
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,10 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 SHARED_FROM_ROWS = 50_000
 """Vectors from which on a scan is shared between the cores: below, waking a thread costs more than it saves."""
+HALVED_FROM_ROWS = 1_000_000
+"""Vectors from which on a GPU holds them in float16: half the memory and time; what it finds is scored by the CPU."""
+GPU_DEPTH = 2048
+"""Most vectors that a GPU index finds at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +46,14 @@ class VectorRun:
         owners: (vectors,) int64: position of the chunk that each vector belongs to, rising without gaps.
         firsts: (chunks + 1,) int64: each chunk's first vector, and how many vectors there are.
         on_gpu: A FAISS index of the vectors on a GPU, or None.
+        lists: Lists of the vectors, or None: all of them are scanned.
     """
 
     vectors: NDArray[np.float32]
     owners: NDArray[np.int64]
     firsts: NDArray[np.int64]
     on_gpu: Any
+    lists: VectorLists | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,35 +74,48 @@ class DenseIndex:
         return int(self.offsets[-1])
 
 
-def make_run(vectors: NDArray[np.float32], owners: NDArray[np.int64], device: IndexDevice) -> VectorRun:
+def make_run(
+    vectors: NDArray[np.float32], owners: NDArray[np.int64], device: IndexDevice, lists: VectorLists | None = None
+) -> VectorRun:
     """Make a run.
 
     Args:
         vectors: (vectors, dimension) float32, unit rows.
         owners: (vectors,) positions of chunks, rising from 0 without gaps.
         device: Where it is searched.
+        lists: Lists of the vectors.
     """
     rows = np.ascontiguousarray(vectors, dtype=np.float32)
     firsts = np.append(np.flatnonzero(np.diff(owners, prepend=-1)), len(owners)).astype(np.int64)
-    return VectorRun(rows, np.asarray(owners, dtype=np.int64), firsts, place_on_gpu(rows, device))
+    return VectorRun(rows, np.asarray(owners, dtype=np.int64), firsts, place_on_gpu(rows, device), lists)
 
 
-def join_vectors(runs: Sequence[VectorRun], kept: Sequence[NDArray[np.bool_] | None], device: IndexDevice) -> VectorRun:
+def join_vectors(runs: list[VectorRun], kept: Sequence[NDArray[np.bool_] | None], device: IndexDevice) -> VectorRun:
     """Put runs one after the other, leaving out some chunks.
 
     Args:
-        runs: The runs.
+        runs: The runs. The list is emptied on the way: those that nobody else holds are freed as soon as they are
+            copied, so that vectors lie in memory once and not twice.
         kept: (chunks,) of each run: which chunks stay; None: all.
         device: Where the new run is searched.
     """
-    sizes = [
-        np.diff(run.firsts) if mask is None else np.diff(run.firsts)[mask] for run, mask in zip(runs, kept, strict=True)
-    ]
-    rows = [
-        run.vectors if mask is None else run.vectors[mask[run.owners]] for run, mask in zip(runs, kept, strict=True)
-    ]
-    windows = np.concatenate(sizes)
-    return make_run(np.concatenate(rows), np.repeat(np.arange(len(windows)), windows), device)
+    windows = np.concatenate(
+        [
+            np.diff(run.firsts) if mask is None else np.diff(run.firsts)[mask]
+            for run, mask in zip(runs, kept, strict=True)
+        ]
+    )
+    lists = None
+    if len(runs) == 1 and runs[0].lists is not None and kept[0] is not None:
+        lists = thin_lists(runs[0].lists, kept[0][runs[0].owners])
+    joined = np.empty((int(windows.sum()), runs[0].vectors.shape[1]), dtype=np.float32)
+    end = 0
+    for mask in kept:
+        run = runs.pop(0)
+        rows = np.arange(len(run.owners)) if mask is None else np.flatnonzero(mask[run.owners])
+        np.take(run.vectors, rows, axis=0, out=joined[end : end + len(rows)], mode="clip")  # "raise" would buffer it
+        end += len(rows)
+    return make_run(joined, np.repeat(np.arange(len(windows)), windows), device, lists)
 
 
 def make_dense(runs: Sequence[VectorRun]) -> DenseIndex:
@@ -108,7 +129,12 @@ def build_dense(vectors: NDArray[np.float32], owners: NDArray[np.int64], device:
 
 
 def search_dense(
-    index: DenseIndex, query: NDArray[np.float32], count: int, allowed: NDArray[np.bool_] | None = None
+    index: DenseIndex,
+    query: NDArray[np.float32],
+    count: int,
+    allowed: NDArray[np.bool_] | None = None,
+    *,
+    exact: bool = False,
 ) -> Found:
     """Return the chunks whose best vector is nearest.
 
@@ -118,6 +144,7 @@ def search_dense(
         count: How many chunks at most.
         allowed: (positions,) bool: which may be found; None: all. With it the CPU searches, for GPU
             indexes know no selectors.
+        exact: Whether to scan everything, lists or not.
 
     Returns:
         Positions and cosines, best first; of equal ones the earlier first.
@@ -125,22 +152,16 @@ def search_dense(
     rows_total = sum(len(run.owners) for run in index.runs)
     depth = min(rows_total, count + rows_total - index.size)  # enough even if one chunk had all the windows
     depth = min(depth, 4 * count + 64)
-    query = np.ascontiguousarray(query, dtype=np.float32)
-    tasks = [
-        (run, int(offset), first, last)
-        for run, offset in zip(index.runs, index.offsets[:-1], strict=True)
-        for first, last in _share_rows(run, allowed is None)
-    ]
-    if not depth or not tasks:
+    if not depth:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-
-    def scan(task: tuple[VectorRun, int, int, int]) -> Found:
-        run, offset, first, last = task
-        mask = None if allowed is None else allowed[offset : offset + len(run.firsts) - 1]
-        rows, scores = _scan_rows(run, query, depth, first, last, mask)
-        return run.owners[rows] + offset, scores
-
-    found = [scan(task) for task in tasks] if rows_total < SHARED_FROM_ROWS else list(_scan_threads().map(scan, tasks))
+    query = np.ascontiguousarray(query, dtype=np.float32)
+    tasks: list[Callable[[], Found]] = []
+    for run, offset, end in zip(index.runs, index.offsets[:-1], index.offsets[1:], strict=True):
+        mask = None if allowed is None else allowed[offset:end]
+        scans = _plan_scans(run, query, depth, mask, exact=exact)
+        tasks.extend(functools.partial(_find_chunks, scan, run, int(offset)) for scan in scans)
+    is_shared = len(tasks) > 1 and rows_total >= SHARED_FROM_ROWS
+    found = list(_scan_threads().map(lambda task: task(), tasks)) if is_shared else [task() for task in tasks]
     positions = np.concatenate([places for places, _ in found])
     scores = np.concatenate([values for _, values in found])
     order = np.lexsort((positions, -scores))
@@ -150,21 +171,56 @@ def search_dense(
     return positions[kept], scores[kept]
 
 
-def _share_rows(run: VectorRun, is_plain: bool) -> list[tuple[int, int]]:
-    """Return the ranges of rows that are scanned by themselves."""
-    rows = len(run.owners)
-    shares = 1 if rows < SHARED_FROM_ROWS or (run.on_gpu is not None and is_plain) else os.cpu_count() or 1
-    bounds = [rows * share // shares for share in range(shares + 1)]
-    return list(pairwise(bounds))
+def _plan_scans(
+    run: VectorRun, query: NDArray[np.float32], depth: int, mask: NDArray[np.bool_] | None, *, exact: bool
+) -> list[Callable[[], Found]]:
+    """Return what has to be done to find a run's best rows and their scores, in shares that may go side by side."""
+    if run.on_gpu is not None and mask is None and depth <= GPU_DEPTH:
+        return [functools.partial(_ask_gpu, run, query, depth)]
+    if run.lists is not None and run.lists.is_worthwhile and not exact:
+        rows = pick_rows(run.lists, query, depth, None if mask is None else mask[run.owners])
+        return [
+            functools.partial(_score_best, run, query, depth, part) for part in np.array_split(rows, _count_cores())
+        ]
+    rows_total = len(run.owners)
+    shares = 1 if rows_total < SHARED_FROM_ROWS else _count_cores()
+    bounds = pairwise(rows_total * share // shares for share in range(shares + 1))
+    return [functools.partial(_scan_rows, run, query, depth, first, last, mask) for first, last in bounds]
+
+
+def _find_chunks(scan: Callable[[], Found], run: VectorRun, offset: int) -> Found:
+    """Return the positions of the chunks that a scan's rows belong to, and the scores."""
+    rows, scores = scan()
+    return run.owners[rows] + offset, scores
+
+
+def _ask_gpu(run: VectorRun, query: NDArray[np.float32], depth: int) -> Found:
+    """Return the rows that a GPU finds best, more than are wanted, scored by the CPU like all others."""
+    _, rows = run.on_gpu.search(query[None, :], min(2 * depth, GPU_DEPTH, len(run.owners)))
+    return _score_best(run, query, depth, rows[0])
+
+
+def _score_best(run: VectorRun, query: NDArray[np.float32], depth: int, rows: NDArray[np.int64]) -> Found:
+    """Return the best of some rows and their scores, without order."""
+    scores = _score_rows(run, query, rows)
+    if len(rows) > depth:
+        best = np.argpartition(-scores, depth - 1)[:depth]
+        return rows[best], scores[best]
+    return rows, scores
+
+
+def _score_rows(run: VectorRun, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    rows = np.ascontiguousarray(rows, dtype=np.int64)
+    scores = np.empty(len(rows), dtype=np.float32)
+    pointers = [_faiss.swig_ptr(array) for array in (scores, query, run.vectors, rows)]
+    _faiss.fvec_inner_products_by_idx(*pointers, run.vectors.shape[1], 1, len(rows))
+    return scores
 
 
 def _scan_rows(
     run: VectorRun, query: NDArray[np.float32], depth: int, first: int, last: int, mask: NDArray[np.bool_] | None
 ) -> Found:
     """Return the best rows of a range and their scores, without order."""
-    if run.on_gpu is not None and mask is None:
-        scores, rows = run.on_gpu.search(query[None, :], min(depth, last))
-        return rows[0], scores[0]
     block = run.vectors[first:last]
     selector = None
     if mask is not None:
@@ -178,6 +234,10 @@ def _scan_rows(
     )
     found = rows[0] >= 0  # FAISS fills up with -1 where fewer are allowed
     return rows[0][found] + first, scores[0][found]
+
+
+def _count_cores() -> int:
+    return os.cpu_count() or 1
 
 
 @functools.cache
@@ -197,10 +257,7 @@ def score_chunks(index: DenseIndex, query: NDArray[np.float32], positions: NDArr
         sizes = run.firsts[positions[here] - offset + 1] - firsts
         begins = np.cumsum(sizes) - sizes
         rows = np.repeat(firsts - begins, sizes) + np.arange(int(sizes.sum()))
-        values = np.empty(len(rows), dtype=np.float32)
-        pointers = [_faiss.swig_ptr(array) for array in (values, query, run.vectors, rows)]
-        _faiss.fvec_inner_products_by_idx(*pointers, run.vectors.shape[1], 1, len(rows))
-        scores[here] = np.maximum.reduceat(values, begins)
+        scores[here] = np.maximum.reduceat(_score_rows(run, query, rows), begins)
     return scores
 
 
@@ -210,6 +267,8 @@ def gather_candidates(
     count: int,
     by_words: NDArray[np.int64],
     allowed: NDArray[np.bool_] | None = None,
+    *,
+    exact: bool = False,
 ) -> Found:
     """Return the nearest chunks and those that the words have found, each once and with its cosine.
 
@@ -219,8 +278,9 @@ def gather_candidates(
         count: How many of the nearest at most.
         by_words: Positions that the lexical side has found.
         allowed: (positions,) bool: which may be among the nearest; None: all.
+        exact: Whether to scan everything, lists or not.
     """
-    nearest, cosines = search_dense(index, query, count, allowed)
+    nearest, cosines = search_dense(index, query, count, allowed, exact=exact)
     others = np.setdiff1d(by_words, nearest)
     return np.concatenate([nearest, others]), np.concatenate([cosines, score_chunks(index, query, others)])
 
@@ -234,7 +294,9 @@ def place_on_gpu(vectors: NDArray[np.float32], device: IndexDevice) -> Any:
     try:
         flat = _faiss.IndexFlatIP(vectors.shape[1])
         flat.add(vectors)
-        return _faiss.index_cpu_to_gpu(_gpu_resources(), 0, flat)
+        options = _faiss.GpuClonerOptions()
+        options.useFloat16 = len(vectors) >= HALVED_FROM_ROWS
+        return _faiss.index_cpu_to_gpu(_gpu_resources(), 0, flat, options)
     except RuntimeError as error:
         logger.warning("FAISS could not move an index to the GPU (%s); the CPU searches instead", _first_line(error))
         return None

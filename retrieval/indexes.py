@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from core.layout import DataDir
 from retrieval.config import IndexDevice
+from retrieval.runs import wants_lists
 from retrieval.snapshot import StoreIndex, open_index, snapshot_folder, update_index
 from retrieval.store import EmbedderIdentity, Store, check_embedder, find_store
 
@@ -62,7 +63,14 @@ class FollowedStore:
         is_too_soon = (time.monotonic() - self._made_at) * REFRESH_SHARE < self._cost_s
         if is_too_soon and not snapshot_folder(self._data, store).is_dir():  # a snapshot: the ingestion is over
             return index
-        return self._time(lambda: update_index(self._engine, index, self._device))
+        return self._time(lambda: self._follow(index))
+
+    def _follow(self, index: StoreIndex) -> StoreIndex:
+        """Take in what has changed; where that was much, and a process has saved lists of it, open those instead."""
+        index = update_index(self._engine, index, self._device)
+        if wants_lists(index.runs) and snapshot_folder(self._data, index.store).is_dir():
+            return open_index(self._engine, self._data, index.store, self._device)
+        return index
 
 
 def _is_same(one: Store, other: Store) -> bool:

@@ -5,7 +5,7 @@ statistics are taken when a query is scored. Does not know how words are made or
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 MAX_COUNT = 65_535
 """Most occurrences of a word in one chunk that are told apart."""
+
+BLOCK = 2**22
+"""Entries that are worked on at once where lists are joined or thinned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +128,22 @@ def join_postings(parts: Sequence[Postings], kept: Sequence[NDArray[np.bool_] | 
     chunks = np.empty(int(starts[-1]), dtype=np.int32)
     counts = np.empty(int(starts[-1]), dtype=np.uint16)
     cursor = starts.copy()
-    for target, size, offset, (begins, places, amounts) in zip(targets, sizes, offsets[:-1], thinned, strict=True):
-        shift = cursor[target] - begins[:-1] if ordered else np.zeros(len(target), dtype=np.int64)
-        where = np.arange(len(places)) + np.repeat(shift, size)
-        chunks[where] = places + np.int32(offset)
-        counts[where] = amounts
-        np.add.at(cursor, target, size)
+    for target, offset, (begins, places, amounts) in zip(targets, offsets[:-1], thinned, strict=True):
+        for block in _block_words(begins):
+            here = slice(int(begins[block.start]), int(begins[block.stop]))
+            size = np.diff(begins[block.start : block.stop + 1])
+            where = np.arange(here.start, here.stop) + np.repeat(cursor[target[block]] - begins[block], size)
+            chunks[where] = places[here] + np.int32(offset)
+            counts[where] = amounts[here]
+        np.add.at(cursor, target, np.diff(begins))
     return Postings(*_pack_words(ordered), starts, chunks, counts, np.concatenate(lengths).astype(np.int32))
+
+
+def _block_words(starts: NDArray[np.int64]) -> Iterator[slice]:
+    """Yield stretches of words that have about `BLOCK` entries together, so that what is made of them stays small."""
+    bounds = np.searchsorted(starts, np.arange(0, int(starts[-1]) + BLOCK, BLOCK))
+    for first, last in pairwise(np.unique(np.append(bounds.clip(max=len(starts) - 1), len(starts) - 1)).tolist()):
+        yield slice(first, last)
 
 
 def _thin(
@@ -140,7 +152,14 @@ def _thin(
     """Return starts, chunks and counts of a run without the chunks that go, renumbered without gaps."""
     if mask is None:
         return part.starts, part.chunks, part.counts
-    stays = mask[part.chunks]
-    starts = np.concatenate([[0], np.cumsum(stays)])[part.starts]
     renumbered = (np.cumsum(mask) - 1).astype(np.int32)
-    return starts, renumbered[part.chunks[stays]], part.counts[stays]
+    sizes = np.zeros(len(part.starts) - 1, dtype=np.int64)
+    chunks, counts = [part.chunks[:0]], [part.counts[:0]]
+    for block in _block_words(part.starts):
+        begins = part.starts[block.start : block.stop + 1]
+        here = slice(int(begins[0]), int(begins[-1]))
+        stays = mask[part.chunks[here]]
+        sizes[block] = np.diff(np.concatenate([[0], np.cumsum(stays)])[begins - begins[0]])
+        chunks.append(renumbered[part.chunks[here][stays]])
+        counts.append(part.counts[here][stays])
+    return np.concatenate([[0], np.cumsum(sizes)]), np.concatenate(chunks), np.concatenate(counts)

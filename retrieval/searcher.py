@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from core.errors import InputError, NotFound
 from core.layout import DataDir
 from retrieval import embedding, store
-from retrieval.config import DEFAULT_K, MAX_K, EmbedderConfig, SearchConfig
+from retrieval.config import DEFAULT_K, MAX_K, Ann, EmbedderConfig, SearchConfig
 from retrieval.database import open_database
 from retrieval.dense import gather_candidates
 from retrieval.diversity import pick_diverse, read_vectors
@@ -297,7 +297,8 @@ class Searcher:
         if index.dense is None:
             return ScoredChunks(index.slots[:0], *(np.zeros(0, np.float32) for _ in range(3)))
         with watch.stage("dense"):
-            positions, dense = gather_candidates(index.dense, vector, depth, by_words, allowed)
+            exact = self._config.ann is Ann.exact
+            positions, dense = gather_candidates(index.dense, vector, depth, by_words, allowed, exact=exact)
         with watch.stage("spans"):
             spans = score_spans([run.spans for run in index.runs], vector, positions, dense)
         return ScoredChunks(index.slots[positions], dense, spans, lexical[positions])

@@ -19,15 +19,17 @@ from sqlalchemy import Engine
 from core.errors import ContractError, LoamError
 from core.failpoints import reach
 from core.layout import DataDir, read_sealed_json, sha256_file, write_folder, write_sealed_json
+from retrieval.approximate import ARRAYS as LIST_ARRAYS
+from retrieval.approximate import VectorLists
 from retrieval.changes import read_changes
 from retrieval.config import IndexDevice
 from retrieval.dense import DenseIndex, make_dense, make_run
 from retrieval.erasure import hold_snapshots, read_erased_generation, remove_snapshots
 from retrieval.lexical import LexicalIndex, make_lexical
 from retrieval.postings import ARRAYS, Postings
-from retrieval.runs import ChunkRun, SavedRun, build_chunk_run, join_runs
+from retrieval.runs import ChunkRun, SavedRun, build_chunk_run, join_all, join_runs, list_run
 from retrieval.spans import SpanRun
-from retrieval.store import Store, read_chunks
+from retrieval.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ FORMAT = 4
 MANIFEST = "manifest.json"
 PARTS = ("numbers", "vectors", "owners", "spans", "span_lengths", "span_firsts", *ARRAYS)
 """Arrays of a run, each a file of its own."""
+LIST_PARTS = {f"list_{name}": name for name in LIST_ARRAYS}
+"""Those of a long run's lists, by the name of the file."""
 MAPPED_FROM_BYTES = 64 * 2**20
 """Files from this size on are mapped rather than read: opening is quick, and the system may take the memory back."""
 JOINED_AT_ONCE = 20_000
@@ -119,9 +123,11 @@ def ensure_snapshot(engine: Engine, data: DataDir, store: Store) -> None:
 
 def build_index(engine: Engine, store: Store, device: IndexDevice) -> StoreIndex:
     """Make a store's index from the database, of whatever generation it has now."""
-    now, rows = read_chunks(engine, store)
-    runs = [build_chunk_run(rows, device)] if rows else []
-    return make_index(now, runs, np.ones(len(rows), dtype=np.bool_), rows[-1].id if rows else 0)
+    nothing = np.zeros(0, dtype=np.int64)
+    runs: list[ChunkRun] = []
+    changes = read_changes(engine, store, nothing, 0, lambda rows: runs.append(build_chunk_run(rows, IndexDevice.cpu)))
+    runs = [list_run(run) for run in join_all(runs, device)]
+    return make_index(changes.store, runs, np.ones(sum(len(run.numbers) for run in runs), dtype=np.bool_), changes.last)
 
 
 def make_index(store: Store, runs: list[ChunkRun], live: NDArray[np.bool_], last: int) -> StoreIndex:
@@ -141,22 +147,22 @@ def make_index(store: Store, runs: list[ChunkRun], live: NDArray[np.bool_], last
 
 def update_index(engine: Engine, index: StoreIndex, device: IndexDevice) -> StoreIndex:
     """Return an index that has taken in what has changed in the store since; the cost is in proportion to that."""
-    changes = read_changes(engine, index.store, index.numbers, index.last)
-    live = np.ones(len(index.slots), dtype=np.bool_) if index.live is None else index.live.copy()
-    live[np.searchsorted(index.slots, changes.removed)] = False
     runs = list(index.runs)
-    if changes.added:
-        runs.append(build_chunk_run(changes.added, device))
-        live = np.append(live, np.ones(len(changes.added), dtype=np.bool_))
-    runs, live = join_runs(runs, live, device, largest=JOINED_AT_ONCE)
-    return make_index(changes.store, runs, live, changes.added[-1].id if changes.added else index.last)
+    changes = read_changes(
+        engine, index.store, index.numbers, index.last, lambda rows: runs.append(build_chunk_run(rows, device))
+    )
+    live = np.ones(sum(len(run.numbers) for run in runs), dtype=np.bool_)
+    if index.live is not None:
+        live[: len(index.live)] = index.live
+    live[np.searchsorted(index.slots, changes.removed)] = False
+    return make_index(changes.store, *join_runs(runs, live, device, largest=JOINED_AT_ONCE), changes.last)
 
 
 def compact_index(index: StoreIndex, device: IndexDevice) -> StoreIndex:
     """Return the index in few runs, without anything of chunks that have gone."""
     live = np.ones(len(index.slots), dtype=np.bool_) if index.live is None else index.live
-    runs, live = join_runs(index.runs, live, device)
-    return make_index(index.store, runs, live, index.last)
+    runs, live = join_runs(list(index.runs), live, device)
+    return make_index(index.store, [list_run(run) for run in runs], live, index.last)
 
 
 def save_snapshot(index: StoreIndex, data: DataDir) -> StoreIndex:
@@ -202,8 +208,10 @@ def _save_run(run: ChunkRun, number: int, folder: Path) -> dict[str, tuple[str, 
         "span_firsts": run.spans.firsts,
     }
     values |= {name: getattr(run.postings, name) for name in ARRAYS}
+    if run.vectors.lists is not None:
+        values |= {part: getattr(run.vectors.lists, name) for part, name in LIST_PARTS.items()}
     files = {}
-    for part in PARTS:
+    for part in values:
         name = _name_file(number, part)
         digest = _link_part(run.saved, part, folder / name)
         if digest is None:
@@ -219,7 +227,7 @@ def _name_file(number: int, part: str) -> str:
 
 def _link_part(saved: SavedRun | None, part: str, path: Path) -> str | None:
     """Return the SHA-256 of a part that was linked; None where it has to be written."""
-    if saved is None:
+    if saved is None or part not in saved.files:
         return None
     name, digest = saved.files[part]
     try:
@@ -254,11 +262,14 @@ def load_snapshot(folder: Path, store: Store, device: IndexDevice) -> StoreIndex
 
 def _load_run(folder: Path, number: int, digests: dict[str, str], device: IndexDevice) -> ChunkRun:
     """Read or map a run's verified arrays."""
-    files = {part: _name_file(number, part) for part in PARTS}
+    parts = (part for part in (*PARTS, *LIST_PARTS) if part in PARTS or _name_file(number, part) in digests)
+    files = {part: _name_file(number, part) for part in parts}
     arrays = {part: _load_array(folder / name) for part, name in files.items()}
+    is_listed = all(part in arrays for part in LIST_PARTS)
+    lists = VectorLists(*(arrays[part] for part in LIST_PARTS)) if is_listed else None
     return ChunkRun(
         arrays["numbers"],
-        make_run(arrays["vectors"], arrays["owners"], device),
+        make_run(arrays["vectors"], arrays["owners"], device, lists),
         SpanRun(arrays["spans"], arrays["span_lengths"], arrays["span_firsts"]),
         Postings(*(arrays[name] for name in ARRAYS)),
         SavedRun(folder, {part: (name, digests[name]) for part, name in files.items()}),

@@ -407,14 +407,7 @@ def raise_generation(connection: Connection, store_id: int, *, has_erased: bool)
 
 
 def read_chunks(engine: Engine, store: Store) -> tuple[Store, list[ChunkRow]]:
-    """Read what a store's indexes are made from, as one state of the database.
-
-    Args:
-        engine: The database.
-        store: The store, of any generation.
-
-    Returns:
-        The store as it is now and all its chunks, by rising number.
+    """Return a store as it is now and all its chunks, by rising number, as one state of the database.
 
     Raises:
         NotFound: The store has gone.
@@ -437,13 +430,13 @@ def select_same_store(connection: Connection, store: Store) -> Store:
     return now
 
 
-def select_rows(connection: Connection, store: Store, after: int = 0) -> list[ChunkRow]:
-    """Return a store's chunks with numbers above `after`, by rising number."""
+def select_rows(connection: Connection, store: Store, after: int = 0, limit: int = -1) -> list[ChunkRow]:
+    """Return a store's chunks with numbers above `after`, by rising number; `limit` at most, -1: all."""
     query = text(
-        "SELECT c.id, c.heading, c.text, c.sha256, c.embeddings, c.spans, c.embeddings_sha256 "
-        "FROM chunks c WHERE c.store_id = :id AND c.id > :after ORDER BY c.id"
+        "SELECT c.id, c.heading, c.text, c.sha256, c.embeddings, c.spans, c.embeddings_sha256 FROM chunks c "
+        "WHERE c.store_id = :id AND c.id > :after ORDER BY c.id LIMIT :limit"
     )
-    rows = connection.execute(query, {"id": store.id, "after": after}).mappings()
+    rows = connection.execute(query, {"id": store.id, "after": after, "limit": limit}).mappings()
     return [_to_chunk_row(row, store.embedder.dimension) for row in rows]
 
 

@@ -1,16 +1,18 @@
-"""Measure how search costs grow with a store: query time, memory, making, following and opening of the index.
+"""Measure how costs grow with a store: committing, building and opening its index, memory, query time and recall.
 
-    python scripts/bench_index.py sizes=[1000,10000,50000,100000,1000000] [queries=100] [plot=FILE] [output=json]
+    python scripts/bench_index.py sizes=[1000,10000,50000,200000,1000000] [queries=100] [plot=FILE] [output=json]
 
-Chunks are synthetic: real embeddings with jitter, and texts of real words drawn by their frequency. A query is embedded
-and searched by words and by vector; reading the texts of the hits is not counted. Each size is measured in a process of
-its own. Interrupt it any time: what was measured is printed. Does not measure quality: the search is exact.
+Chunks are synthetic: real embeddings with jitter, and texts of real words drawn by their frequency. They are committed
+to a database of their own, where no model embeds them, and searched as `scripts/search.py` searches. Building and
+asking have a process each, so that their memory is their own. Interrupt it any time: what was measured is printed.
+Recall is of the search by vector, against the exact one; whether passages answer is not measured.
 """
 
 from core.offline import switch_offline
 
 switch_offline()
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,7 +20,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,27 +35,40 @@ from core.errors import ContractError
 from core.layout import DataDir
 from core.logs import configure_logging
 from retrieval.beir import read_collection
-from retrieval.config import EmbedderConfig, IndexDevice, Output, check_ranges
-from retrieval.dense import gather_candidates
+from retrieval.config import EmbedderConfig, IndexDevice, Output, SearchConfig, check_ranges
+from retrieval.database import open_database
+from retrieval.dense import search_dense
 from retrieval.embedding import SentenceEmbedder, normalise_rows, open_embedder
-from retrieval.lexical import pick_best, score_lexical
-from retrieval.runs import ChunkRun, build_chunk_run, join_runs
-from retrieval.snapshot import StoreIndex, load_snapshot, make_index, save_snapshot, snapshot_folder
-from retrieval.store import ChunkRow, EmbedderIdentity, Store
+from retrieval.searcher import Searcher
+from retrieval.snapshot import load_snapshot, open_index, snapshot_folder
+from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, commit_documents, find_store, make_store
 from retrieval.vectors import ChunkVectors, no_spans
 
+STORE = "bench"
 WORDS_PER_CHUNK = 80
+CHUNKS_PER_DOCUMENT = 100
 BATCH = 20_000
 """Chunks that are made at once."""
 PASSAGES = 500
 """Real passages whose embeddings are jittered."""
 JITTER = 0.6
 """Length of the noise that is added to a unit vector: the cosine of two chunks of one passage is about 0.74."""
+RECALLED = 10
+"""Nearest chunks that recall is about."""
 DEPTH = 100
 """Candidates of each side, as search.candidates has it."""
 FOLLOWED = 20
 """Chunks that are added when following a change is measured."""
+STAGES = ("embed", "lexical", "dense", "read")
 console = Console(stderr=True)
+
+
+class Part(Enum):
+    """What one process of the bench does."""
+
+    all = "all"
+    make = "make"
+    ask = "ask"
 
 
 @dataclass(slots=True)
@@ -62,21 +79,25 @@ class BenchConfig:
         sizes: Chunks of each store.
         source: Retrieval set whose passages and queries are taken.
         queries: Real questions that are asked.
-        workspace: Set by the bench itself, for the process that measures one size.
+        part: Set by the bench itself, for the processes that it starts.
+        workspace: Set by the bench itself, for the processes that it starts.
         plot: PNG file to draw into; null: none.
         output: How the figures are printed.
         paths: Where the models are.
         embedder: The embedding model.
+        search: How chunks are found.
     """
 
-    sizes: list[int] = field(default_factory=lambda: [1000, 10_000, 50_000, 100_000, 1_000_000])
+    sizes: list[int] = field(default_factory=lambda: [1000, 10_000, 50_000, 200_000, 1_000_000])
     source: str = "../shared/data/squad_dev_a"
     queries: int = 100
+    part: Part = Part.all
     workspace: str | None = None
     plot: str | None = None
     output: Output = Output.table
     paths: PathsConfig = field(default_factory=PathsConfig)
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
         """Check every range."""
@@ -92,22 +113,28 @@ class Figures:
 
     Attributes:
         chunks: In the store.
-        make_s: Seconds to make the index from rows, texts and vectors given.
-        save_s: Seconds to save it.
+        commit_s: Seconds to commit them to the database, vectors given.
+        make_s: Seconds to make the index from the database and to save it.
+        make_bytes: Most memory that the process of making it held beyond what it began with.
         open_s: Seconds to open it, every byte checked.
-        follow_ms: Milliseconds to append a few chunks to it, so that they are found.
+        follow_ms: Milliseconds that the first search takes longer after a few chunks came.
         index_bytes: Of its files.
         memory_bytes: That opening it and the queries added to the process, mapped files included.
         embed_p50_ms: Of embedding a query.
         lexical_p50_ms: Of the search by words.
         dense_p50_ms: Of the search by vector.
-        p50_ms: Of a query.
-        p99_ms: Of a query.
+        read_p50_ms: Of reading the hits' texts.
+        p50_ms: Of a whole hybrid search for ten hits.
+        p99_ms: Of a whole hybrid search for ten hits.
+        exact_p50_ms: Of a search by vector that looks at everything.
+        recall_10: Share of the ten nearest chunks that are among the ten that the search by vector finds.
+        recall_100: The same of a hundred, as many as each side brings for fusion.
     """
 
     chunks: int
+    commit_s: float
     make_s: float
-    save_s: float
+    make_bytes: int
     open_s: float
     follow_ms: float
     index_bytes: int
@@ -115,8 +142,12 @@ class Figures:
     embed_p50_ms: float
     lexical_p50_ms: float
     dense_p50_ms: float
+    read_p50_ms: float
     p50_ms: float
     p99_ms: float
+    exact_p50_ms: float
+    recall_10: float
+    recall_100: float
 
 
 def main(composed: DictConfig) -> None:
@@ -124,21 +155,19 @@ def main(composed: DictConfig) -> None:
     configure_logging(level="WARNING")
     config = load_config(composed, BenchConfig)
     models = DataDir(Path(config.paths.data_dir))
-    embedder = open_embedder(models, config.embedder)
     if config.workspace is not None:
-        figures = measure_size(config.sizes[0], Path(config.workspace), embedder)
-        sys.stdout.write(json.dumps(asdict(figures)) + "\n")
+        folder, size = Path(config.workspace), config.sizes[0]
+        found = make(size, folder) if config.part is Part.make else ask(size, folder, models, config)
+        sys.stdout.write(json.dumps(found) + "\n")
         return
-    found: list[Figures] = []
+    figures: list[Figures] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="bench-index-") as folder:
-            prepare(Path(folder), config, embedder)
-            for size in config.sizes:
-                console.print(f"{size} chunks …")
-                found.append(run_size(size, folder))
+        with tempfile.TemporaryDirectory(prefix="bench-index-") as workspace:
+            prepare(Path(workspace), config, open_embedder(models, config.embedder))
+            figures.extend(measure_sizes(config.sizes, workspace))
     except KeyboardInterrupt:
         console.print("interrupted: what was measured so far follows")
-    show(found, config)
+    show(figures, config)
 
 
 def prepare(folder: Path, config: BenchConfig, embedder: SentenceEmbedder) -> None:
@@ -151,25 +180,41 @@ def prepare(folder: Path, config: BenchConfig, embedder: SentenceEmbedder) -> No
     texts = [passage.text for passage in collection.passages[:PASSAGES]]
     queries = list(collection.queries.values())[: config.queries]
     np.save(folder / "vectors.npy", embedder.embed_windows(texts), allow_pickle=False)
-    (folder / "texts.json").write_text(json.dumps({"words": " ".join(texts).split(), "queries": queries}))
+    identity = asdict(embedder.identity)
+    words = " ".join(texts).split()
+    (folder / "texts.json").write_text(json.dumps({"words": words, "queries": queries, "embedder": identity}))
 
 
-def run_size(size: int, folder: str) -> Figures:
-    """Measure a size in a process of its own.
+def measure_sizes(sizes: list[int], folder: str) -> Iterator[Figures]:
+    """Yield the figures of each size as they come; the database of one is removed before the next is made."""
+    for size in sizes:
+        with tempfile.TemporaryDirectory(prefix=f"{size}-", dir=folder) as workspace:
+            for name in ("vectors.npy", "texts.json"):
+                (Path(workspace) / name).symlink_to(Path(folder) / name)
+            console.print(f"{size} chunks …")
+            yield Figures(chunks=size, **run_part(Part.make, size, workspace), **run_part(Part.ask, size, workspace))
+
+
+def run_part(part: Part, size: int, workspace: str) -> dict[str, Any]:
+    """Run a part for one size in a process of its own; return its figures.
 
     Raises:
-        ContractError: The process failed; its words are in the message.
+        ContractError: The process failed; its words are in the terminal.
     """
     options = [option for option in sys.argv[1:] if not option.startswith(("sizes=", "output=", "plot="))]
-    command = [sys.executable, __file__, *options, f"sizes=[{size}]", f"workspace={folder}"]
+    command = [
+        *(sys.executable, __file__, *options),
+        *(f"sizes=[{size}]", f"part={part.value}", f"workspace={workspace}"),
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise ContractError(f"{size} chunks: the process that measured ended with {done.returncode}; see above.")
-    return Figures(**json.loads(done.stdout))
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
-def make_rows(size: int, folder: Path, first: int = 1) -> Iterator[list[ChunkRow]]:
-    """Yield synthetic chunks in batches, the same ones every time."""
+def make_chunks(size: int, folder: Path, first: int = 1) -> Iterator[NewChunk]:
+    """Yield synthetic chunks, the same ones every time."""
     vectors = np.load(folder / "vectors.npy", allow_pickle=False)
     words = np.array(json.loads((folder / "texts.json").read_text())["words"])
     for start in range(first, first + size, BATCH):
@@ -179,99 +224,121 @@ def make_rows(size: int, folder: Path, first: int = 1) -> Iterator[list[ChunkRow
         noise *= JITTER / np.sqrt(vectors.shape[1])
         rows = normalise_rows(vectors[chance.integers(len(vectors), size=count)] + noise)
         texts = words[chance.integers(len(words), size=(count, WORDS_PER_CHUNK))].tolist()
-        yield [
-            ChunkRow(
-                start + place,
-                None,
-                f"{' '.join(text)} item{start + place}",
-                ChunkVectors(rows[place : place + 1], no_spans(rows.shape[1])),
-            )
-            for place, text in enumerate(texts)
-        ]
+        for place, drawn in enumerate(texts):
+            text = f"{' '.join(drawn)} item{start + place}"
+            chunk_vectors = ChunkVectors(rows[place : place + 1], no_spans(rows.shape[1]))
+            yield NewChunk(0, len(text), None, None, text, chunk_vectors)
 
 
-def measure_size(size: int, folder: Path, embedder: SentenceEmbedder) -> Figures:
-    """Make, save, open, follow and query an index of one size."""
-    identity = EmbedderIdentity("bench", embedder.identity.dimension, "bench")
-    store = Store(size, "bench", identity, 1)
+def make_documents(size: int, folder: Path, first: int = 1) -> Iterator[list[NewDocument]]:
+    """Yield batches of synthetic documents."""
+    batch: list[NewDocument] = []
+    chunks: list[NewChunk] = []
+    for number, chunk in enumerate(make_chunks(size, folder, first), start=first):
+        chunks.append(chunk)
+        if len(chunks) == CHUNKS_PER_DOCUMENT or number == first + size - 1:
+            name = f"{number}.txt"
+            digest = hashlib.sha256(name.encode()).hexdigest()
+            batch.append(NewDocument(name, digest, "bench", 1, " ", tuple(chunks)))
+            chunks = []
+        if len(batch) * CHUNKS_PER_DOCUMENT >= BATCH or (batch and number == first + size - 1):
+            yield batch
+            batch = []
+
+
+def make(size: int, folder: Path) -> dict[str, Any]:
+    """Commit a store's chunks, and make and save its index."""
     data = DataDir(folder / "data")
-    make_s, save_s = _make_and_save(size, folder, store, data)
-    queries = json.loads((folder / "texts.json").read_text())["queries"]
-    embedder.embed_query("ready")
-    before, start = _read_memory(), time.perf_counter()
-    index = load_snapshot(snapshot_folder(data, store), store, IndexDevice.cpu)
-    open_s = time.perf_counter() - start
-    if index is None:
-        raise ContractError("the snapshot that was just saved could not be opened. Check the disk.")
-    for query in queries[:5]:
-        ask(index, query, embedder)
-    stages = np.array([ask(index, query, embedder) for query in queries])
-    memory_bytes = _read_memory() - before
-    totals = stages.sum(axis=1)
-    medians = np.median(stages, axis=0)
-    files = snapshot_folder(data, store).iterdir()
-    return Figures(
-        chunks=size,
-        make_s=round(make_s, 2),
-        save_s=round(save_s, 2),
-        open_s=round(open_s, 3),
-        follow_ms=round(_follow(index, folder), 2),
-        index_bytes=sum(path.stat().st_size for path in files),
-        memory_bytes=memory_bytes,
-        embed_p50_ms=round(float(medians[0]), 2),
-        lexical_p50_ms=round(float(medians[1]), 2),
-        dense_p50_ms=round(float(medians[2]), 2),
-        p50_ms=round(float(np.median(totals)), 2),
-        p99_ms=round(float(np.percentile(totals, 99)), 2),
-    )
-
-
-def _make_and_save(size: int, folder: Path, store: Store, data: DataDir) -> tuple[float, float]:
-    """Return seconds of making an index, the making of its rows not counted, and of saving it."""
-    make_s = 0.0
-    runs: list[ChunkRun] = []
-    for rows in make_rows(size, folder):
+    engine = open_database(data.database)
+    identity = EmbedderIdentity(**json.loads((folder / "texts.json").read_text())["embedder"])
+    store = make_store(engine, STORE, identity)
+    commit_s, done = 0.0, 0
+    for batch in make_documents(size, folder):
         start = time.perf_counter()
-        runs.append(build_chunk_run(rows, IndexDevice.cpu))
-        make_s += time.perf_counter() - start
-        console.print(f"  {sum(len(run.numbers) for run in runs)} of {size}")
+        commit_documents(engine, store, batch)
+        commit_s += time.perf_counter() - start
+        done += sum(len(document.chunks) for document in batch)
+        console.print(f"  {done} of {size}")
+    before = _read_memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     start = time.perf_counter()
-    runs, live = join_runs(runs, np.ones(size, dtype=np.bool_), IndexDevice.cpu)
-    index = make_index(store, runs, live, size)
-    make_s += time.perf_counter() - start
-    start = time.perf_counter()
-    save_snapshot(index, data)
-    return make_s, time.perf_counter() - start
+    open_index(engine, data, find_store(engine, STORE), IndexDevice.cpu)
+    make_s = time.perf_counter() - start
+    engine.dispose()
+    make_bytes = _read_memory("VmHWM") - before
+    return {"commit_s": round(commit_s, 2), "make_s": round(make_s, 2), "make_bytes": make_bytes}
 
 
-def ask(index: StoreIndex, query: str, embedder: SentenceEmbedder) -> tuple[float, float, float]:
-    """Search as a Searcher does; return milliseconds of embedding, words and vectors."""
-    marks = [time.perf_counter()]
-    vector = embedder.embed_query(query)
-    marks.append(time.perf_counter())
-    by_words = pick_best(score_lexical(index.lexical, query), DEPTH)
-    marks.append(time.perf_counter())
-    if index.dense is not None:
-        gather_candidates(index.dense, vector, DEPTH, by_words)
-    marks.append(time.perf_counter())
-    embed, words, vectors = np.diff(marks) * 1e3
-    return float(embed), float(words), float(vectors)
+def ask(size: int, folder: Path, models: DataDir, config: BenchConfig) -> dict[str, Any]:
+    """Open and query a store's index, and follow a change of it."""
+    data = DataDir(folder / "data")
+    queries: list[str] = json.loads((folder / "texts.json").read_text())["queries"]
+    embedder = open_embedder(models, config.embedder)
+    embedder.embed_query("ready")
+    before, start = _read_memory("VmRSS"), time.perf_counter()
+    searcher = Searcher(data, config.embedder, config.search, make_embedder=lambda: embedder)
+    searcher.warm_up([STORE])
+    open_s = time.perf_counter() - start
+    for query in queries[:5]:
+        searcher.search([STORE], query, 10)
+    timings = [searcher.search([STORE], query, 10).timings_ms for query in queries]
+    memory_bytes = _read_memory("VmRSS") - before
+    totals = [one["total"] for one in timings]
+    stages = {f"{name}_p50_ms": round(float(np.median([one[name] for one in timings])), 2) for name in STAGES}
+    found = {
+        "open_s": round(open_s, 3),
+        "memory_bytes": memory_bytes,
+        **stages,
+        "p50_ms": round(float(np.median(totals)), 2),
+        "p99_ms": round(float(np.percentile(totals, 99)), 2),
+        **_examine_index(data, [embedder.embed_query(query) for query in queries]),
+        "follow_ms": round(_follow(searcher, data, size, folder, queries[0]), 2),
+    }
+    searcher.close()
+    return found
 
 
-def _follow(index: StoreIndex, folder: Path) -> float:
-    """Return milliseconds until a few more chunks can be found."""
-    rows = next(make_rows(FOLLOWED, folder, first=index.last + 1))
-    start = time.perf_counter()
-    runs = [*index.runs, build_chunk_run(rows, IndexDevice.cpu)]
-    live: NDArray[np.bool_] = np.ones(len(index.slots) + FOLLOWED, dtype=np.bool_)
-    make_index(index.store, runs, live, rows[-1].id)
-    return (time.perf_counter() - start) * 1e3
+def _examine_index(data: DataDir, vectors: list[NDArray[np.float32]]) -> dict[str, Any]:
+    """Return the size of an index's files, and how exact and how much slower its search by vector is."""
+    engine = open_database(data.database)
+    store = find_store(engine, STORE)
+    engine.dispose()
+    folder = snapshot_folder(data, store)
+    index = load_snapshot(folder, store, IndexDevice.cpu)
+    if index is None or index.dense is None:
+        raise ContractError("the snapshot that was just saved could not be opened. Check the disk.")
+    found, times = [0, 0], []
+    for vector in vectors:
+        start = time.perf_counter()
+        wanted, _ = search_dense(index.dense, vector, DEPTH, exact=True)
+        times.append((time.perf_counter() - start) * 1e3)
+        places, _ = search_dense(index.dense, vector, DEPTH)
+        for number, depth in enumerate((RECALLED, DEPTH)):
+            found[number] += len(np.intersect1d(wanted[:depth], places[:depth]))
+    return {
+        "exact_p50_ms": round(float(np.median(times)), 2),
+        "recall_10": round(found[0] / (RECALLED * len(vectors)), 4),
+        "recall_100": round(found[1] / (DEPTH * len(vectors)), 4),
+        "index_bytes": sum(path.stat().st_size for path in folder.iterdir()),
+    }
 
 
-def _read_memory() -> int:
-    """Return the resident bytes of this process, mapped files included."""
+def _follow(searcher: Searcher, data: DataDir, size: int, folder: Path, query: str) -> float:
+    """Return the milliseconds until a search knows of a few more chunks."""
+    engine = open_database(data.database)
+    for batch in make_documents(FOLLOWED, folder, first=size + 1):
+        commit_documents(engine, find_store(engine, STORE), batch)
+    engine.dispose()
+    result = searcher.search([STORE], query, 10)
+    if result.searched[0].chunks != size + FOLLOWED:
+        raise ContractError(f"wanted {size + FOLLOWED} chunks, found {result.searched[0].chunks}")
+    return result.timings_ms["refresh"]
+
+
+def _read_memory(name: str) -> int:
+    """Return the resident bytes of this process, mapped files included: VmRSS now, VmHWM at most."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return 0
 
@@ -283,16 +350,16 @@ def show(found: list[Figures], config: BenchConfig) -> None:
     if config.output is Output.json:
         sys.stdout.write(json.dumps([asdict(figures) for figures in found]) + "\n")
         return
-    table = Table(title="Cost against size")
-    names = [*Figures.__dataclass_fields__]
-    for name in names:
-        table.add_column(name.removesuffix("_bytes") + (" MiB" if name.endswith("_bytes") else ""), justify="right")
+    table = Table("", title="Cost against size")
     for figures in found:
-        values = asdict(figures)
-        table.add_row(
-            *(f"{values[name] / 2**20:.1f}" if name.endswith("_bytes") else f"{values[name]:g}" for name in names)
-        )
-    Console(width=160).print(table)
+        table.add_column(f"{figures.chunks:,}", justify="right")
+    for name in [*Figures.__dataclass_fields__][1:]:
+        values = [asdict(figures)[name] for figures in found]
+        if name.endswith("_bytes"):
+            table.add_row(f"{name.removesuffix('_bytes')} MiB", *(f"{value / 2**20:.1f}" for value in values))
+        else:
+            table.add_row(name, *(f"{value:g}" for value in values))
+    Console(width=120).print(table)
 
 
 def draw(found: list[Figures], path: Path) -> None:
@@ -302,27 +369,22 @@ def draw(found: list[Figures], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
     sizes = [figures.chunks for figures in found]
-    for name, label in (
-        ("p50_ms", "query p50"),
-        ("p99_ms", "query p99"),
-        ("dense_p50_ms", "vectors"),
-        ("lexical_p50_ms", "words"),
-    ):
-        axes[0].plot(sizes, [getattr(figures, name) for figures in found], marker="o", label=label)
-    axes[0].set(title="Latency, ms")
-    axes[1].plot(sizes, [figures.memory_bytes / 2**20 for figures in found], marker="o", label="memory")
-    axes[1].plot(sizes, [figures.index_bytes / 2**20 for figures in found], marker="o", label="files")
-    axes[1].set(title="Memory and files, MiB")
-    for name, label in (("make_s", "make"), ("save_s", "save"), ("open_s", "open")):
-        axes[2].plot(sizes, [getattr(figures, name) for figures in found], marker="o", label=label)
-    axes[2].set(title="Making, saving, opening, s")
-    for one in axes:
-        one.set(xscale="log", yscale="log", xlabel="chunks")
+    lines = {
+        "Latency, ms": {"query p50": "p50_ms", "query p99": "p99_ms", "vectors p50": "dense_p50_ms"}
+        | {"words p50": "lexical_p50_ms", "embedding p50": "embed_p50_ms"},
+        "Memory and files, MiB": {"searching": "memory_bytes", "making": "make_bytes", "index files": "index_bytes"},
+        "Committing, making, opening, s": {"commit": "commit_s", "make": "make_s", "open": "open_s"},
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
+    for one, (title, shown) in zip(axes, lines.items(), strict=True):
+        for label, name in shown.items():
+            scale = 2**20 if name.endswith("_bytes") else 1
+            one.plot(sizes, [asdict(figures)[name] / scale for figures in found], marker="o", label=label)
+        one.set(title=title, xscale="log", yscale="log", xlabel="chunks")
         one.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ SCHEMAS = {
     "score_exact": ("scripts.score_exact", "ScoreConfig"),
     "bench_sync": ("scripts.bench_sync", "BenchConfig"),
     "bench_index": ("scripts.bench_index", "BenchConfig"),
+    "bench_approximate": ("scripts.bench_approximate", "BenchConfig"),
+    "bench_lexical": ("scripts.bench_lexical", "BenchConfig"),
     "bench_train": ("scripts.bench_train", "BenchConfig"),
     "bench_retrieval": ("scripts.bench_retrieval", "BenchConfig"),
 }

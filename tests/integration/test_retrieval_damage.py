@@ -25,7 +25,9 @@ from retrieval.database import open_database
 from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
 from retrieval.snapshot import MANIFEST, PARTS, load_snapshot, open_index, snapshot_folder
+from retrieval.spans import quantise
 from retrieval.store import NewChunk, NewDocument, Store, commit_documents, find_store, make_store
+from retrieval.vectors import ChunkVectors
 from tests.fakes.hash_embedder import HashEmbedder
 from tests.open_watch import Openings, watch_openings
 
@@ -264,11 +266,12 @@ def test_the_index_of_ten_thousand_chunks_is_made_again_within_a_minute(
         f"Sentence {n} tells of the part w{n} in a pump or a valve. {'It is cleaned. ' * 60}"
         for n in range(MANY_CHUNKS)
     ]
-    documents = [
-        NewDocument(
-            f"{n}.md", str(n), "1", len(words), words, (NewChunk(0, len(words), None, None, words, vectors[n : n + 1]),)
-        )
+    chunks = [
+        NewChunk(0, len(words), None, None, words, ChunkVectors(vectors[n : n + 1], quantise(vectors[n : n + 1])))
         for n, words in enumerate(texts)
+    ]
+    documents = [
+        NewDocument(f"{n}.md", str(n), "1", len(chunk.text), chunk.text, (chunk,)) for n, chunk in enumerate(chunks)
     ]
     commit_documents(engine, store, documents)
     store = find_store(engine, "acme")

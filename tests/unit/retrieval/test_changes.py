@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.layout import DataDir
-from retrieval import snapshot
+from retrieval import changes, snapshot
+from retrieval.changes import read_changes
 from retrieval.config import IndexDevice
 from retrieval.database import open_database
 from retrieval.dense import search_dense
@@ -78,6 +79,23 @@ def put(data: DataDir, name: str, text: str) -> None:
     chunk = NewChunk(0, 1, None, None, text, embed_passages([(None, text)], EMBEDDER)[0])
     commit_document(engine, find_store(engine, "acme"), NewDocument(name, "1", "1", 1, name, (chunk,)))
     engine.dispose()
+
+
+def test_a_store_is_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DataDir(tmp_path)
+    for number in range(7):
+        put(data, f"{number}", f"pump {number}")
+    engine = open_database(data.database)
+    store = find_store(engine, "acme")
+    wanted = ask(build_index(engine, store, IndexDevice.cpu))
+    monkeypatch.setattr(changes, "BATCH", 3)
+    sizes: list[int] = []
+    nothing = np.zeros(0, dtype=np.int64)
+    assert read_changes(engine, store, nothing, 0, lambda rows: sizes.append(len(rows))).last == 7
+    assert sizes == [3, 3, 1]
+    index = build_index(engine, store, IndexDevice.cpu)
+    assert len(index.runs) == 1
+    assert ask(index) == wanted
 
 
 def test_a_new_snapshot_links_to_what_has_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_only_allowed_chunks_are_found_and_as_many_as_there_are(seed: int) -> No
 def test_joined_runs_hold_what_was_kept() -> None:
     index, vectors, owners = make_index()
     kept = np.array([True, False, True, True, False])
-    joined = join_vectors(index.runs, [kept, None], IndexDevice.cpu)
+    joined = join_vectors(list(index.runs), [kept, None], IndexDevice.cpu)
     chunks = [0, 2, 3, 5, 6, 7]
     assert np.array_equal(joined.vectors, vectors[np.isin(owners, chunks)])
     assert joined.owners.tolist() == np.repeat(np.arange(6), [WINDOWS[chunk] for chunk in chunks]).tolist()

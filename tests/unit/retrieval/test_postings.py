@@ -3,9 +3,11 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval import postings
 from retrieval.postings import ARRAYS, Postings, build_postings, find_entries, join_postings, read_words
 
 TEXTS = st.lists(st.lists(st.sampled_from(["a", "ab", "b", "ß", "水", "\U0001f986", "zz"]), max_size=6), max_size=8)
@@ -47,5 +49,18 @@ def test_joining_is_building_from_what_is_kept(parts: list[list[list[str]]], dat
         if mask is None or mask[number]
     ]
     wanted = build_postings(kept)
+    for name in ARRAYS:
+        assert getattr(joined, name).tolist() == getattr(wanted, name).tolist(), name
+
+
+@pytest.mark.parametrize("block", [1, 2, 5])
+def test_joining_in_small_blocks_is_joining_at_once(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(block)
+    words = ["a", "b", "c", "d", "e"]
+    parts = [build_postings([chance.choice(words, 4).tolist() for _ in range(9)]) for _ in range(3)]
+    masks = [None, chance.random(9) < 0.5, np.zeros(9, dtype=bool)]
+    wanted = join_postings(parts, masks)
+    monkeypatch.setattr(postings, "BLOCK", block)
+    joined = join_postings(parts, masks)
     for name in ARRAYS:
         assert getattr(joined, name).tolist() == getattr(wanted, name).tolist(), name
