@@ -134,6 +134,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE chunks ADD COLUMN spans BLOB",
         "ALTER TABLE coming_embeddings ADD COLUMN spans BLOB",
     ),
+    (  # the gateway's keys, each as its SHA-256
+        """CREATE TABLE keys (
+            id TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            sha256 TEXT NOT NULL,
+            is_admin INTEGER NOT NULL,
+            created_at INTEGER NOT NULL,
+            revoked_at INTEGER
+        )""",
+    ),
 )
 """Append-only: entry n brings the schema from version n to n + 1, in one transaction. Never edit a released one."""
 
@@ -195,6 +205,33 @@ def _raw_connection(engine: Engine) -> Iterator[sqlite3.Connection]:
             yield pooled.driver_connection
         finally:
             pooled.close()
+
+
+class ChangeWatch:
+    """Tells in microseconds whether anybody has changed the database: one idle connection that SQLite counts for.
+
+    Source: https://www.sqlite.org/pragma.html#pragma_data_version
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Take a connection of the engine's for itself."""
+        self._engine = engine
+        with explain_database_errors(engine):
+            self._pooled = engine.raw_connection()
+
+    def read_version(self) -> int:
+        """Return a number that differs from the last one once another connection has committed, in any process."""
+        with explain_database_errors(self._engine):
+            cursor = self._pooled.cursor()
+            try:
+                cursor.execute("PRAGMA data_version")
+                return int(cursor.fetchall()[0][0])
+            finally:
+                cursor.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._pooled.close()
 
 
 def _prepare_connection(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:

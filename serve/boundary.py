@@ -4,7 +4,6 @@ Request ids, the access log, the key, the bound on bodies, and the one handler t
 Knows no route.
 """
 
-import hmac
 import logging
 import secrets
 import time
@@ -19,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import InputError, LoamError, NotFound
+from serve.keys import NO_KEY, KeyRing
 
 logger = logging.getLogger(__name__)
 
@@ -129,16 +129,16 @@ def read_request_id(scope: Scope) -> str:
 class Boundary:
     """ASGI middleware around all routes: request id, key, bound on the body, access log."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, max_body_bytes: int) -> None:
         """Wrap an app.
 
         Args:
             app: The routes.
-            api_key: What every request must carry, or None where only this machine can ask.
+            keys: Who may ask.
             max_body_bytes: Largest body taken.
         """
         self._app = app
-        self._key = api_key.encode() if api_key else None
+        self._keys = keys
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -182,10 +182,12 @@ class Boundary:
 
     def _find_fault(self, scope: Scope) -> LoamError | None:
         headers = Headers(scope=scope)
-        if self._key is not None and scope["path"] not in OPEN_PATHS:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key):
-                return InvalidKey("Wanted a valid API key as «Authorization: Bearer KEY», found none that is known.")
+        if scope["path"] not in OPEN_PATHS:
+            caller = self._keys.identify(headers, (scope.get("client") or (None,))[0])
+            if caller is None:
+                return InvalidKey(NO_KEY)
+            scope["state"]["caller"] = caller
+            scope["state"]["log"] = {"owner": caller.owner, "key": caller.key_id}
         length = headers.get("content-length", "0")
         if not length.isdecimal():
             return InvalidRequest(f"content-length: wanted a number, found {length[:32]!r}.")

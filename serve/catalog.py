@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from core.errors import ModelNotFound
+from serve.owners import LOCAL
 
 
 class EntryKind(Enum):
@@ -31,13 +32,19 @@ class Entry:
         target: For an alias the adapter's own name, for an assistant its model's; else the name itself.
         created: Unix seconds.
         owner: Who made it.
+        is_granted: Whether every owner may use it.
     """
 
     name: str
     kind: EntryKind
     target: str
     created: int
-    owner: str = "local"
+    owner: str = LOCAL
+    is_granted: bool = False
+
+    def is_visible(self, owner: str) -> bool:
+        """Tell whether an owner may list and use it; models without weights of anybody's own are everybody's."""
+        return self.is_granted or self.owner == owner or self.kind not in (EntryKind.ADAPTER, EntryKind.ALIAS)
 
 
 @dataclass(slots=True)
@@ -50,27 +57,35 @@ class Catalog:
         """Add a name; the caller has made sure that it is free."""
         self.entries[entry.name] = entry
 
-    def get(self, name: str) -> Entry:
+    def list_entries(self, owner: str) -> list[Entry]:
+        """Return what an owner may use."""
+        return [entry for entry in self.entries.values() if entry.is_visible(owner)]
+
+    def get(self, name: str, owner: str) -> Entry:
         """Return what a name stands for.
 
+        Args:
+            name: What a request's `model` holds.
+            owner: Who asks.
+
         Raises:
-            ModelNotFound: Nothing does; what is served is listed.
+            ModelNotFound: Nothing does, or what does is another's; what the owner may use is listed.
         """
         entry = self.entries.get(name)
-        if entry is None:
-            served = ", ".join(self.entries)
+        if entry is None or not entry.is_visible(owner):
+            served = ", ".join(entry.name for entry in self.list_entries(owner))
             raise ModelNotFound(f"The model {name!r} does not exist. Served here: {served}.", param="model")
         return entry
 
-    def resolve_chat(self, name: str) -> Entry:
-        """Return what answers a chat under a name: a base model, an adapter or an assistant.
+    def resolve_chat(self, name: str, owner: str) -> Entry:
+        """Return what answers an owner's chat under a name: a base model, an adapter or an assistant.
 
         Raises:
             ModelNotFound: Nothing has that name, or what has it does not chat.
         """
-        entry = self.get(name)
+        entry = self.get(name, owner)
         if entry.kind is EntryKind.ALIAS:
-            entry = self.get(entry.target)
+            entry = self.get(entry.target, owner)
         if entry.kind is EntryKind.EMBEDDER:
             raise ModelNotFound(f"The model {name!r} embeds texts and does not chat.", param="model")
         return entry

@@ -3,7 +3,7 @@
 Keeps no state of its own at import: two gateways can live in one process. Does not start the engine, does not listen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from core.errors import ConfigError, LoamError
 from serve.boundary import Boundary, answer_error
 from serve.gateway_state import ClientGone, Gateway
+from serve.keys import KeyRing
 from serve.routes import chat, embeddings, health, models, sources
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -22,9 +23,12 @@ class GatewayConfig:
     """What stands under `gateway`.
 
     Attributes:
-        host: Address to listen on. Anything but loopback needs a key in LOAM_API_KEY.
+        host: Address to listen on. Anything but loopback needs a key (scripts/keys.py).
         port: Port to listen on; 0 takes a free one.
         url: How clients reach the gateway, for the links of citations; None: http://host:port.
+        tls_cert: Certificate file (PEM, with its chain) to speak HTTPS with; None: HTTP.
+        tls_key: Its private key (PEM, without a password).
+        granted_adapters: Run ids of the command line's adapters that every key may use; the others are `local`'s alone.
         max_body_mib: Largest request body in MiB.
         answer_timeout_s: Longest wait for a whole answer that is not streamed.
         stop_timeout_s: Time that running answers get when the gateway is told to stop.
@@ -33,6 +37,9 @@ class GatewayConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     url: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    granted_adapters: list[str] = field(default_factory=list)
     max_body_mib: int = 8
     answer_timeout_s: float = 600.0
     stop_timeout_s: float = 5.0
@@ -44,6 +51,12 @@ class GatewayConfig:
             for name, is_good, wanted, value in (
                 ("host", bool(self.host), "an address", self.host),
                 ("port", 0 <= self.port <= 65535, "0 to 65535", self.port),
+                (
+                    "tls_key",
+                    (self.tls_cert is None) == (self.tls_key is None),
+                    "tls_cert and tls_key together",
+                    self.tls_key,
+                ),
                 ("max_body_mib", 1 <= self.max_body_mib <= 1024, "1 to 1024", self.max_body_mib),
                 ("answer_timeout_s", self.answer_timeout_s > 0, "more than 0", self.answer_timeout_s),
                 ("stop_timeout_s", self.stop_timeout_s >= 0, "0 or more", self.stop_timeout_s),
@@ -54,12 +67,12 @@ class GatewayConfig:
             raise ConfigError("; ".join(faults), param="gateway")
 
 
-def build_app(gateway: Gateway, api_key: str | None, max_body_bytes: int) -> FastAPI:
+def build_app(gateway: Gateway, keys: KeyRing, max_body_bytes: int) -> FastAPI:
     """Build the gateway's app.
 
     Args:
         gateway: Its parts, already running.
-        api_key: What every request must carry; None lets anybody on this machine ask.
+        keys: Who may ask.
         max_body_bytes: Largest request body.
 
     Returns:
@@ -72,7 +85,7 @@ def build_app(gateway: Gateway, api_key: str | None, max_body_bytes: int) -> Fas
     for kind in (LoamError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.add_exception_handler(ClientGone, answer_nobody)
-    app.add_middleware(Boundary, api_key=api_key, max_body_bytes=max_body_bytes)
+    app.add_middleware(Boundary, keys=keys, max_body_bytes=max_body_bytes)
     return app
 
 

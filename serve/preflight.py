@@ -7,6 +7,7 @@ import errno
 import json
 import shutil
 import socket
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,6 @@ class Plan:
         template_date: What the chat template prints; None where it prints no date.
         catalog: Every name that is served.
         assistants: The assistants, by name.
-        api_key: What every request must carry, or None.
         listener: The bound socket.
     """
 
@@ -103,18 +103,17 @@ class Plan:
     template_date: str | None
     catalog: Catalog
     assistants: dict[str, Assistant]
-    api_key: str | None
     listener: socket.socket
 
 
-def make_plan(config: ServeConfig, data: DataDir, api_key: str | None, stores: set[str]) -> Plan:
+def make_plan(config: ServeConfig, data: DataDir, stores: set[str], *, has_key: bool) -> Plan:
     """Check everything that serving needs.
 
     Args:
         config: The configuration.
         data: The data directory.
-        api_key: The gateway's key, if there is one.
         stores: Names of the stores that exist.
+        has_key: Whether anybody has a key that the gateway would take.
 
     Returns:
         What will be served.
@@ -123,14 +122,15 @@ def make_plan(config: ServeConfig, data: DataDir, api_key: str | None, stores: s
         ConfigError: One or more faults; all are listed.
     """
     faults: list[str] = []
-    faults += find_gateway_faults(config.gateway, api_key) + find_disk_faults(data.root)
+    faults += find_gateway_faults(config.gateway, has_key=has_key) + find_disk_faults(data.root)
     model = choose_model(config, data, faults)
     embedder = find_model(data, config.embedder.name, ModelKind.EMBEDDER, faults)
     adapters, left_out = ([], []) if model is None else choose_adapters(config, data, model, faults)
     max_rank = config.engine.max_lora_rank or fit_rank([int(adapter.manifest.lora["rank"]) for adapter in adapters])
     catalog = Catalog()
     if model is not None and embedder is not None:
-        fill_catalog(catalog, model, embedder, adapters)
+        fill_catalog(catalog, model, embedder, adapters, config.gateway.granted_adapters)
+        faults += find_grant_faults(config.gateway.granted_adapters, adapters)
         faults += add_assistants(catalog, config.assistants, stores)
     date = choose_template_date(config, model, adapters, faults)
     listener = bind_listener(config.gateway, faults)
@@ -141,14 +141,28 @@ def make_plan(config: ServeConfig, data: DataDir, api_key: str | None, stores: s
     assistants = {
         name: Assistant(name, catalog.entries[name].target, value) for name, value in config.assistants.items()
     }
-    return Plan(model, adapters, left_out, max_rank, date, catalog, assistants, api_key, listener)
+    return Plan(model, adapters, left_out, max_rank, date, catalog, assistants, listener)
 
 
-def find_gateway_faults(config: GatewayConfig, api_key: str | None) -> list[str]:
-    """Check that nobody but this machine can ask without a key."""
-    if config.host in LOOPBACK_HOSTS or api_key:
-        return []
-    return [f"gateway.host: {config.host} is not loopback, and there is no key. Set LOAM_API_KEY, or use 127.0.0.1"]
+def find_gateway_faults(config: GatewayConfig, *, has_key: bool) -> list[str]:
+    """Check that nobody but this machine can ask without a key, and that the certificate can be used."""
+    faults = []
+    if config.host not in LOOPBACK_HOSTS and not has_key:
+        faults.append(
+            f"gateway.host: {config.host} is not loopback, and there is no key. Make one: python scripts/keys.py "
+            "create --owner NAME; or use 127.0.0.1"
+        )
+    if config.tls_cert is not None and config.tls_key is not None:
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(config.tls_cert, config.tls_key, password=lambda: "")  # else it would ask here
+        except (OSError, ValueError) as error:
+            found = error.strerror if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+            faults.append(
+                f"gateway.tls_cert, gateway.tls_key: wanted a certificate and its key as PEM files, found {found} in "
+                f"{config.tls_cert} and {config.tls_key}"
+            )
+    return faults
 
 
 def find_disk_faults(root: Path) -> list[str]:
@@ -319,14 +333,28 @@ def choose_template_date(
     return min(dates, default=config.template_date)
 
 
-def fill_catalog(catalog: Catalog, model: Path, embedder: Path, adapters: list[ServedAdapter]) -> None:
+def find_grant_faults(granted: list[str], adapters: list[ServedAdapter]) -> list[str]:
+    """Check that what is granted is there."""
+    there = [adapter.run_id for adapter in adapters]
+    known = ", ".join(there) or "there are none"
+    return [
+        f"gateway.granted_adapters: wanted run ids that are served ({known}), found {name}"
+        for name in granted
+        if name not in there
+    ]
+
+
+def fill_catalog(
+    catalog: Catalog, model: Path, embedder: Path, adapters: list[ServedAdapter], granted: list[str]
+) -> None:
     """List the base model, the adapters with their aliases, and the embedder."""
     created = int((model / "config.json").stat().st_mtime)
     catalog.add(Entry(model.name, EntryKind.BASE, model.name, created))
     for adapter in adapters:
-        catalog.add(Entry(adapter.name, EntryKind.ADAPTER, adapter.name, adapter.manifest.created_at))
+        made, is_granted = adapter.manifest.created_at, adapter.run_id in granted
+        catalog.add(Entry(adapter.name, EntryKind.ADAPTER, adapter.name, made, is_granted=is_granted))
         if adapter.run_id not in catalog.entries:
-            catalog.add(Entry(adapter.run_id, EntryKind.ALIAS, adapter.name, adapter.manifest.created_at))
+            catalog.add(Entry(adapter.run_id, EntryKind.ALIAS, adapter.name, made, is_granted=is_granted))
     if embedder.name not in catalog.entries:
         catalog.add(Entry(embedder.name, EntryKind.EMBEDDER, embedder.name, int(embedder.stat().st_mtime)))
 

@@ -31,6 +31,7 @@ from core.config import load_config, run_app
 from core.errors import LoamError
 from core.layout import DataDir
 from core.logs import configure_logging
+from retrieval.database import open_database
 from retrieval.searcher import Searcher
 from serve.answering import Answering
 from serve.engine import Adapter, Engine
@@ -38,6 +39,7 @@ from serve.engine_command import EngineCommand, EngineConfig, build_command
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
 from serve.hardware import fill_engine_config
+from serve.keys import KeyRing
 from serve.library import Library
 from serve.lock import lock_data_dir
 from serve.preflight import Plan, ServeConfig, make_plan
@@ -64,16 +66,28 @@ def main(composed: DictConfig) -> None:
     config = load_config(composed, ServeConfig)
     engine_config = fill_engine_config(config.engine)
     data = DataDir(Path(config.paths.data_dir))
-    api_key = os.environ.get("LOAM_API_KEY") or None
-    with lock_data_dir(data.root):
+    with lock_data_dir(data.root), open_keys(data) as keys:
         searcher = Searcher(data, config.embedder, config.search)
         try:
-            plan = make_plan(config, data, api_key, {status.store for status in searcher.list_stores()})
+            stores = {status.store for status in searcher.list_stores()}
+            plan = make_plan(config, data, stores, has_key=keys.has_good_key)
             print_plan(plan)
             engine_config = dataclasses.replace(engine_config, max_lora_rank=plan.max_lora_rank)
-            asyncio.run(serve(config, engine_config, data, plan, searcher))
+            asyncio.run(serve(config, engine_config, data, plan, searcher, keys))
         finally:
             searcher.close()
+
+
+@contextmanager
+def open_keys(data: DataDir) -> Iterator[KeyRing]:
+    """Open the database for the keys that it holds; LOAM_API_KEY is one more."""
+    database = open_database(data.database)
+    try:
+        keys = KeyRing(database, os.environ.get("LOAM_API_KEY") or None)
+        yield keys
+        keys.close()
+    finally:
+        database.dispose()
 
 
 def print_plan(plan: Plan) -> None:
@@ -86,7 +100,7 @@ def print_plan(plan: Plan) -> None:
 
 
 async def serve(
-    config: ServeConfig, engine_config: EngineConfig, data: DataDir, plan: Plan, searcher: Searcher
+    config: ServeConfig, engine_config: EngineConfig, data: DataDir, plan: Plan, searcher: Searcher, keys: KeyRing
 ) -> None:
     """Start the engine and the gateway, and stop both when a signal comes."""
     stop = asyncio.Event()
@@ -101,9 +115,10 @@ async def serve(
         if not await finish_unless_stopped(start(engine, command, library, plan, progress), stop):
             return
         gateway = build_gateway(config, engine_config, engine, library, plan)
-        app = build_app(gateway, plan.api_key, config.gateway.max_body_mib * 2**20)
+        app = build_app(gateway, keys, config.gateway.max_body_mib * 2**20)
         host, port = plan.listener.getsockname()[:2]
-        progress.end(f"ready        http://{host}:{port}/v1  (Ctrl-C stops it)")
+        scheme = "https" if config.gateway.tls_cert else "http"
+        progress.end(f"ready        {scheme}://{host}:{port}/v1  (Ctrl-C stops it)")
         await listen(app, config, plan, stop)
     finally:
         plan.listener.close()
@@ -168,6 +183,8 @@ async def listen(app: FastAPI, config: ServeConfig, plan: Plan, stop: asyncio.Ev
             log_config=None,
             access_log=False,
             server_header=False,
+            ssl_certfile=config.gateway.tls_cert,
+            ssl_keyfile=config.gateway.tls_key,
             timeout_graceful_shutdown=round(config.gateway.stop_timeout_s),
         )
     )

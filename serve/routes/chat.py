@@ -16,6 +16,7 @@ from core.errors import LoamError
 from serve.answering import AnswerEvent, EndEvent, GroundsEvent, TextEvent
 from serve.catalog import EntryKind
 from serve.gateway_state import CurrentGateway, Gateway, read_base_url, run_for_client
+from serve.owners import CurrentCaller
 from serve.relay import DONE_EVENT, describe_silence, fetch, format_error_event, open_stream
 from serve.schemas.chat import ChatRequest
 from serve.schemas.strict import StrictRoute
@@ -53,10 +54,12 @@ class EventAnswer(StreamingResponse):
 
 
 @router.post("/completions")
-async def create_chat_completion(body: ChatRequest, request: Request, gateway: CurrentGateway) -> Response:
+async def create_chat_completion(
+    body: ChatRequest, request: Request, gateway: CurrentGateway, caller: CurrentCaller
+) -> Response:
     """Answer a chat."""
-    entry = gateway.catalog.resolve_chat(body.model)
-    request.state.log = {"model": entry.name, "stream": bool(body.stream)}
+    entry = gateway.catalog.resolve_chat(body.model, caller.owner)
+    request.state.log |= {"model": entry.name, "stream": bool(body.stream)}
     if entry.kind is EntryKind.ASSISTANT:
         return await answer_as_assistant(entry.name, body, request, gateway)
     payload = body.to_upstream(entry.target)

@@ -12,6 +12,7 @@ from core.errors import ModelNotFound
 from serve.boundary import InvalidRequest
 from serve.catalog import EntryKind
 from serve.gateway_state import CurrentGateway, run_for_client
+from serve.owners import CurrentCaller
 from serve.schemas.embeddings import EmbeddingRequest
 from serve.schemas.strict import StrictRoute
 
@@ -19,9 +20,11 @@ router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"], route_class=Str
 
 
 @router.post("")
-async def create_embeddings(body: EmbeddingRequest, request: Request, gateway: CurrentGateway) -> Response:
+async def create_embeddings(
+    body: EmbeddingRequest, request: Request, gateway: CurrentGateway, caller: CurrentCaller
+) -> Response:
     """Embed texts as unit vectors."""
-    entry = gateway.catalog.get(body.model)
+    entry = gateway.catalog.get(body.model, caller.owner)
     if entry.kind is not EntryKind.EMBEDDER:
         known = gateway.library.embedder_name
         raise ModelNotFound(f"The model {body.model!r} does not embed texts. This one does: {known}.", param="model")

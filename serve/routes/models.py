@@ -6,20 +6,21 @@ from fastapi import APIRouter
 
 from serve.catalog import Entry
 from serve.gateway_state import CurrentGateway
+from serve.owners import CurrentCaller
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-async def list_models(gateway: CurrentGateway) -> dict[str, Any]:
-    """List every name that a request's `model` may hold."""
-    return {"object": "list", "data": [shape_model(entry) for entry in gateway.catalog.entries.values()]}
+async def list_models(gateway: CurrentGateway, caller: CurrentCaller) -> dict[str, Any]:
+    """List every name that `model` may hold in a request of this owner's."""
+    return {"object": "list", "data": [shape_model(entry) for entry in gateway.catalog.list_entries(caller.owner)]}
 
 
 @router.get("/{name:path}")
-async def get_model(name: str, gateway: CurrentGateway) -> dict[str, Any]:
+async def get_model(name: str, gateway: CurrentGateway, caller: CurrentCaller) -> dict[str, Any]:
     """Return one of them."""
-    return shape_model(gateway.catalog.get(name))
+    return shape_model(gateway.catalog.get(name, caller.owner))
 
 
 def shape_model(entry: Entry) -> dict[str, Any]:

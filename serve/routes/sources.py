@@ -6,8 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from fastapi.responses import HTMLResponse
 
+from core.errors import NotFound
 from retrieval.store import Passage
-from serve.gateway_state import CurrentGateway
+from serve.gateway_state import CurrentGateway, Gateway
+from serve.owners import LOCAL, Caller, CurrentCaller
 
 router = APIRouter(prefix="/sources", tags=["sources"])
 
@@ -26,10 +28,29 @@ STYLE = (
 
 @router.get("/{chunk_id}")
 async def get_source(
-    chunk_id: Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9_-]+$")], gateway: CurrentGateway
+    chunk_id: Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9_-]+$")],
+    gateway: CurrentGateway,
+    caller: CurrentCaller,
 ) -> HTMLResponse:
     """Show a passage with its document, heading and page."""
-    return HTMLResponse(render_passage(await gateway.library.read_passage(chunk_id)), headers=HEADERS)
+    try:
+        passage = await gateway.library.read_passage(chunk_id)
+    except NotFound as error:
+        raise describe_missing(chunk_id) from error
+    if not is_readable(passage.store, gateway, caller):
+        raise describe_missing(chunk_id)
+    return HTMLResponse(render_passage(passage), headers=HEADERS)
+
+
+def is_readable(store: str, gateway: Gateway, caller: Caller) -> bool:
+    """Tell whether a caller may read a store's passages: its owner, and everybody who can ask an assistant over it."""
+    assistants = gateway.answering.assistants.values()
+    return caller.owner == LOCAL or any(store in assistant.config.stores for assistant in assistants)
+
+
+def describe_missing(chunk_id: str) -> NotFound:
+    """Return the one error for a passage that is not there and for one that is another's."""
+    return NotFound(f"chunk {chunk_id!r}: it is not there; its document may have been replaced.", param="chunk_id")
 
 
 def render_passage(passage: Passage) -> str:

@@ -11,9 +11,11 @@ from typing import Any, TypeVar, cast
 
 import httpx
 import openai
+import sqlalchemy
 import uvicorn
 
 from core.errors import LoamError
+from retrieval.database import open_database
 from retrieval.searcher import Searcher
 from retrieval.store import Passage
 from serve.answering import Answering, Assistant, AssistantConfig
@@ -21,7 +23,9 @@ from serve.catalog import Catalog, Entry, EntryKind
 from serve.engine import Adapter, Engine
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
+from serve.keys import KeyRing
 from serve.library import Library
+from serve.owners import LOCAL
 from tests.fakes.engine import BASE, fake_command, quick_config, read_state, set_script
 from tests.fakes.searcher import FakeSearcher
 
@@ -40,6 +44,7 @@ class RunningGateway:
         url: Its base URL, without /v1.
         engine: Its engine, on the fake vLLM.
         searcher: What it searches.
+        database: Of its data directory.
         loop: The loop that it runs on.
         clients: Closed with it.
     """
@@ -47,6 +52,7 @@ class RunningGateway:
     url: str
     engine: Engine
     searcher: FakeSearcher
+    database: sqlalchemy.Engine
     loop: asyncio.AbstractEventLoop
     clients: list[openai.OpenAI] = field(default_factory=list)
 
@@ -85,8 +91,13 @@ def make_catalog(assistants: dict[str, AssistantConfig]) -> Catalog:
     catalog.add(Entry(ALIAS, EntryKind.ALIAS, ADAPTER, 2))
     catalog.add(Entry(EMBEDDER, EntryKind.EMBEDDER, EMBEDDER, 3))
     for name, config in assistants.items():
-        catalog.add(Entry(name, EntryKind.ASSISTANT, catalog.get(config.model).target, 4))
+        catalog.add(Entry(name, EntryKind.ASSISTANT, catalog.get(config.model, LOCAL).target, 4))
     return catalog
+
+
+def make_assistants(catalog: Catalog, configs: dict[str, AssistantConfig]) -> dict[str, Assistant]:
+    """Return assistants as they are served."""
+    return {name: Assistant(name, catalog.get(name, LOCAL).target, config) for name, config in configs.items()}
 
 
 @contextmanager
@@ -115,19 +126,20 @@ def running_gateway(
         engine = Engine(quick_config(), [Adapter(ADAPTER, adapter)], folder / "vllm.log")
         library = Library(cast("Searcher", searcher), EMBEDDER)
         catalog = make_catalog(assistants or {})
-        served = {
-            name: Assistant(name, catalog.get(name).target, config) for name, config in (assistants or {}).items()
-        }
+        served = make_assistants(catalog, assistants or {})
         answering = Answering(engine, library, served, lambda text: len(text.split()), first_byte_timeout_s)
         gateway = Gateway(engine, catalog, library, answering, None, first_byte_timeout_s, answer_timeout_s)
-        app = build_app(gateway, api_key, max_body_bytes)
+        database = open_database(folder / "loam.db")
+        keys = KeyRing(database, api_key)
+        app = build_app(gateway, keys, max_body_bytes)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
         server.capture_signals = no_signals  # type: ignore[method-assign]
         stop.append(asyncio.Event())
         try:
             await engine.start(fake_command(), lambda _seconds, _line: None)
             port = listener.getsockname()[1]
-            made.append(RunningGateway(f"http://127.0.0.1:{port}", engine, searcher, asyncio.get_running_loop()))
+            loop = asyncio.get_running_loop()
+            made.append(RunningGateway(f"http://127.0.0.1:{port}", engine, searcher, database, loop))
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
             ready.set()
             await stop[0].wait()
@@ -136,6 +148,8 @@ def running_gateway(
         finally:
             await engine.stop()
             library.close()
+            keys.close()
+            database.dispose()
 
     def main() -> None:
         try:
@@ -145,8 +159,7 @@ def running_gateway(
         finally:
             ready.set()
 
-    thread = threading.Thread(target=main)
-    thread.start()
+    (thread := threading.Thread(target=main)).start()
     ready.wait(30)
     try:
         if faults:

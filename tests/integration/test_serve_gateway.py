@@ -10,12 +10,17 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
 import pytest
+from fastapi.routing import APIRoute
 
+from core.logs import JsonFormatter
+from serve.gateway import build_app
+from serve.gateway_state import Gateway
+from serve.keys import KeyRing, create_key, revoke_key
 from serve.schemas.chat import ChatRequest
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import ADAPTER, ALIAS, EMBEDDER, RunningGateway, running_gateway
@@ -403,6 +408,60 @@ def test_a_key_is_asked_for_everywhere_but_at_health(tmp_path: Path) -> None:
             keyed.client("wrong").models.list()
         right = {"authorization": "Bearer s3cret-ü".encode()}
         assert httpx.get(f"{keyed.url}/v1/models", headers=right).status_code == 200  # type: ignore[arg-type]
+
+
+def test_a_revoked_key_is_refused_from_the_next_request_on_every_route(tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as keyed:
+        assert keyed.client("anything").models.list().data
+        key, token = create_key(keyed.database, "sales")
+        _, other = create_key(keyed.database, "support")
+        requests = [(method, route) for method, route in list_requests() if route != "/health"]
+        assert len(requests) >= 5
+        for scheme in ("Bearer", "bearer", "BEARER "):
+            for method, route in requests:
+                answer = httpx.request(method, keyed.url + route, headers={"authorization": f"{scheme} {token}"})
+                assert answer.status_code != 401, (method, route)
+        revoke_key(keyed.database, key.id)
+        for scheme in ("Bearer", "bearer", "BEARER "):
+            for method, route in requests:
+                answer = httpx.request(method, keyed.url + route, headers={"authorization": f"{scheme} {token}"})
+                assert (answer.status_code, read_error(answer)["code"]) == (401, "invalid_api_key"), (method, route)
+                assert answer.headers["www-authenticate"] == "Bearer"
+        assert keyed.client(other).models.list().data
+
+
+def list_requests() -> list[tuple[str, str]]:
+    """Return every operation of the gateway with its path filled in."""
+    app = build_app(cast("Gateway", None), cast("KeyRing", None), max_body_bytes=1)
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    return [(method, re.sub(r"{.*?}", "x", route.path)) for route in routes for method in route.methods]
+
+
+def test_a_key_never_reaches_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG), running_gateway(tmp_path) as keyed:
+        key, token = create_key(keyed.database, "sales")
+        keyed.client(token).models.list()
+        with pytest.raises(openai.AuthenticationError):
+            keyed.client(token + "0").models.list()
+    lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("serve")]
+    assert any(f'"owner": "sales", "key": "{key.id}"' in line for line in lines)
+    assert [line for line in lines if token.rpartition("-")[2] in line] == []
+
+
+def test_anothers_adapter_is_as_one_that_does_not_exist(tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as keyed:
+        _, token = create_key(keyed.database, "sales")
+        _, mine = create_key(keyed.database, "local")
+        assert [model.id for model in keyed.client(token).models.list()] == [BASE, EMBEDDER]
+        assert ADAPTER in [model.id for model in keyed.client(mine).models.list()]
+        headers = {"authorization": f"Bearer {token}"}
+        unknown = httpx.get(f"{keyed.url}/v1/models/{'x' * len(ALIAS)}", headers=headers).text
+        assert httpx.get(f"{keyed.url}/v1/models/{ALIAS}", headers=headers).text.replace(ALIAS, "x" * 4) == unknown
+        for name in (ALIAS, ADAPTER):
+            with pytest.raises(openai.NotFoundError) as caught:
+                keyed.client(token).chat.completions.create(model=name, messages=[{"role": "user", "content": "a"}])
+            assert caught.value.code == "model_not_found"
+            assert f"Served here: {BASE}, {EMBEDDER}." in caught.value.message
 
 
 def test_two_gateways_live_in_one_process(gateway: RunningGateway, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from core.errors import LoamError
 from scripts.write_configuration_docs import PAGE, SCHEMAS, render_page
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
+from serve.keys import KeyRing
 from tests.rules.checkout import REPO
 
 API = REPO / "docs" / "api.md"
@@ -24,7 +25,7 @@ def list_errors() -> list[type[LoamError]]:
 
 def list_routes() -> set[str]:
     """Return every route of the gateway as «METHOD /path»."""
-    app = build_app(cast("Gateway", None), api_key=None, max_body_bytes=1)
+    app = build_app(cast("Gateway", None), keys=cast("KeyRing", None), max_body_bytes=1)
     return {f"{method} {route.path}" for route in app.routes if isinstance(route, APIRoute) for method in route.methods}
 
 

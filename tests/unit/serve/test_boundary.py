@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
 
 from core.errors import EngineUnavailable, LoamError, StorageFull
+from retrieval.database import open_database
 from serve.boundary import Boundary
 from serve.catalog import Catalog
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
+from serve.keys import KeyRing
 
 
 class BrokenCatalog(Catalog):
@@ -20,25 +23,31 @@ class BrokenCatalog(Catalog):
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str, owner: str) -> Any:
         raise self._error
 
 
-def ask(error: Exception) -> httpx.Response:
+def ask(error: Exception, folder: Path) -> httpx.Response:
     nothing = cast("Any", None)
     gateway = Gateway(nothing, BrokenCatalog(error), nothing, nothing, None, 1.0, 1.0)
-    app = build_app(gateway, api_key=None, max_body_bytes=10)
+    database = open_database(folder / "loam.db")
+    keys = KeyRing(database, None)
+    app = build_app(gateway, keys, max_body_bytes=10)
 
     async def send() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
             return await client.get("/v1/models/any")
 
-    return asyncio.run(send())
+    try:
+        return asyncio.run(send())
+    finally:
+        keys.close()
+        database.dispose()
 
 
-def test_a_bug_is_500_without_its_details_but_the_log_has_them(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_500_without_details_but_the_log_has_them(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     with caplog.at_level(logging.ERROR):
-        answer = ask(ZeroDivisionError("secret /etc/path"))
+        answer = ask(ZeroDivisionError("secret /etc/path"), tmp_path)
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "internal_error"
     assert "secret" not in answer.text
@@ -53,9 +62,9 @@ def test_a_bug_is_500_without_its_details_but_the_log_has_them(caplog: pytest.Lo
     [(EngineUnavailable("away", retry_after_s=7), 503, "7"), (StorageFull("full"), 507, None)],
 )
 def test_an_error_of_ours_keeps_its_status_and_its_retry_after(
-    error: LoamError, status: int, retry_after: str | None
+    error: LoamError, status: int, retry_after: str | None, tmp_path: Path
 ) -> None:
-    answer = ask(error)
+    answer = ask(error, tmp_path)
     assert answer.status_code == status
     assert answer.json() == error.to_openai()
     assert answer.headers.get("retry-after") == retry_after
@@ -67,7 +76,7 @@ def test_a_content_length_that_is_no_number_is_refused(length: str) -> None:
 
     async def run() -> None:
         headers = [(b"content-length", length.encode())]
-        scope = {"type": "http", "method": "POST", "path": "/x", "query_string": b"", "headers": headers}
+        scope = {"type": "http", "method": "POST", "path": "/health", "query_string": b"", "headers": headers}
 
         async def receive() -> Any:
             return {"type": "http.request", "body": b"", "more_body": False}
@@ -75,7 +84,7 @@ def test_a_content_length_that_is_no_number_is_refused(length: str) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await Boundary(cast("Any", None), None, 10)(scope, receive, send)
+        await Boundary(cast("Any", None), cast("KeyRing", None), 10)(scope, receive, send)
 
     asyncio.run(run())
     assert sent[0]["status"] == 400

@@ -53,9 +53,9 @@ def data(tmp_path: Path) -> DataDir:
 def plan(data: DataDir) -> Callable[..., Plan]:
     """Make a plan and close its socket."""
 
-    def make(*, api_key: str | None = None, stores: tuple[str, ...] = ("s",), **config: Any) -> Plan:
+    def make(*, has_key: bool = False, stores: tuple[str, ...] = ("s",), **config: Any) -> Plan:
         config.setdefault("gateway", GatewayConfig(port=0))
-        made = make_plan(ServeConfig(**config), data, api_key, set(stores))
+        made = make_plan(ServeConfig(**config), data, set(stores), has_key=has_key)
         made.listener.close()
         return made
 
@@ -167,9 +167,29 @@ def test_all_faults_come_at_once(data: DataDir, plan: Callable[..., Plan]) -> No
 
 def test_an_address_for_others_needs_a_key(plan: Callable[..., Plan]) -> None:
     open_to_all = GatewayConfig(host="0.0.0.0", port=0)
-    with pytest.raises(ConfigError, match="LOAM_API_KEY"):
+    with pytest.raises(ConfigError, match=r"scripts/keys\.py create"):
         plan(gateway=open_to_all)
-    assert plan(gateway=open_to_all, api_key="secret").api_key == "secret"
+    assert plan(gateway=open_to_all, has_key=True).model.name == "base"
+
+
+def test_a_certificate_must_be_one(tmp_path: Path, plan: Callable[..., Plan]) -> None:
+    with pytest.raises(ConfigError, match="tls_cert and tls_key together"):
+        GatewayConfig(tls_cert="cert.pem")
+    (tmp_path / "cert.pem").write_text("nothing")
+    for cert in ("cert.pem", "missing.pem"):
+        files = GatewayConfig(port=0, tls_cert=str(tmp_path / cert), tls_key=str(tmp_path / "cert.pem"))
+        with pytest.raises(ConfigError, match=rf"gateway\.tls_cert.*{cert}"):
+            plan(gateway=files)
+
+
+def test_an_adapter_of_the_command_line_is_local_unless_it_is_granted(data: DataDir, plan: Callable[..., Plan]) -> None:
+    write_run(data, "one", "base")
+    write_run(data, "two", "base")
+    catalog = plan(gateway=GatewayConfig(port=0, granted_adapters=["two"])).catalog
+    assert [name for name in ("one", "two") if catalog.entries[name].is_visible("sales")] == ["two"]
+    assert [name for name in ("one", "two") if catalog.entries[name].is_visible("local")] == ["one", "two"]
+    with pytest.raises(ConfigError, match=r"granted_adapters.*one, two.*three"):
+        plan(gateway=GatewayConfig(port=0, granted_adapters=["three"]))
 
 
 @pytest.mark.parametrize("name", ["nothing", "all-minilm-l6-v2", "../base"])

@@ -1,0 +1,34 @@
+"""scripts/keys.py: the key on standard output once, everything else by id."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.errors import NotFound
+from scripts.keys import main
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> list[str]:
+    """Run the command and return the lines of its standard output."""
+    monkeypatch.setattr(sys, "argv", ["keys.py", *words, "--data-dir", str(folder)])
+    main()
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_key_is_printed_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert run(capsys, monkeypatch, tmp_path, "list") == []
+    (token,) = run(capsys, monkeypatch, tmp_path, "create", "--owner", "sales", "--admin")
+    prefix, key_id, secret = token.split("-")
+    assert prefix == "loam"
+    (line,) = run(capsys, monkeypatch, tmp_path, "list")
+    assert line.startswith(f"{key_id}  sales  admin  made ")
+    assert line.endswith("good")
+    assert secret not in line
+    (line,) = run(capsys, monkeypatch, tmp_path, "revoke", key_id)
+    assert "revoked" in line
+    assert run(capsys, monkeypatch, tmp_path, "list") == [line]
+    with pytest.raises(NotFound):
+        run(capsys, monkeypatch, tmp_path, "revoke", "nothing")
