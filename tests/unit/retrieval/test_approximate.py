@@ -18,6 +18,7 @@ from retrieval.dense import DenseIndex, join_vectors, make_dense, make_run, sear
 from retrieval.embedding import normalise_rows
 from retrieval.snapshot import StoreIndex, load_snapshot, open_index, snapshot_folder
 from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, Store, commit_document, find_store, make_store
+from retrieval.vectors import ChunkVectors, no_spans
 
 CHUNKS = 6000
 DIMENSION = 32
@@ -130,7 +131,8 @@ def test_lists_without_what_has_gone_hold_the_same_rows(
 def commit(data: DataDir, name: str, vectors: NDArray[np.float32]) -> Store:
     engine = open_database(data.database)
     make_store(engine, "acme", EmbedderIdentity("clustered", DIMENSION, "0"))
-    chunks = tuple(NewChunk(0, 1, None, None, "pump", row[None, :]) for row in vectors)
+    bare = no_spans(DIMENSION)
+    chunks = tuple(NewChunk(0, 1, None, None, "pump", ChunkVectors(row[None, :], bare)) for row in vectors)
     commit_document(engine, find_store(engine, "acme"), NewDocument(name, "1", "1", 1, "pump", chunks))
     store = find_store(engine, "acme")
     engine.dispose()
