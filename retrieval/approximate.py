@@ -8,6 +8,7 @@ not know chunks, runs or files.
 
 import logging
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,7 @@ def make_lists(vectors: NDArray[np.float32]) -> VectorLists:
     held_out = np.sort(chance.choice(len(vectors), min(HELD_OUT, len(vectors) // 2), replace=False))
     others = np.setdiff1d(np.arange(len(vectors)), held_out, assume_unique=True)
     sample = np.sort(chance.choice(others, min(len(others), TRAINED_PER_LIST * count), replace=False))
+    _faiss.omp_set_num_threads(os.cpu_count() or 1)  # a search in this thread may have asked for one
     kmeans = _faiss.Kmeans(vectors.shape[1], count, niter=ROUNDS, seed=1, spherical=True, min_points_per_centroid=1)
     kmeans.train(np.ascontiguousarray(vectors[sample]))
     centroids = np.ascontiguousarray(kmeans.centroids, dtype=np.float32)

@@ -6,6 +6,7 @@ Does not know what the tables mean; store.py does.
 """
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -193,6 +194,28 @@ def rewrite_database(engine: Engine) -> None:
     """
     with _raw_connection(engine) as connection:
         connection.execute("VACUUM")
+
+
+class ChangeCounter:
+    """Tells cheaply whether any process has changed the database. Thread-safe.
+
+    Source: https://www.sqlite.org/pragma.html#pragma_data_version
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a connection that only counts."""
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
+
+    def read(self) -> int:
+        """Return a number that differs from the last one if anything was committed since."""
+        with self._lock:
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._connection.close()
 
 
 @contextmanager

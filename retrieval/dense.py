@@ -213,6 +213,7 @@ def _score_rows(run: VectorRun, query: NDArray[np.float32], rows: NDArray[np.int
     rows = np.ascontiguousarray(rows, dtype=np.int64)
     scores = np.empty(len(rows), dtype=np.float32)
     pointers = [_faiss.swig_ptr(array) for array in (scores, query, run.vectors, rows)]
+    set_threads(1 if len(rows) < SHARED_FROM_ROWS else _count_cores())
     _faiss.fvec_inner_products_by_idx(*pointers, run.vectors.shape[1], 1, len(rows))
     return scores
 
@@ -229,11 +230,17 @@ def _scan_rows(
     scores = np.empty((1, depth), dtype=np.float32)
     rows = np.empty((1, depth), dtype=np.int64)
     pointers = [_faiss.swig_ptr(array) for array in (query, block, scores, rows)]
+    set_threads(1)  # a large scan is shared by our own threads
     _faiss.knn_inner_product(
         pointers[0], pointers[1], block.shape[1], 1, len(block), depth, pointers[2], pointers[3], selector
     )
     found = rows[0] >= 0  # FAISS fills up with -1 where fewer are allowed
     return rows[0][found] + first, scores[0][found]
+
+
+def set_threads(count: int) -> None:
+    """Let FAISS use so many threads for what this thread asks of it: waking others costs more than a small task."""
+    _faiss.omp_set_num_threads(count)
 
 
 def _count_cores() -> int:

@@ -22,7 +22,7 @@ from core.errors import ContractError, NotFound
 from core.layout import DataDir
 from core.manifest import MODEL_MANIFEST, ModelManifest, hash_files, refuse_code_bearing
 from retrieval.config import Dtype, EmbedderConfig, EncoderEngine
-from retrieval.encoder import TokenEncoder, open_encoder, pick_engine
+from retrieval.encoder import Batch, TokenEncoder, open_encoder, pick_engine
 from retrieval.spans import quantise
 from retrieval.store import EmbedderIdentity
 from retrieval.vectors import ChunkVectors, no_spans
@@ -179,18 +179,17 @@ class SentenceEmbedder:
         spans = [no_spans(self._identity.dimension)] * len(texts)
         encodings = network.tokenizer.encode_batch_fast(texts)
         budget = self._config.batch_size * network.max_length
-        for batch in _share_out([len(encoding.ids) for encoding in encodings], budget):
-            chosen = [encodings[place] for place in batch]
-            ids, mask = _pad([encoding.ids for encoding in chosen], network.padding)
-            with self._lock, torch.inference_mode():  # an encoder answers one at a time
-                states = network.encoder.encode(ids, mask)
-                features = {"token_embeddings": states, "attention_mask": mask.to(states.device)}
+        places = list(_share_out([len(encoding.ids) for encoding in encodings], budget))
+        batches = [_pad([encodings[place].ids for place in batch], network.padding) for batch in places]
+        for batch, (_, mask), states in zip(places, batches, network.encoder.encode(batches), strict=True):
+            with torch.inference_mode():
+                features = {"token_embeddings": states, "attention_mask": torch.from_numpy(mask).to(states.device)}
                 for head in network.heads:
                     features = head(features)
                 vectors[batch] = features["sentence_embedding"].float().cpu().numpy()
                 if span_tokens:
-                    found = pool_spans(states, [_find_own_tokens(one) for one in chosen], span_tokens)
-                    for place, rows in zip(batch, found, strict=True):
+                    bounds = [_find_own_tokens(encodings[place]) for place in batch]
+                    for place, rows in zip(batch, pool_spans(states, bounds, span_tokens), strict=True):
                         spans[place] = rows
         return normalise_rows(vectors), spans  # in float32, whatever the model computes in
 
@@ -207,17 +206,14 @@ def _share_out(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _pad(rows: Sequence[Sequence[int]], padding: int) -> tuple[Any, Any]:
-    """Return token numbers and mask, (texts, tokens) int64 torch.Tensor each; the first text is the longest."""
-    import torch
-
-    longest = len(rows[0])
-    ids = np.full((len(rows), longest), padding, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
+def _pad(rows: Sequence[Sequence[int]], padding: int) -> Batch:
+    """Return token numbers and mask; the first text is the longest."""
+    ids = np.full((len(rows), len(rows[0])), padding, dtype=np.int64)
+    mask = np.zeros(ids.shape, dtype=np.int64)
     for place, row in enumerate(rows):
         ids[place, : len(row)] = row
         mask[place, : len(row)] = 1
-    return torch.from_numpy(ids), torch.from_numpy(mask)
+    return ids, mask
 
 
 def _find_own_tokens(encoding: Any) -> tuple[int, int]:

@@ -5,11 +5,16 @@ batch (docs/decisions/0054). Both are held to one test. Does not know texts, poo
 """
 
 import logging
+import os
+import queue
 import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.config import Dtype, EncoderEngine
 
@@ -18,20 +23,25 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {Dtype.float32: "f32", Dtype.int8: "f32", Dtype.bfloat16: "bf16", Dtype.float16: "f16"}
 """What OpenVINO calls the type that activations are kept in."""
 LARGEST_INT8 = 127
+FEW_CORES = 4
+"""Up to so many cores each has a stream of its own: a query then wakes no other thread."""
+THREADS_A_STREAM = 4
+QUERY_LENGTHS = (16, 24, 32, 48)
+"""Tokens, special ones counted, for which a single text has a graph of its own."""
+
+
+Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Token numbers and mask of some texts, (texts, tokens) each, padded; the mask is 1 for a token and 0 for padding."""
 
 
 class TokenEncoder(Protocol):
-    """What runs a transformer."""
+    """What runs a transformer. Safe in any thread."""
 
-    def encode(self, ids: Any, mask: Any) -> Any:
-        """Return what the last layer says of each token.
-
-        Args:
-            ids: (texts, tokens) int64 torch.Tensor on the CPU, padded.
-            mask: (texts, tokens) int64 torch.Tensor, 1 for a token and 0 for padding.
+    def encode(self, batches: Iterable[Batch]) -> Iterator[Any]:
+        """Yield what the last layer says of each token, batch by batch.
 
         Returns:
-            (texts, tokens, hidden) torch.Tensor of floats, on the encoder's device.
+            (texts, tokens, hidden) torch.Tensor of floats on the encoder's device; valid until the next is asked for.
         """
 
 
@@ -63,13 +73,15 @@ class TorchEncoder:
         self._transformer = model[0]
         self._device = model.device
 
-    def encode(self, ids: Any, mask: Any) -> Any:
-        """Return (texts, tokens, hidden) on the model's device."""
+    def encode(self, batches: Iterable[Batch]) -> Iterator[Any]:
+        """Yield (texts, tokens, hidden) on the model's device."""
         import torch
 
-        with torch.inference_mode():
-            features = {"input_ids": ids.to(self._device), "attention_mask": mask.to(self._device)}
-            return self._transformer(features)["token_embeddings"]
+        for batch in batches:
+            ids, mask = (torch.from_numpy(part).to(self._device) for part in batch)
+            with torch.inference_mode():
+                states = self._transformer({"input_ids": ids, "attention_mask": mask})["token_embeddings"]
+            yield states
 
 
 class OpenVinoEncoder:
@@ -99,20 +111,75 @@ class OpenVinoEncoder:
             graph = openvino.convert_model(LastLayer().eval(), example_input=(example, example))
         if dtype is Dtype.int8:
             round_weights(graph)
+        cores = len(os.sched_getaffinity(0))
+        streams = max(1, cores // (1 if cores <= FEW_CORES else THREADS_A_STREAM))
         settings = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
-            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": cores,
             "ENABLE_CPU_PINNING": "NO",  # vLLM and the parsers run beside it
         }
-        self._compiled = openvino.Core().compile_model(graph, "CPU", settings)
-        self._request = self._compiled.create_infer_request()
+        core = openvino.Core()
+        compiled = core.compile_model(graph, "CPU", settings)
+        self._make_tensor = openvino.Tensor
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
+        for _ in range(streams + 1):  # one more than an ingestion takes, so that a query need not wait for its end
+            self._idle.put(compiled.create_infer_request())
+        self._streams = streams
+        self._of_length: dict[int, queue.LifoQueue[Any]] = {}
+        for length in QUERY_LENGTHS:
+            graph.reshape({port: [1, length] for port in graph.inputs})
+            requests: queue.LifoQueue[Any] = queue.LifoQueue()
+            requests.put(core.compile_model(graph, "CPU", {**settings, "NUM_STREAMS": 1}).create_infer_request())
+            self._of_length[length] = requests
 
-    def encode(self, ids: Any, mask: Any) -> Any:
-        """Return (texts, tokens, hidden) float32; it is overwritten by the next call."""
+    def encode(self, batches: Iterable[Batch]) -> Iterator[Any]:
+        """Yield (texts, tokens, hidden) float32; several batches are computed at once.
+
+        A single text of a query's length is padded to one of a few lengths, each compiled for itself, and comes back
+        without the padding: the general graph would work out every size anew for each new length.
+        """
         import torch
 
-        answer = self._request.infer([ids.numpy(), mask.numpy()], share_inputs=True, share_outputs=True)
-        return torch.from_numpy(answer[0])
+        running: deque[Any] = deque()
+        try:
+            for batch in batches:
+                if batch[0].shape[0] == 1 and batch[0].shape[1] <= QUERY_LENGTHS[-1]:
+                    yield torch.from_numpy(self._encode_query(*batch))
+                    continue
+                if len(running) == self._streams:
+                    running[0].wait()
+                    yield torch.from_numpy(running[0].get_output_tensor(0).data)
+                    self._idle.put(running.popleft())
+                running.append(self._idle.get())
+                for place, part in enumerate(batch):
+                    running[-1].set_input_tensor(place, self._make_tensor(part, shared_memory=True))
+                running[-1].start_async()
+            while running:
+                running[0].wait()
+                yield torch.from_numpy(running[0].get_output_tensor(0).data)
+                self._idle.put(running.popleft())
+        finally:
+            for request in running:  # whoever asked has stopped asking
+                request.wait()
+                self._idle.put(request)
+
+    def _encode_query(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return (1, tokens, hidden) of a short text."""
+        tokens = ids.shape[1]
+        length = next(length for length in QUERY_LENGTHS if length >= tokens)
+        requests = self._of_length[length]
+        request = requests.get()
+        try:
+            for place, part in enumerate((ids, mask)):
+                padded = np.zeros((1, length), dtype=np.int64)
+                padded[:, :tokens] = part
+                request.set_input_tensor(place, self._make_tensor(padded, shared_memory=True))
+            request.start_async()
+            request.wait()
+            return np.array(request.get_output_tensor(0).data[:, :tokens], dtype=np.float32)
+        finally:
+            requests.put(request)
 
 
 def round_weights(graph: Any) -> int:

@@ -1,8 +1,8 @@
 """The indexes that a process holds in memory, each following its store's generation in the database.
 
-One cheap query before each search tells whether any process has changed the store; the index then takes in what has
-changed. While a process keeps changing the store, that is done only so often that little of the time goes into it.
-Does not know how a search is done.
+A counter of the database tells before each search whether any process has changed anything; only then the store is read
+anew, and where it has changed the index takes that in. While a process keeps changing the store, that is done only so
+often that little of the time goes into it. Does not know how a search is done.
 """
 
 import logging
@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from core.layout import DataDir
 from retrieval.config import IndexDevice
+from retrieval.database import ChangeCounter
 from retrieval.runs import wants_lists
 from retrieval.snapshot import StoreIndex, open_index, snapshot_folder, update_index
 from retrieval.store import EmbedderIdentity, Store, check_embedder, find_store
@@ -87,6 +88,12 @@ class StoreIndexes:
         self._device = device
         self._lock = threading.Lock()
         self._followed: dict[str, FollowedStore] = {}
+        self._changes = ChangeCounter(data.database)
+        self._known: dict[str, tuple[int, Store]] = {}
+
+    def close(self) -> None:
+        """Stop following."""
+        self._changes.close()
 
     def read(self, name: str, embedder: EmbedderIdentity) -> StoreIndex:
         """Return a store's index.
@@ -99,7 +106,10 @@ class StoreIndexes:
             NotFound: There is no such store; those that exist are listed.
             Conflict: The store's vectors are of another embedder.
         """
-        store = find_store(self._engine, name)
+        changes = self._changes.read()  # before the store is read, so that nothing later is missed
+        known = self._known.get(name)
+        store = known[1] if known is not None and known[0] == changes else find_store(self._engine, name)
+        self._known[name] = changes, store
         check_embedder(store, embedder)
         with self._lock:
             followed = self._followed.setdefault(name, FollowedStore(self._engine, self._data, self._device))

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ from retrieval.store import Passage, StoreStatus
 from retrieval.surroundings import read_surroundings
 
 HIT_KEYS = ("rank", "score", "store", "file", "chunk_id", "page", "heading", "start", "end", "text")
+PASSAGE_KEYS = tuple(field.name for field in fields(Passage))
 CONTEXT_KEYS = ("context_start", "context_end", "context")
 MMR_POOL = 5
 """Candidates for each hit wanted, among which variety is looked for where there is no reranker."""
@@ -161,6 +162,7 @@ class Searcher:
 
     def close(self) -> None:
         """Close the database; the searcher may not be used any more."""
+        self._indexes.close()
         self._engine.dispose()
 
     def list_stores(self) -> list[StoreStatus]:
@@ -418,7 +420,7 @@ def _make_hit(
     reranked: NDArray[np.float32] | None,
 ) -> Hit:
     return Hit(
-        **asdict(passage),
+        **{name: getattr(passage, name) for name in PASSAGE_KEYS},
         rank=rank,
         score=float(scores[place]),
         dense_score=float(found.dense[place]),
