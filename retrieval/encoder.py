@@ -142,22 +142,32 @@ class OpenVinoEncoder:
         import torch
 
         running: deque[Any] = deque()
+
+        def take() -> Any:
+            running[0].wait()
+            return torch.from_numpy(running[0].get_output_tensor(0).data)
+
         try:
             for batch in batches:
-                if batch[0].shape[0] == 1 and batch[0].shape[1] <= QUERY_LENGTHS[-1]:
+                is_query = batch[0].shape[0] == 1 and batch[0].shape[1] <= QUERY_LENGTHS[-1]
+                while running and (is_query or len(running) == self._streams):
+                    yield take()
+                    self._idle.put(running.popleft())
+                if is_query:
                     yield torch.from_numpy(self._encode_query(*batch))
                     continue
-                if len(running) == self._streams:
-                    running[0].wait()
-                    yield torch.from_numpy(running[0].get_output_tensor(0).data)
-                    self._idle.put(running.popleft())
-                running.append(self._idle.get())
+                while True:
+                    try:
+                        running.append(self._idle.get(block=not running))
+                        break
+                    except queue.Empty:  # whoever holds one never waits for another
+                        yield take()
+                        self._idle.put(running.popleft())
                 for place, part in enumerate(batch):
                     running[-1].set_input_tensor(place, self._make_tensor(part, shared_memory=True))
                 running[-1].start_async()
             while running:
-                running[0].wait()
-                yield torch.from_numpy(running[0].get_output_tensor(0).data)
+                yield take()
                 self._idle.put(running.popleft())
         finally:
             for request in running:  # whoever asked has stopped asking

@@ -1,6 +1,7 @@
 """The real all-MiniLM-L6-v2 keeps the contract of the hash embedder."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,8 @@ def test_every_engine_and_dtype_gives_vectors_that_may_be_mixed(
     demo_models: Path, truth: NDArray[np.float32], engine: EncoderEngine, dtype: Dtype, least: float
 ) -> None:
     folder = demo_models / "models" / "all-minilm-l6-v2"
-    embedder = SentenceEmbedder(folder, EmbedderConfig(engine=engine, dtype=dtype, batch_size=2))
-    vectors, spans = embedder.embed_with_spans(MIXED)
+    embedder = SentenceEmbedder(folder, EmbedderConfig(engine=engine, dtype=dtype, batch_size=1))
+    vectors, spans = embedder.embed_with_spans(MIXED)  # long and short texts, several and one at a time
     assert ((vectors * truth).sum(axis=1) > least).all()
     assert [len(one) for one in spans] == [1, 1, 1, 31, 1, 1, 1, 0]
     assert spans[0].shape[1] == 384
@@ -79,3 +80,19 @@ def test_every_engine_and_dtype_gives_vectors_that_may_be_mixed(
 def test_int8_is_refused_where_nothing_computes_it() -> None:
     with pytest.raises(ConfigError, match=r"embedder\.dtype: wanted int8"):
         EmbedderConfig(engine=EncoderEngine.torch, dtype=Dtype.int8)
+
+
+@pytest.mark.parametrize("engine", [EncoderEngine.torch, EncoderEngine.openvino])
+def test_batches_come_back_in_order_whatever_their_shapes(demo_models: Path, engine: EncoderEngine) -> None:
+    folder = demo_models / "models" / "all-minilm-l6-v2"
+    embedder = SentenceEmbedder(folder, EmbedderConfig(engine=engine, batch_size=1))
+    texts = ["x", *(f"{word} is one word. " * 60 for word in ("Duck", "Pump", "Valve", "Pond"))]  # one alone in a batch
+    together, spans = embedder.embed_with_spans(texts)
+    for text, vector, rows in zip(texts, together, spans, strict=True):
+        alone, rows_alone = embedder.embed_with_spans([text])
+        assert float(vector @ alone[0]) > 0.999
+        assert rows.shape == rows_alone[0].shape
+    with ThreadPoolExecutor(8) as threads:  # more callers than requests
+        found = list(threads.map(embedder.embed_windows, [texts, ["x"], texts[1:3]] * 8))
+    for vectors, wanted in zip(found, [together, together[:1], together[1:3]] * 8, strict=True):
+        assert ((vectors * wanted).sum(axis=1) > 0.999).all()
