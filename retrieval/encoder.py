@@ -1,7 +1,7 @@
 """The transformer of an embedder: padded token numbers in, one vector for each token out.
 
 torch runs it on any device; OpenVINO on a CPU, where it takes a third of torch's time for a query and two thirds for a
-batch (docs/decisions/0054). Both are held to one test. Does not know texts, pooling or windows.
+batch (docs/decisions/0056). Both are held to one test. Does not know texts, pooling or windows.
 """
 
 import logging
@@ -94,6 +94,7 @@ class OpenVinoEncoder:
         """Compile the transformer of a SentenceTransformer in float32 on the CPU."""
         import openvino
         import torch
+        import transformers
 
         transformer = model[0].model
 
@@ -106,9 +107,14 @@ class OpenVinoEncoder:
                 return self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
         example = torch.ones((2, 8), dtype=torch.int64)
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # the tracer names every branch that depends on a shape
-            graph = openvino.convert_model(LastLayer().eval(), example_input=(example, example))
+        verbosity = transformers.utils.logging.get_verbosity()
+        transformers.utils.logging.set_verbosity_error()  # tracing reads every property, also those that warn
+        try:
+            with warnings.catch_warnings(), torch.inference_mode():
+                warnings.simplefilter("ignore")  # the tracer names every branch that depends on a shape
+                graph = openvino.convert_model(LastLayer().eval(), example_input=(example, example))
+        finally:
+            transformers.utils.logging.set_verbosity(verbosity)
         if dtype is Dtype.int8:
             round_weights(graph)
         cores = len(os.sched_getaffinity(0))
