@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from retrieval.approximate import VectorLists, pick_rows, thin_lists
 from retrieval.config import IndexDevice
+from retrieval.spill import allocate, release
 
 logger = logging.getLogger(__name__)
 
@@ -108,13 +109,14 @@ def join_vectors(runs: list[VectorRun], kept: Sequence[NDArray[np.bool_] | None]
     lists = None
     if len(runs) == 1 and runs[0].lists is not None and kept[0] is not None:
         lists = thin_lists(runs[0].lists, kept[0][runs[0].owners])
-    joined = np.empty((int(windows.sum()), runs[0].vectors.shape[1]), dtype=np.float32)
+    joined = allocate((int(windows.sum()), runs[0].vectors.shape[1]), np.float32)
     end = 0
     for mask in kept:
         run = runs.pop(0)
         rows = np.arange(len(run.owners)) if mask is None else np.flatnonzero(mask[run.owners])
         np.take(run.vectors, rows, axis=0, out=joined[end : end + len(rows)], mode="clip")  # "raise" would buffer it
         end += len(rows)
+        release(joined)
     return make_run(joined, np.repeat(np.arange(len(windows)), windows), device, lists)
 
 

@@ -29,6 +29,7 @@ from retrieval.lexical import LexicalIndex, make_lexical
 from retrieval.postings import ARRAYS, Postings
 from retrieval.runs import ChunkRun, SavedRun, build_chunk_run, join_all, join_runs, list_run
 from retrieval.spans import SpanRun
+from retrieval.spill import release
 from retrieval.store import Store
 
 logger = logging.getLogger(__name__)
@@ -216,6 +217,7 @@ def _save_run(run: ChunkRun, number: int, folder: Path) -> dict[str, tuple[str, 
         digest = _link_part(run.saved, part, folder / name)
         if digest is None:
             np.save(folder / name, values[part], allow_pickle=False)
+            release(values[part])
             digest = sha256_file(folder / name)
         files[part] = (name, digest)
     return files

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.spill import allocate, release
 from retrieval.vectors import no_spans
 
 LARGEST = 127
@@ -22,6 +23,8 @@ SMALLEST = 1e-30
 """Below this a number is nothing, and dividing by it would overflow."""
 EXACT_DIMENSIONS = 1024
 """Products of numbers up to 127 that float32 adds up without rounding, in any order: 1,024 × 127² < 2^24."""
+COPIED_AT_ONCE = 200_000
+"""Spans after which what was copied is let go to disk."""
 
 Mask = NDArray[np.bool_] | None
 
@@ -50,8 +53,11 @@ def quantise(rows: NDArray[np.float32]) -> NDArray[np.int8]:
 def make_span_run(chunks: Sequence[NDArray[np.int8]], dimension: int) -> SpanRun:
     """Make a run of the spans of each chunk."""
     firsts = np.cumsum([0, *map(len, chunks)], dtype=np.int64)
-    vectors = np.concatenate([no_spans(dimension), *chunks])
-    return SpanRun(vectors, _measure(vectors), firsts)
+    vectors = allocate((int(firsts[-1]), dimension), np.int8)
+    np.concatenate([no_spans(dimension), *chunks], out=vectors)
+    lengths = _measure(vectors)
+    release(vectors)
+    return SpanRun(vectors, lengths, firsts)
 
 
 def _measure(vectors: NDArray[np.int8]) -> NDArray[np.float32]:
@@ -71,13 +77,21 @@ def join_spans(runs: Sequence[SpanRun], kept: Sequence[Mask]) -> SpanRun:
         kept: (chunks,) of each run: which chunks stay; None: all.
     """
     counts = [np.diff(run.firsts) for run in runs]
-    rows = [slice(None) if mask is None else np.repeat(mask, count) for count, mask in zip(counts, kept, strict=True)]
     stay = [count if mask is None else count[mask] for count, mask in zip(counts, kept, strict=True)]
-    return SpanRun(
-        np.concatenate([run.vectors[row] for run, row in zip(runs, rows, strict=True)]),
-        np.concatenate([run.lengths[row] for run, row in zip(runs, rows, strict=True)]),
-        np.cumsum(np.concatenate([[0], *stay]), dtype=np.int64),
-    )
+    firsts = np.cumsum(np.concatenate([[0], *stay]), dtype=np.int64)
+    vectors = allocate((int(firsts[-1]), runs[0].vectors.shape[1]), np.int8)
+    lengths = np.empty(len(vectors), dtype=np.float32)
+    end = 0
+    for run, count, mask in zip(runs, counts, kept, strict=True):
+        rows = np.arange(len(run.lengths)) if mask is None else np.flatnonzero(np.repeat(mask, count))
+        for block in np.array_split(rows, len(rows) // COPIED_AT_ONCE + 1):
+            place = slice(end, end + len(block))
+            np.take(run.vectors, block, axis=0, out=vectors[place], mode="clip")  # "raise" would buffer it
+            lengths[place] = run.lengths[block]
+            end = place.stop
+            release(vectors)
+        release(run.vectors)
+    return SpanRun(vectors, lengths, firsts)
 
 
 def score_spans(

@@ -59,6 +59,8 @@ DEPTH = 100
 """Candidates of each side, as search.candidates has it."""
 FOLLOWED = 20
 """Chunks that are added when following a change is measured."""
+PEERS_SCRIPT = Path(__file__).with_name("bench_retrieval_peers.py")
+PEER = "langchain_ensemble"
 STAGES = ("embed", "lexical", "dense", "read")
 console = Console(stderr=True)
 
@@ -69,6 +71,7 @@ class Part(Enum):
     all = "all"
     make = "make"
     ask = "ask"
+    peers = "peers"
 
 
 @dataclass(slots=True)
@@ -79,6 +82,8 @@ class BenchConfig:
         sizes: Chunks of each store.
         source: Retrieval set whose passages and queries are taken.
         queries: Real questions that are asked.
+        peer_sizes: Sizes at which LangChain's ensemble of BM25 and Chroma is asked too, over the same chunks.
+        peers_python: The Python that has LangChain (`make bench-peers`).
         part: Set by the bench itself, for the processes that it starts.
         workspace: Set by the bench itself, for the processes that it starts.
         plot: PNG file to draw into; null: none.
@@ -91,6 +96,8 @@ class BenchConfig:
     sizes: list[int] = field(default_factory=lambda: [1000, 10_000, 50_000, 200_000, 1_000_000])
     source: str = "../shared/data/squad_dev_a"
     queries: int = 100
+    peer_sizes: list[int] = field(default_factory=list)
+    peers_python: str = ".venv-peers/bin/python"
     part: Part = Part.all
     workspace: str | None = None
     plot: str | None = None
@@ -127,8 +134,10 @@ class Figures:
         p50_ms: Of a whole hybrid search for ten hits.
         p99_ms: Of a whole hybrid search for ten hits.
         exact_p50_ms: Of a search by vector that looks at everything.
+        looked_at: Vectors that a search by vector looks at, at least.
         recall_10: Share of the ten nearest chunks that are among the ten that the search by vector finds.
         recall_100: The same of a hundred, as many as each side brings for fusion.
+        peers_p50_ms: Of LangChain's ensemble; None where it was not asked.
     """
 
     chunks: int
@@ -146,8 +155,10 @@ class Figures:
     p50_ms: float
     p99_ms: float
     exact_p50_ms: float
+    looked_at: int
     recall_10: float
     recall_100: float
+    peers_p50_ms: float | None = None
 
 
 def main(composed: DictConfig) -> None:
@@ -157,14 +168,19 @@ def main(composed: DictConfig) -> None:
     models = DataDir(Path(config.paths.data_dir))
     if config.workspace is not None:
         folder, size = Path(config.workspace), config.sizes[0]
-        found = make(size, folder) if config.part is Part.make else ask(size, folder, models, config)
+        if config.part is Part.make:
+            found = make(size, folder)
+        elif config.part is Part.ask:
+            found = ask(size, folder, models, config)
+        else:
+            found = ask_peers(size, folder, models, config)
         sys.stdout.write(json.dumps(found) + "\n")
         return
     figures: list[Figures] = []
     try:
         with tempfile.TemporaryDirectory(prefix="bench-index-") as workspace:
             prepare(Path(workspace), config, open_embedder(models, config.embedder))
-            figures.extend(measure_sizes(config.sizes, workspace))
+            figures.extend(measure_sizes(config, workspace))
     except KeyboardInterrupt:
         console.print("interrupted: what was measured so far follows")
     show(figures, config)
@@ -185,14 +201,16 @@ def prepare(folder: Path, config: BenchConfig, embedder: SentenceEmbedder) -> No
     (folder / "texts.json").write_text(json.dumps({"words": words, "queries": queries, "embedder": identity}))
 
 
-def measure_sizes(sizes: list[int], folder: str) -> Iterator[Figures]:
+def measure_sizes(config: BenchConfig, folder: str) -> Iterator[Figures]:
     """Yield the figures of each size as they come; the database of one is removed before the next is made."""
-    for size in sizes:
+    for size in config.sizes:
+        parts = [Part.make, Part.ask, *([Part.peers] if size in config.peer_sizes else [])]
         with tempfile.TemporaryDirectory(prefix=f"{size}-", dir=folder) as workspace:
             for name in ("vectors.npy", "texts.json"):
                 (Path(workspace) / name).symlink_to(Path(folder) / name)
             console.print(f"{size} chunks …")
-            yield Figures(chunks=size, **run_part(Part.make, size, workspace), **run_part(Part.ask, size, workspace))
+            found = [run_part(part, size, workspace) for part in parts]
+            yield Figures(chunks=size, **{name: value for one in found for name, value in one.items()})
 
 
 def run_part(part: Part, size: int, workspace: str) -> dict[str, Any]:
@@ -298,6 +316,31 @@ def ask(size: int, folder: Path, models: DataDir, config: BenchConfig) -> dict[s
     return found
 
 
+def ask_peers(size: int, folder: Path, models: DataDir, config: BenchConfig) -> dict[str, Any]:
+    """Give the same texts and vectors to LangChain's ensemble, and ask it the same.
+
+    Raises:
+        ContractError: It failed; its words are in the terminal.
+    """
+    vectors = np.empty((size, np.load(folder / "vectors.npy", mmap_mode="r").shape[1]), dtype=np.float32)
+    with (folder / "corpus.jsonl").open("w", encoding="utf-8") as file:
+        for place, chunk in enumerate(make_chunks(size, folder)):
+            vectors[place] = chunk.vectors.windows[0]
+            file.write(json.dumps({"id": str(place), "title": "", "text": chunk.text}) + "\n")
+    np.save(folder / "given.npy", vectors, allow_pickle=False)
+    queries: list[str] = json.loads((folder / "texts.json").read_text())["queries"]
+    asked = "".join(json.dumps({"arm": PEER, "query": query}) + "\n" for query in [*queries[:5], *queries])
+    command = [
+        *(config.peers_python, str(PEERS_SCRIPT), str(folder / "corpus.jsonl")),
+        *(str(models.models / config.embedder.name), str(folder / "given.npy")),
+    ]
+    done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise ContractError(f"{PEER}: its process ended with {done.returncode}; see above.")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    return {"peers_p50_ms": round(float(np.median([answer["ms"] for answer in answers[6:]])), 2)}
+
+
 def _examine_index(data: DataDir, vectors: list[NDArray[np.float32]]) -> dict[str, Any]:
     """Return the size of an index's files, and how exact and how much slower its search by vector is."""
     engine = open_database(data.database)
@@ -315,7 +358,12 @@ def _examine_index(data: DataDir, vectors: list[NDArray[np.float32]]) -> dict[st
         places, _ = search_dense(index.dense, vector, DEPTH)
         for number, depth in enumerate((RECALLED, DEPTH)):
             found[number] += len(np.intersect1d(wanted[:depth], places[:depth]))
+    looked_at = [
+        len(run.owners) if run.lists is None or not run.lists.is_worthwhile else run.lists.budget
+        for run in index.dense.runs
+    ]
     return {
+        "looked_at": sum(looked_at),
         "exact_p50_ms": round(float(np.median(times)), 2),
         "recall_10": round(found[0] / (RECALLED * len(vectors)), 4),
         "recall_100": round(found[1] / (DEPTH * len(vectors)), 4),
@@ -358,7 +406,7 @@ def show(found: list[Figures], config: BenchConfig) -> None:
         if name.endswith("_bytes"):
             table.add_row(f"{name.removesuffix('_bytes')} MiB", *(f"{value / 2**20:.1f}" for value in values))
         else:
-            table.add_row(name, *(f"{value:g}" for value in values))
+            table.add_row(name, *("" if value is None else f"{value:g}" for value in values))
     Console(width=120).print(table)
 
 

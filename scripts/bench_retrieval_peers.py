@@ -1,9 +1,10 @@
-"""LangChain's usual hybrid retrieval, as its tutorials have it, for scripts/bench_retrieval.py.
+"""LangChain's usual hybrid retrieval, as its tutorials have it, for scripts/bench_retrieval.py and bench_index.py.
 
-    .venv-peers/bin/python scripts/bench_retrieval_peers.py corpus.jsonl MODEL_FOLDER
+    .venv-peers/bin/python scripts/bench_retrieval_peers.py corpus.jsonl MODEL_FOLDER [vectors.npy]
 
 Runs in an environment of its own (`make bench-peers`) and imports nothing of Loam. Ingests, says how long that took,
-then answers queries from standard input, a JSON object a line.
+then answers queries from standard input, a JSON object a line. With a file of the documents' vectors only queries are
+embedded.
 """
 
 import json
@@ -38,8 +39,10 @@ def main() -> None:
         Document(page_content=f"{row['title']}\n{row['text']}".strip() or ".", metadata={"id": row["id"]})
         for row in rows
     ]
-    embeddings = HuggingFaceEmbeddings(model_name=model)
+    embeddings: Any = HuggingFaceEmbeddings(model_name=model)
     embeddings.embed_query("ready")
+    if len(sys.argv) > 3:
+        embeddings = give_vectors(embeddings, Path(sys.argv[3]))
     start = time.perf_counter()
     vectors = Chroma.from_documents(documents[:BATCH], embeddings, collection_metadata={"hnsw:space": "cosine"})
     for begin in range(BATCH, len(documents), BATCH):
@@ -59,6 +62,28 @@ def main() -> None:
         found = arms[wanted["arm"]].invoke(wanted["query"])
         elapsed_ms = (time.perf_counter() - start) * 1e3
         say(ids=[document.metadata["id"] for document in found], ms=elapsed_ms)
+
+
+def give_vectors(model: Any, path: Path) -> Any:
+    """Return embeddings of which those of documents come from a file, in the order in which they are asked for."""
+    import numpy as np
+    from langchain_core.embeddings import Embeddings
+
+    vectors = iter(np.load(path, mmap_mode="r", allow_pickle=False))
+
+    class GivenEmbeddings(Embeddings):
+        """A model for queries, a file for documents."""
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            """Return the next vectors."""
+            return [next(vectors).tolist() for _ in texts]
+
+        def embed_query(self, text: str) -> list[float]:
+            """Ask the model."""
+            found: list[float] = model.embed_query(text)
+            return found
+
+    return GivenEmbeddings()
 
 
 def say(**answer: Any) -> None:
