@@ -378,8 +378,18 @@ def copy_database(engine: Engine, target: Path) -> None:
     Raises:
         StorageFull: There is no space for it.
         ContractError: The database is damaged.
+        Conflict: Another process held the database for too long.
     """
+    ends = time.monotonic() + BUSY_TIMEOUT_S
     copy = None
+
+    def check_time(status: int, _left: int, _pages: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > ends:
+            raise Conflict(  # sqlite3 itself would go on trying for ever
+                f"{engine.url.database}: another process has held the database for {BUSY_TIMEOUT_S} s. Try again.",
+                retry_after_s=5,
+            )
+
     with explain_database_errors(engine):
         connection = engine.raw_connection()
         try:
@@ -387,7 +397,7 @@ def copy_database(engine: Engine, target: Path) -> None:
             source = connection.driver_connection
             if not isinstance(source, sqlite3.Connection):
                 raise TypeError(f"wanted an SQLite connection, found {type(source).__name__}")
-            source.backup(copy)  # all pages in one step: one state, and writers go on meanwhile
+            source.backup(copy, progress=check_time)  # all pages in one step: one state, and writers go on meanwhile
             copy.execute("PRAGMA journal_mode = DELETE")  # the log's content is in the file
         finally:
             if copy is not None:

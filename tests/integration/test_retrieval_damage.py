@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 
 from core.layout import DataDir
-from retrieval import snapshot
+from retrieval import approximate, snapshot
 from retrieval.config import ChunkingConfig, IndexDevice, ParsingConfig
 from retrieval.database import open_database
 from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
-from retrieval.snapshot import MANIFEST, PARTS, load_snapshot, open_index, snapshot_folder
+from retrieval.snapshot import LIST_PARTS, MANIFEST, PARTS, load_snapshot, open_index, snapshot_folder
 from retrieval.spans import quantise
 from retrieval.store import NewChunk, NewDocument, Store, commit_documents, find_store, make_store
 from retrieval.vectors import ChunkVectors
@@ -34,7 +34,9 @@ from tests.open_watch import Openings, watch_openings
 IS_FULL = bool(os.environ.get("LOAM_TEST_FULL"))
 FILES = 60
 RUNS = 2
-NAMES = RUNS * len(PARTS) + 1
+LISTED_FROM_ROWS = 100
+"""So that the first run has lists of its vectors, as a run of a large store has, and the second has none."""
+NAMES = RUNS * len(PARTS) + len(LIST_PARTS) + 1
 """Files of the snapshot, its manifest among them."""
 HEADER_BYTES = 128
 """Of a NumPy file; of the manifest, where the keys that are checked first stand."""
@@ -109,7 +111,14 @@ def write_files(source: Path, numbers: range) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def lists() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(approximate, "LISTED_FROM_ROWS", LISTED_FROM_ROWS)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, lists: None) -> Whole:
     root = tmp_path_factory.mktemp("damage")
     data, source = DataDir(root / "data"), root / "source"
     source.mkdir()
@@ -254,8 +263,9 @@ def test_files_of_another_store_are_not_taken_for_its_own(whole: Whole, tmp_path
 
 @pytest.mark.skipif(not IS_FULL, reason="10,000 chunks: in the full set (LOAM_TEST_FULL=1)")
 def test_the_index_of_ten_thousand_chunks_is_made_again_within_a_minute(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(approximate, "LISTED_FROM_ROWS", 10 * MANY_CHUNKS)  # as it is outside this module
     data, chance = DataDir(tmp_path), np.random.default_rng(4)
     embedder = HashEmbedder(dimension=384)
     engine = open_database(data.database)

@@ -8,11 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from core.errors import Conflict, ContractError, InputError, StorageFull
 from retrieval import database
-from retrieval.database import MIGRATIONS, open_database, read_transaction, read_version, write_transaction
+from retrieval.database import (
+    MIGRATIONS,
+    copy_database,
+    open_database,
+    read_transaction,
+    read_version,
+    write_transaction,
+)
 
 
 def test_commits_are_durable_and_readers_do_not_wait(tmp_path: Path) -> None:
@@ -174,3 +181,20 @@ def test_documents_of_the_first_schema_keep_their_state(tmp_path: Path, monkeypa
     with read_transaction(open_database(tmp_path / "loam.db")) as connection:
         rows = connection.execute(text("SELECT name, status, modified_ns, inode FROM documents ORDER BY id")).all()
     assert [tuple(row) for row in rows] == [("completed", "completed", 0, 0), ("failed", "failed", 0, 0)]
+
+
+@pytest.mark.timeout(30)
+def test_a_copy_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "loam.db"
+    open_database(path).dispose()
+    holder = sqlite3.connect(path)
+    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+    holder.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.3)
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 0.1})
+    with pytest.raises(Conflict, match="has held the database"):
+        copy_database(engine, tmp_path / "copy.db")
+    holder.close()
+    copy_database(engine, tmp_path / "copy.db")
+    engine.dispose()
+    assert database.find_damage(tmp_path / "copy.db") == []
