@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo serve test test-unit test-full test-durability test-gpu lint format types docs bench bench-peers clean
+.PHONY: help setup lock demo serve test test-unit test-full test-durability test-gpu lint format types docs bench bench-peers bench-loaders clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
@@ -55,6 +55,11 @@ bench-peers: setup  ## Make .venv-peers with what bench_retrieval.py peers=langc
 	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(BIN)/uv pip install --quiet --python .venv-peers/bin/python \
 		$$(grep -oE '^(torch|transformers|sentence-transformers)==[^ ]+' locks/cpu.txt) 'langchain-community<0.4' \
 		langchain-classic langchain-huggingface langchain-chroma rank-bm25 bm25s PyStemmer tantivy
+
+bench-loaders: setup  ## Make .venv-documents with the libraries that scripts/bench_documents.py compares with
+	@[ -d .venv-documents ] || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-documents
+	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(BIN)/uv pip install --quiet --python .venv-documents/bin/python \
+		'markitdown[docx,pptx,xlsx,pdf]' trafilatura pypdfium2 python-docx openpyxl beautifulsoup4 lxml $(PEERS)
 
 bench: setup  ## Run every scripts/bench_*.py (options: ARGS)
 	@shopt -s nullglob; benches=(scripts/bench_*.py); \

@@ -38,6 +38,7 @@ SCHEMAS = {
     "bench_lexical": ("scripts.bench_lexical", "BenchConfig"),
     "bench_train": ("scripts.bench_train", "BenchConfig"),
     "bench_retrieval": ("scripts.bench_retrieval", "BenchConfig"),
+    "bench_documents": ("scripts.bench_documents", "BenchConfig"),
 }
 """The dataclass that reads each primary configuration, by module and name."""
 

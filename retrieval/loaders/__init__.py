@@ -5,6 +5,7 @@ own; none of them opens anything but the bytes it is given. Parsers of foreign f
 retrieval.parsing.
 """
 
+import functools
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -20,6 +21,7 @@ _MARKUP_ENDINGS = {
     **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd", ".mdx"), "markdown"),
     **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
 }
+_MAIL_ENDINGS = dict.fromkeys((".eml", ".mht", ".mhtml"), "mail")
 _DATA_ENDINGS = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
     **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
@@ -64,12 +66,13 @@ _SOURCE_ENDINGS = dict.fromkeys(
     ),
     "source",
 )
-_KIND_BY_ENDING = {**_TEXT_ENDINGS, **_MARKUP_ENDINGS, **_DATA_ENDINGS, **_SOURCE_ENDINGS}
+_KIND_BY_ENDING = {**_TEXT_ENDINGS, **_MARKUP_ENDINGS, **_MAIL_ENDINGS, **_DATA_ENDINGS, **_SOURCE_ENDINGS}
 _PACKAGED_ENDINGS = {
     ".pdf": "a PDF file",
     ".docx": "a Word file",
     ".xlsx": "an Excel file",
     ".pptx": "a PowerPoint file",
+    ".epub": "an EPUB book",
 }
 
 _OLE_MAGIC = bytes.fromhex("d0cf11e0a1b11ae1")
@@ -115,14 +118,15 @@ def load_document(path: Path) -> Document:
         raise InvalidFile("The file is empty.")
     outline = Outline()
     try:
-        _find_loader(data, path.suffix.lower())(data, outline)
+        _find_loader(data, path)(data, outline)
     except RecursionError as error:
         raise InvalidFile("The file is nested too deeply to be read.") from error
     return outline.build()
 
 
-def _find_loader(data: bytes, ending: str) -> Callable[[bytes, Outline], None]:
+def _find_loader(data: bytes, path: Path) -> Callable[[bytes, Outline], None]:
     """Choose by magic bytes, then by ending; the format's library is imported only here, so that a start is quick."""
+    ending = path.suffix.lower()
     if b"%PDF-" in data[:1024]:
         from retrieval.loaders.pdf import load_pdf
 
@@ -141,16 +145,16 @@ def _find_loader(data: bytes, ending: str) -> Callable[[bytes, Outline], None]:
         raise InvalidFile(f"The file ends in {ending} but is not {_PACKAGED_ENDINGS[ending]}, or it is damaged.")
     if ending not in _KIND_BY_ENDING:
         raise UnsupportedFile(f"Loam does not read files that end in {ending}. {describe_kinds()}")
-    return _find_text_loader(data, _KIND_BY_ENDING[ending])
+    return _find_text_loader(data, _KIND_BY_ENDING[ending], path)
 
 
 def describe_kinds() -> str:
     """Return a sentence that lists what can be read."""
-    return "It reads PDF, DOCX, XLSX, PPTX, HTML, Markdown, CSV, JSON, JSONL, plain text and source code."
+    return "It reads PDF, DOCX, XLSX, PPTX, EPUB, HTML, Markdown, e-mail, CSV, JSON, JSONL, plain text and source code."
 
 
 def _find_package_loader(data: bytes) -> Callable[[bytes, Outline], None]:
-    from retrieval.loaders import docx, office
+    from retrieval.loaders import docx, epub, office
 
     try:
         with zipfile.ZipFile(BytesIO(data)) as package:
@@ -162,22 +166,24 @@ def _find_package_loader(data: bytes) -> Callable[[bytes, Outline], None]:
         for folder, loader in (("word", docx.load_docx), ("xl", office.load_xlsx), ("ppt", office.load_pptx)):
             if folder in folders:
                 return loader
-    if "META-INF/container.xml" in names:
-        raise UnsupportedFile("This is an EPUB book, which Loam does not read. Convert it to HTML or PDF.")
+    if epub.CONTAINER in names:
+        return epub.load_epub
     if "content.xml" in names:
         raise UnsupportedFile("This is an OpenDocument file, which Loam does not read. Save it as .docx or PDF.")
     raise UnsupportedFile("This is a zip archive. Unpack it and upload the files one by one.")
 
 
-def _find_text_loader(data: bytes, kind: str) -> Callable[[bytes, Outline], None]:
-    from retrieval.loaders import html, markdown, plain
+def _find_text_loader(data: bytes, kind: str, path: Path) -> Callable[[bytes, Outline], None]:
+    from retrieval.loaders import html, mail, markdown, plain, source_code
 
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if kind == "html" or (kind == "text" and start.startswith((b"<!doctype html", b"<html"))):
         return html.load_html
+    if kind == "mail":
+        return mail.load_mail
     by_kind = {
         "text": plain.load_text,
-        "source": plain.load_source,
+        "source": functools.partial(source_code.load_source, name=path.name),
         "markdown": markdown.load_markdown,
         "csv": plain.load_csv,
         "jsonl": plain.load_json_lines,

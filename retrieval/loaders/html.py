@@ -65,19 +65,30 @@ _XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 _MAX_SPAN = 100  # a cell that claims more columns or rows than this is an attack or an error
 
 
-def load_html(data: bytes, outline: Outline) -> None:
+def load_html(data: bytes, outline: Outline, above: str = "") -> None:
     """Add an HTML page.
+
+    Args:
+        data: The page.
+        outline: Where it goes.
+        above: The title of the whole that it is a part of, as for `load_markup`.
 
     Raises:
         InvalidFile: The page cannot be parsed at all.
         UnsupportedFile: The bytes are not text.
     """
     declared = _DECLARED_CHARSET.search(data[:4096])
-    load_markup(decode_text(data, declared.group(1).decode("ascii") if declared else None), outline)
+    load_markup(decode_text(data, declared.group(1).decode("ascii") if declared else None), outline, above)
 
 
-def load_markup(markup: str, outline: Outline) -> None:
+def load_markup(markup: str, outline: Outline, above: str = "") -> None:
     """Add a page that is decoded already; its title is the first heading where it has no h1.
+
+    Args:
+        markup: The page.
+        outline: Where it goes.
+        above: The title of the whole that it is a part of, a heading of level 0; a page title that repeats it is left
+            out, and a page with headings of its own begins below it anew.
 
     Raises:
         InvalidFile: The page cannot be parsed, or is nested too deeply.
@@ -95,7 +106,10 @@ def load_markup(markup: str, outline: Outline) -> None:
     if root.find(".//h1") is None:
         first_h1 = page.find(".//h1")
         title = _write_line(first_h1) if first_h1 is not None else page.findtext(".//title") or ""
-        outline.add_heading(1, title)
+        if above and above.casefold() in join_line(title).casefold():
+            outline.add_heading(0, above if next(root.iter(*_HEADINGS), None) is not None else "")
+        else:
+            outline.add_heading(1, title)
     _Writer(outline).write_children(root)
 
 

@@ -1,4 +1,4 @@
-"""Opens the zip packages of Word, Excel and PowerPoint and parses the XML parts in them, with care.
+"""Opens the zip packages of Word, Excel, PowerPoint and EPUB and parses the XML parts in them, with care.
 
 Owns: limits against archives that unpack to more than memory holds, and the safe XML parser: no entities, no DTD, no
 network. A relationship to something outside the package is never followed. Does not know what the parts mean.
@@ -17,6 +17,7 @@ from core.errors import InvalidFile
 MAX_XML_BYTES = 64 * 1024 * 1024  # of all XML parts together, unpacked; a 1,000-page novel is about 10 MiB
 MAX_PARTS = 20_000
 
+_XML_ENDINGS = (".xml", ".rels", ".opf", ".ncx", ".xhtml", ".html", ".htm")
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _RELATIONSHIPS = "{http://schemas.openxmlformats.org/package/2006/relationships}"
 _DAMAGED = "The file is damaged: {what}. Open it in the program that made it and save it again."
@@ -36,7 +37,7 @@ class OfficePackage:
         except (zipfile.BadZipFile, ValueError, RuntimeError, OverflowError, EOFError) as error:
             raise InvalidFile(_DAMAGED.format(what="it is not a whole archive")) from error
         parts = self._archive.infolist()
-        size = sum(part.file_size for part in parts if part.filename.endswith((".xml", ".rels")))
+        size = sum(part.file_size for part in parts if part.filename.endswith(_XML_ENDINGS))
         if size > MAX_XML_BYTES or len(parts) > MAX_PARTS:
             raise InvalidFile(
                 f"The file unpacks to {size / 2**20:,.0f} MiB of XML in {len(parts):,} parts; "
@@ -52,8 +53,26 @@ class OfficePackage:
         """Parse one part.
 
         Raises:
-            InvalidFile: The part is missing, encrypted, damaged, or declares a DTD, which no Office program writes; or
-                more was read already than a file may unpack to.
+            InvalidFile: The part cannot be read, is not XML, or declares a DTD, which no Office program writes.
+        """
+        data = self.read_part(name)
+        # A parser for each part: one that failed keeps its error log.
+        parser = etree.XMLParser(
+            resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True
+        )
+        try:
+            root = etree.fromstring(data, parser)
+        except (etree.XMLSyntaxError, ValueError) as error:
+            raise InvalidFile(_DAMAGED.format(what=f"its part {name} is not XML")) from error
+        if root.getroottree().docinfo.doctype:
+            raise InvalidFile(f"The file's part {name} declares a DTD, which such files never hold. It was refused.")
+        return root
+
+    def read_part(self, name: str) -> bytes:
+        """Unpack one part.
+
+        Raises:
+            InvalidFile: The part is missing, encrypted or damaged, or more was unpacked already than a file may hold.
         """
         try:
             part = self._archive.getinfo(name)
@@ -62,23 +81,13 @@ class OfficePackage:
                 limit = MAX_XML_BYTES // 2**20
                 raise InvalidFile(f"The file unpacks to more than {limit} MiB of XML. Split it into smaller files.")
             if part.compress_type not in _METHODS:
-                raise InvalidFile(_DAMAGED.format(what=f"its part {name} is packed as no Office program packs"))
+                raise InvalidFile(_DAMAGED.format(what=f"its part {name} is packed as no such program packs"))
             # zipfile never yields more than the size that the directory declares, which was counted above.
-            data = self._archive.read(part)
-            # A parser for each part: one that failed keeps its error log.
-            parser = etree.XMLParser(
-                resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True
-            )
-            root = etree.fromstring(data, parser)
+            return self._archive.read(part)
         except KeyError as error:
             raise InvalidFile(_DAMAGED.format(what=f"its part {name} is missing")) from error
         except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError, ValueError) as error:
             raise InvalidFile(_DAMAGED.format(what=f"its part {name} cannot be unpacked")) from error
-        except etree.XMLSyntaxError as error:
-            raise InvalidFile(_DAMAGED.format(what=f"its part {name} is not XML")) from error
-        if root.getroottree().docinfo.doctype:
-            raise InvalidFile(f"The file's part {name} declares a DTD, which Office files never hold. It was refused.")
-        return root
 
     def read_relationships(self, name: str) -> dict[str, tuple[str, str]]:
         """Return the parts that a part points to: id -> (last word of the type, path in the archive).

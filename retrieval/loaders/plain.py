@@ -1,4 +1,4 @@
-"""Loads text without mark-up: prose, source code, CSV and JSON lines, in any encoding.
+"""Loads text without mark-up: prose, CSV and JSON lines, in any encoding.
 
 Owns: finding the encoding, and the three layouts that plain text comes in. Knows nothing of other formats.
 """
@@ -102,11 +102,6 @@ def load_text(text: str, outline: Outline) -> None:
 def _is_underlined(line: str, underline: str) -> bool:
     title = line.strip()
     return bool(title) and _UNDERLINE.fullmatch(underline) is not None and len(underline.strip()) >= 0.8 * len(title)
-
-
-def load_source(text: str, outline: Outline) -> None:
-    """Add program text as it stands."""
-    outline.add_text(text.expandtabs(4))
 
 
 def load_csv(text: str, outline: Outline) -> None:

@@ -30,12 +30,14 @@ def make_outward_files(secret: Path, port: int) -> Mapping[str, bytes]:
     """
     addresses = [f"http://127.0.0.1:{port}/x", f"ftp://127.0.0.1:{port}/x", f"//127.0.0.1:{port}/x"]
     addresses += [secret.as_uri(), f"file://localhost{secret}", str(secret), "../" * 12 + str(secret)[1:]]
-    makers = (_make_pages, _make_notes, _make_words, _make_sheets, _make_slides, _make_pdfs, _make_plain)
+    makers = (_make_pages, _make_notes, _make_words, _make_sheets, _make_slides, _make_books, _make_mails, _make_pdfs)
     files: dict[str, bytes] = {}
-    for make in makers:
+    for make in (*makers, _make_plain):
         for name, content in make(addresses, secret, port):
             marked = content.replace(b"@@@", f"{MARK}{len(files):03d}".encode())
-            files[name] = marked if not name.endswith((".docx", ".xlsx", ".pptx")) else _mark(content, len(files))
+            files[name] = (
+                marked if not name.endswith((".docx", ".xlsx", ".pptx", ".epub")) else _mark(content, len(files))
+            )
     return files
 
 
@@ -165,6 +167,32 @@ def _make_slides(addresses: list[str], secret: Path, _port: int) -> _Named:
     yield "links.pptx", pack({**parts, "ppt/_rels/1.xml.rels": outside})
     entity = f'<!DOCTYPE w [<!ENTITY f SYSTEM "{secret.as_uri()}">]>'
     yield "entity.pptx", pack({**parts, "ppt/1.xml": entity + slide.replace("@@@", "@@@ &f;")})
+
+
+def _make_books(addresses: list[str], secret: Path, _port: int) -> _Named:
+    root = '<container><rootfile full-path="book.opf"/></container>'
+    kind = 'media-type="application/xhtml+xml"'
+    entity = f'<!DOCTYPE w [<!ENTITY f SYSTEM "{secret.as_uri()}">]>'
+    links = "".join(f'<img src="{address}"/><a href="{address}">x</a>' for address in addresses)
+    page = f'<?xml version="1.0"?>{entity}<html><body><p>@@@ &f;</p>{links}</body></html>'
+    items = f'<item id="a" href="a.xhtml" {kind}/>'
+    outside = "".join(f'<item id="b{number}" href="{address}" {kind}/>' for number, address in enumerate(addresses))
+    order = "".join(f'<itemref idref="b{number}"/>' for number in range(len(addresses)))
+    book = f'<package><manifest>{items}{outside}</manifest><spine>{order}<itemref idref="a"/></spine></package>'
+    parts = {"META-INF/container.xml": root, "a.xhtml": page}
+    yield "links.epub", pack({**parts, "book.opf": book})
+    yield "entity.epub", pack({**parts, "book.opf": entity + book.replace("<manifest>", "<manifest>&f;")})
+
+
+def _make_mails(addresses: list[str], secret: Path, _port: int) -> _Named:
+    start = b"From: a@b.example\nSubject: @@@\nMIME-Version: 1.0\n"
+    links = "".join(f'<img src="{address}"><link rel="stylesheet" href="{address}">' for address in addresses).encode()
+    yield "links.eml", start + b"Content-Type: text/html\n\n<p>@@@ words</p>" + links
+    outside = f'Content-Type: message/external-body; access-type=local-file; name="{secret}"'
+    for address in addresses:
+        outside += f'\n\n--x\nContent-Type: message/external-body; access-type=URL; URL="{address}"'
+    mixed = b"Content-Type: multipart/mixed; boundary=x\n\n--x\n\n@@@ words\n\n--x\n"
+    yield "outside.eml", start + mixed + outside.encode() + b"\n\nContent-Type: text/plain\n\n\n--x--\n"
 
 
 def _make_pdfs(addresses: list[str], secret: Path, port: int) -> _Named:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ ACME = REPO / "examples" / "acme" / "documents"
 SEED = int(os.environ.get("LOAM_SEED", "1"))
 COUNT = 50 if os.environ.get("LOAM_TEST_FULL") else 10
 GOOD = 20
-FILE_LIMIT_S = 30.0
+pytestmark = pytest.mark.timeout(3600)
+FILE_LIMIT_S = 30.0 if os.environ.get("LOAM_TEST_FULL") else 90.0
+"""The promise is 30 s on a machine that does nothing else; the child is stopped after 25."""
 CHILD_LIMIT_MIB = 1024
 
 
@@ -46,11 +49,6 @@ def told(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     done = subprocess.run([*command, str(source)], cwd=REPO, capture_output=True, text=True, timeout=3000, check=False)
     assert done.returncode == 0, f"seed {SEED}: {done.stderr[-3000:]}"
     printed: dict[str, Any] = json.loads(done.stdout)
-    bad = [state for name, (state, _) in printed["files"].items() if "-good-" not in name]
-    sys.stdout.write(
-        f"seed {SEED}: {len(bad)} hostile files, {bad.count('failed')} refused, longest {printed['longest_s']:.1f} s, "
-        f"child {printed['child_mib']} MiB\n"
-    )
     return printed
 
 
@@ -74,7 +72,14 @@ def test_most_traps_are_refused(told: dict[str, Any]) -> None:
     assert states.count("failed") > 0.3 * len(states), "the files are not hostile any more"
 
 
-def test_no_file_holds_the_ingestion_up_or_takes_the_memory(told: dict[str, Any]) -> None:
+def test_no_file_holds_the_ingestion_up_or_takes_the_memory(
+    told: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
+    states = [state for name, (state, _) in told["files"].items() if "-good-" not in name]
+    record_property("hostile files", len(states))
+    record_property("refused", states.count("failed"))
+    record_property("longest s", round(told["longest_s"], 1))
+    record_property("child MiB", told["child_mib"])
     assert told["longest_s"] <= FILE_LIMIT_S, f"seed {SEED}"
     assert told["child_mib"] <= CHILD_LIMIT_MIB, f"seed {SEED}"
 

@@ -7,7 +7,7 @@ import pytest
 from core.errors import UnsupportedFile
 from retrieval.document import Document
 from retrieval.loaders.outline import Outline
-from retrieval.loaders.plain import decode_text, load_csv, load_json, load_json_lines, load_source, load_text
+from retrieval.loaders.plain import decode_text, load_csv, load_json, load_json_lines, load_text
 
 
 def read(load: object, text: str) -> Document:
@@ -40,10 +40,6 @@ def test_underlined_lines_are_headings() -> None:
 
 def test_the_last_line_of_a_paragraph_is_no_heading() -> None:
     assert read(load_text, "Some text\nends here\n---------\n").text == "Some text\nends here\n---------"
-
-
-def test_source_keeps_its_indents() -> None:
-    assert read(load_source, "def f():\n\treturn 1\n").text == "def f():\n    return 1"
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
