@@ -8,7 +8,7 @@ retrieval.parsing.
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from core.errors import InvalidFile, UnsupportedFile, describe_os_error
 from core.spelling import spell
@@ -95,11 +95,12 @@ _REFUSED_MAGIC = (
 )
 
 
-def load_document(path: Path) -> Document:
+def load_document(path: Path, name: str | None = None) -> Document:
     """Read a file and return its text with headings and pages.
 
     Args:
         path: A regular file.
+        name: What its ending is read from; None: the path.
 
     Raises:
         InvalidFile: The file is damaged, encrypted or empty, or holds no text (a scanned PDF).
@@ -110,12 +111,12 @@ def load_document(path: Path) -> Document:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise describe_os_error(error, f"read {spell(path.name)}") from error
+        raise describe_os_error(error, f"read {spell(name or path.name)}") from error
     if not data.strip(b"\0\t\r\n "):
         raise InvalidFile("The file is empty.")
     outline = Outline()
     try:
-        _find_loader(data, path.suffix.lower())(data, outline)
+        _find_loader(data, PurePath(name or path.name).suffix.lower())(data, outline)
     except RecursionError as error:
         raise InvalidFile("The file is nested too deeply to be read.") from error
     return outline.build()
