@@ -270,33 +270,6 @@ def _raw_connection(engine: Engine) -> Iterator[sqlite3.Connection]:
             pooled.close()
 
 
-class ChangeWatch:
-    """Tells in microseconds whether anybody has changed the database: one idle connection that SQLite counts for.
-
-    Source: https://www.sqlite.org/pragma.html#pragma_data_version
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        """Take a connection of the engine's for itself."""
-        self._engine = engine
-        with explain_database_errors(engine):
-            self._pooled = engine.raw_connection()
-
-    def read_version(self) -> int:
-        """Return a number that differs from the last one once another connection has committed, in any process."""
-        with explain_database_errors(self._engine):
-            cursor = self._pooled.cursor()
-            try:
-                cursor.execute("PRAGMA data_version")
-                return int(cursor.fetchall()[0][0])
-            finally:
-                cursor.close()
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._pooled.close()
-
-
 def _prepare_connection(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # SQLAlchemy's own BEGIN below; sqlite3 would begin late and only for writes
     for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):

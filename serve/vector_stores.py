@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, RowMapping, text
 from core.errors import InputError, NotFound
 from retrieval.database import read_transaction, write_transaction
 from retrieval.documents import note_erasure
-from retrieval.store import EmbedderIdentity, Store, make_store
+from retrieval.store import EmbedderIdentity, Store, make_store, select_store
 from serve.owners import LOCAL
 
 ID_PREFIX = "vs_"
@@ -282,15 +282,12 @@ def is_readable(engine: Engine, name: str, owner: str) -> bool:
 def list_expired(engine: Engine) -> list[Store]:
     """Return the stores whose time is over and that still hold something."""
     query = text(
-        "SELECT s.* FROM stores s JOIN vector_stores v ON v.store_id = s.id "
+        "SELECT s.name FROM stores s JOIN vector_stores v ON v.store_id = s.id "
         "WHERE v.last_active_at + v.expires_after_days * :day <= :now AND "
         "(EXISTS (SELECT 1 FROM documents d WHERE d.store_id = s.id) OR "
         "EXISTS (SELECT 1 FROM vector_store_files f WHERE f.store_id = s.id))"
     )
     with read_transaction(engine) as connection:
-        rows = connection.execute(query, {"day": DAY_S, "now": int(time.time())}).mappings().all()
-    return [
-        Store(row["id"], row["name"], EmbedderIdentity(row["embedder"], row["dimension"], row["embedder_sha256"]),
-              row["generation"])
-        for row in rows
-    ]  # fmt: skip
+        names = connection.execute(query, {"day": DAY_S, "now": int(time.time())}).scalars().all()
+        stores = [select_store(connection, name) for name in names]
+    return [store for store in stores if store is not None]
