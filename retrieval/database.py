@@ -145,6 +145,46 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             revoked_at INTEGER
         )""",
     ),
+    (  # uploads that end by themselves, Unix seconds
+        "ALTER TABLE files ADD COLUMN expires_at INTEGER",
+    ),
+    (  # what the API adds to stores, and the files that were attached to them; a store without a row is `local`'s
+        """CREATE TABLE vector_stores (
+            store_id INTEGER PRIMARY KEY REFERENCES stores (id) ON DELETE CASCADE,
+            owner TEXT NOT NULL,
+            title TEXT NOT NULL DEFAULT '',
+            description TEXT,
+            metadata TEXT,
+            expires_after_days INTEGER,
+            last_active_at INTEGER NOT NULL
+        )""",
+        "CREATE INDEX vector_stores_by_owner ON vector_stores (owner)",
+        """CREATE TABLE vector_store_files (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            store_id INTEGER NOT NULL REFERENCES stores (id) ON DELETE CASCADE,
+            file_id TEXT NOT NULL,
+            document TEXT NOT NULL,
+            status TEXT NOT NULL
+                CHECK (status IN ('in_progress', 'completed', 'failed', 'cancelled', 'deleted')),
+            batch_id TEXT,
+            error_code TEXT,
+            error TEXT,
+            attributes TEXT NOT NULL,
+            max_tokens INTEGER NOT NULL,
+            overlap_tokens INTEGER NOT NULL,
+            created_at INTEGER NOT NULL,
+            UNIQUE (store_id, file_id),
+            UNIQUE (store_id, document)
+        )""",
+        "CREATE INDEX vector_store_files_by_status ON vector_store_files (status, number)",
+        "CREATE INDEX vector_store_files_by_file ON vector_store_files (file_id)",
+        """CREATE TABLE file_batches (
+            id TEXT PRIMARY KEY,
+            store_id INTEGER NOT NULL REFERENCES stores (id) ON DELETE CASCADE,
+            is_cancelled INTEGER NOT NULL DEFAULT 0,
+            created_at INTEGER NOT NULL
+        )""",
+    ),
 )
 """Append-only: entry n brings the schema from version n to n + 1, in one transaction. Never edit a released one."""
 
@@ -228,33 +268,6 @@ def _raw_connection(engine: Engine) -> Iterator[sqlite3.Connection]:
             yield pooled.driver_connection
         finally:
             pooled.close()
-
-
-class ChangeWatch:
-    """Tells in microseconds whether anybody has changed the database: one idle connection that SQLite counts for.
-
-    Source: https://www.sqlite.org/pragma.html#pragma_data_version
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        """Take a connection of the engine's for itself."""
-        self._engine = engine
-        with explain_database_errors(engine):
-            self._pooled = engine.raw_connection()
-
-    def read_version(self) -> int:
-        """Return a number that differs from the last one once another connection has committed, in any process."""
-        with explain_database_errors(self._engine):
-            cursor = self._pooled.cursor()
-            try:
-                cursor.execute("PRAGMA data_version")
-                return int(cursor.fetchall()[0][0])
-            finally:
-                cursor.close()
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._pooled.close()
 
 
 def _prepare_connection(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:

@@ -40,6 +40,7 @@ from retrieval.store import (
     NewChunk,
     NewDocument,
     Store,
+    check_embedder,
     commit_documents,
     commit_failure,
     find_store,
@@ -155,16 +156,67 @@ def ingest(
         Conflict: The store's vectors are of another embedder, or another process is ingesting into it.
         StorageFull: The disk is full; what was reported so far is kept.
     """
+    files = list_files(source, data)
+    tools = Tools(embedder, chunking, parsing)
+    return ingest_files(data, store_name, files, tools, progress=progress, verify=verify)
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What documents are made with.
+
+    Attributes:
+        embedder: It must be the one that made the store's vectors.
+        chunking: How documents are cut.
+        parsing: What parsing one file may cost.
+    """
+
+    embedder: Embedder
+    chunking: ChunkingConfig
+    parsing: ParsingConfig
+
+
+def ingest_files(
+    data: DataDir,
+    store_name: str,
+    files: list[SourceFile],
+    tools: Tools,
+    *,
+    progress: Progress = lambda _: None,
+    verify: bool = False,
+    must_exist: bool = False,
+) -> IngestReport:
+    """Bring some files into a store; documents of other files stay.
+
+    Args:
+        data: The data directory.
+        store_name: The store.
+        files: Where each lies, and the name of its document.
+        tools: What documents are made with.
+        progress: Called after each file.
+        verify: Read every file, whatever its stamp.
+        must_exist: Whether a store that is not there is an error; else it is made.
+
+    Returns:
+        What was done; a file that could not be read is listed, and stops no other.
+
+    Raises:
+        NotFound: The store must exist and does not.
+        Conflict: The store's vectors are of another embedder, or another process is ingesting into it.
+        StorageFull: The disk is full; what was reported so far is kept.
+    """
     start = time.monotonic()
     check_name(store_name, "store")
-    files = list_files(source, data)
     report = IngestReport(store_name, found=len(files))
     engine = open_database(data.database)
     try:
         with lock_store(data, store_name):
-            store = make_store(engine, store_name, embedder.identity)
+            store = find_store(engine, store_name) if must_exist else None
+            if store is None:
+                store = make_store(engine, store_name, tools.embedder.identity)
+            check_embedder(store, tools.embedder.identity)
             reach("store.made")
-            run = Ingestion(engine, store, embedder, chunking, parsing, report, progress)
+            run = Ingestion(engine, store, tools.embedder, tools.chunking, tools.parsing, report, progress)
             run.ingest(files, read_documents(engine, store), verify=verify, retry=True)
             ensure_snapshot(engine, data, find_store(engine, store_name))
             erase_deleted(engine, data)
@@ -319,7 +371,7 @@ class Ingestion:
             ThreadPoolExecutor(limits.workers, thread_name_prefix="parse") as threads,
         ):
             for file, fingerprint in files:
-                pending.append((file, fingerprint, threads.submit(pool.parse, file.path)))
+                pending.append((file, fingerprint, threads.submit(pool.parse, file.path, file.name)))
                 if len(pending) > limits.workers * PARSED_AHEAD:
                     yield _settle(*pending.popleft())
             while pending:

@@ -4,7 +4,7 @@ Owns: the child's life, its time, and the JSON lines between the two. The child 
 no key and no address; it imports the loaders and nothing else, and what it may not do, confinement.py refuses it. Knows
 no file format.
 
-    parent  {"path": "/…/leave.pdf"}                                  →  child
+    parent  {"path": "/…", "name": "leave.pdf"}                →  child
     parent  ←  {"text": "…", "sections": [[0, 93, 1, "Leave"]], "attributes": {}}   child
     parent  ←  {"error": "invalid_file", "message": "The PDF needs …"}   child
 """
@@ -72,11 +72,12 @@ class ParserPool:
         for worker in self._workers:
             worker.stop()
 
-    def parse(self, path: Path) -> Document:
+    def parse(self, path: Path, name: str | None = None) -> Document:
         """Parse a file in a child process, waiting until one is free.
 
         Args:
             path: A file that this process may read.
+            name: What its ending is read from, where that is not the path's own.
 
         Raises:
             InvalidFile: The file is damaged, encrypted or empty, takes too long, or needs too much memory.
@@ -85,7 +86,7 @@ class ParserPool:
         """
         worker = self._idle.get()
         try:
-            return worker.parse(path, self._timeout_s)
+            return worker.parse(path, name or path.name, self._timeout_s)
         finally:
             self._idle.put(worker)
 
@@ -97,13 +98,13 @@ class _Worker:
         self._memory_bytes = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
 
-    def parse(self, path: Path, timeout_s: float) -> Document:
+    def parse(self, path: Path, name: str, timeout_s: float) -> Document:
         process = self._process
         if process is None or process.poll() is not None:
             self.stop()
             process = self._process = self._start()
         try:
-            answer = _ask(process, {"path": str(path.absolute())}, timeout_s)
+            answer = _ask(process, {"path": str(path.absolute()), "name": name}, timeout_s)
         except BaseException:
             self.stop()  # whatever the child still says belongs to this file, and must not answer the next
             raise
@@ -186,9 +187,10 @@ def main() -> None:
         confinement = Confinement()
         confinement.begin(memory_bytes)
         for question in sys.stdin.buffer:
-            path = Path(json.loads(question)["path"])
+            asked = json.loads(question)
+            path = Path(asked["path"])
             confinement.open_only(path)
-            answer = _answer(path, memory_bytes)
+            answer = _answer(path, asked["name"], memory_bytes)
             if refused := confinement.take_refusals():
                 answer = _encode({**json.loads(answer), "refused": sorted(set(refused))})
             _send(answers, answer)
@@ -203,11 +205,11 @@ def _encode(answer: dict[str, Any]) -> bytes:
     return json.dumps(answer).encode()
 
 
-def _answer(path: Path, memory_bytes: int) -> bytes:
+def _answer(path: Path, name: str, memory_bytes: int) -> bytes:
     try:
         from retrieval.loaders import load_document
 
-        document = load_document(path)
+        document = load_document(path, name)
         sections = [[part.start, part.end, part.page, part.heading] for part in document.sections]
         return _encode({"text": document.text, "sections": sections, "attributes": document.attributes})
     except LoamError as error:

@@ -363,6 +363,11 @@ class Searcher:
         ]
 
     @property
+    def embedder(self) -> Embedder:
+        """What queries and passages are embedded with; made at the first call."""
+        return self._embedder
+
+    @property
     def _embedder(self) -> Embedder:
         with self._lock:
             if self._loaded_embedder is None:

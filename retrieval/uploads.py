@@ -6,6 +6,7 @@ Without a row there is no file: bytes that a killed process left are removed by 
 never from a client's name. Does not know HTTP, nor what the bytes mean.
 """
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from sqlalchemy import Engine, RowMapping, text
 
@@ -40,6 +42,7 @@ class Upload:
         size_bytes: Of its bytes.
         sha256: Of its bytes.
         created_at: Unix seconds.
+        expires_at: Unix seconds after which it is as if deleted; None: it stays.
     """
 
     id: str
@@ -49,6 +52,96 @@ class Upload:
     size_bytes: int
     sha256: str
     created_at: int
+    expires_at: int | None = None
+
+
+class UploadWriter:
+    """A file on its way in: written piece by piece, then kept or discarded."""
+
+    def __init__(self, data: DataDir, max_bytes: int) -> None:
+        """Begin a file under a temporary name.
+
+        Args:
+            data: The data directory.
+            max_bytes: A longer one is refused.
+
+        Raises:
+            StorageFull: The disk is full.
+        """
+        self._id = f"{ID_PREFIX}{secrets.token_hex(12)}"
+        self._path = data.files / self._id
+        self._temporary = self._path.with_name(f".{self._id}.tmp")
+        self._max_bytes = max_bytes
+        self._digest, self._size = hashlib.sha256(), 0
+        try:
+            data.files.mkdir(parents=True, exist_ok=True)
+            self._file = self._temporary.open("xb")
+        except OSError as error:
+            raise describe_os_error(error, "keep an uploaded file") from error
+
+    def write(self, piece: bytes) -> None:
+        """Write the next bytes.
+
+        Raises:
+            InvalidFile: The file is too long.
+            StorageFull: The disk is full.
+        """
+        self._size += len(piece)
+        if self._size > self._max_bytes:
+            raise InvalidFile(f"wanted a file of at most {self._max_bytes} bytes, found more. Split it.", param="file")
+        self._digest.update(piece)
+        try:
+            self._file.write(piece)
+        except OSError as error:
+            raise describe_os_error(error, "keep an uploaded file") from error
+
+    def keep(self, engine: Engine, *, owner: str, name: str, purpose: str, lifetime_s: int | None = None) -> Upload:
+        """Keep what was written; bytes and row are on disk when this returns.
+
+        Args:
+            engine: The database.
+            owner: Whose it is.
+            name: As the client calls it.
+            purpose: What it is for.
+            lifetime_s: Seconds after which it ends; None: never.
+
+        Raises:
+            InvalidFile: Nothing was written.
+            InputError: The name is empty or too long.
+            StorageFull: The disk is full; nothing was kept.
+        """
+        if not 1 <= len(name) <= MAX_NAME_CHARS:
+            wanted = f"wanted a file name of 1 to {MAX_NAME_CHARS} characters"
+            raise InputError(f"{wanted}, found one of {len(name)}. Rename the file.", param="file")
+        name = reveal(name)
+        if not self._size:
+            raise InvalidFile("wanted a file with something in it, found an empty one.", param="file")
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            reach("upload.synced")
+            self._temporary.rename(self._path)
+            reach("upload.renamed")
+            sync_directory(self._path.parent)
+        except OSError as error:
+            raise describe_os_error(error, f"keep the file {name}") from error
+        now = int(time.time())
+        ends = None if lifetime_s is None else now + lifetime_s
+        upload = Upload(self._id, owner, name, purpose, self._size, self._digest.hexdigest(), now, ends)
+        try:
+            _insert(engine, upload)
+        except LoamError:  # rolled back; after any other end the row may be there, and then the bytes must be
+            self._path.unlink(missing_ok=True)
+            raise
+        reach("upload.committed")
+        return upload
+
+    def discard(self) -> None:
+        """Remove what was not kept; does nothing to what was."""
+        with contextlib.suppress(OSError):  # it flushes, which a full disk refuses
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
 
 
 def save_upload(
@@ -73,53 +166,19 @@ def save_upload(
         InputError: The name is empty or too long.
         StorageFull: The disk is full; nothing was kept.
     """
-    if not 1 <= len(name) <= MAX_NAME_CHARS:
-        wanted = f"wanted a file name of 1 to {MAX_NAME_CHARS} characters"
-        raise InputError(f"{wanted}, found one of {len(name)}. Rename the file.", param="file")
-    name = reveal(name)
-    number = f"{ID_PREFIX}{secrets.token_hex(12)}"
-    path = data.files / number
-    temporary = path.with_name(f".{number}.tmp")
+    writer = UploadWriter(data, max_bytes)
     try:
-        data.files.mkdir(parents=True, exist_ok=True)
-        size, sha256 = _write_pieces(temporary, pieces, max_bytes)
-        reach("upload.synced")
-        temporary.rename(path)
-        reach("upload.renamed")
-        sync_directory(data.files)
-    except OSError as error:
-        raise describe_os_error(error, f"keep the file {name}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    upload = Upload(number, owner, name, purpose, size, sha256, int(time.time()))
-    try:
-        _insert(engine, upload)
-    except LoamError:  # rolled back; after any other end the row may be there, and then the bytes must be
-        path.unlink(missing_ok=True)
-        raise
-    reach("upload.committed")
-    return upload
-
-
-def _write_pieces(path: Path, pieces: Iterable[bytes], max_bytes: int) -> tuple[int, str]:
-    """Write and flush a new file; return its size and SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("xb") as file:
         for piece in pieces:
-            size += len(piece)
-            if size > max_bytes:
-                raise InvalidFile(f"wanted a file of at most {max_bytes} bytes, found more. Split it.", param="file")
-            digest.update(piece)
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    return size, digest.hexdigest()
+            writer.write(piece)
+        return writer.keep(engine, owner=owner, name=name, purpose=purpose)
+    finally:
+        writer.discard()
 
 
 def _insert(engine: Engine, upload: Upload) -> None:
     statement = text(
-        "INSERT INTO files (id, owner, name, purpose, size_bytes, sha256, created_at) "
-        "VALUES (:id, :owner, :name, :purpose, :size_bytes, :sha256, :created_at)"
+        "INSERT INTO files (id, owner, name, purpose, size_bytes, sha256, created_at, expires_at) "
+        "VALUES (:id, :owner, :name, :purpose, :size_bytes, :sha256, :created_at, :expires_at)"
     )
     values = {key: getattr(upload, key) for key in Upload.__slots__}
     with write_transaction(engine) as connection:
@@ -133,14 +192,51 @@ def find_upload(engine: Engine, upload_id: str, owner: str) -> Upload:
     Raises:
         NotFound: There is none, or it is another's.
     """
-    query = text("SELECT * FROM files WHERE id = :id AND owner = :owner")
+    query = text(f"SELECT * FROM files WHERE id = :id AND owner = :owner AND {_IS_THERE}")  # noqa: S608  (a constant)
     row = None
     if NAME_PATTERN.fullmatch(upload_id):
+        place = {"id": upload_id, "owner": owner, "now": int(time.time())}
         with read_transaction(engine) as connection:
-            row = connection.execute(query, {"id": upload_id, "owner": owner}).mappings().first()
+            row = connection.execute(query, place).mappings().first()
     if row is None:
         raise NotFound(f"file {upload_id!r}: there is none. Upload it first.", param="file_id")
     return _to_upload(row)
+
+
+def list_page(
+    engine: Engine, owner: str, *, after: str | None, limit: int, is_rising: bool, purpose: str | None
+) -> tuple[list[Upload], bool]:
+    """Return one page of an owner's files.
+
+    Args:
+        engine: The database.
+        owner: Whose.
+        after: Id of the last file of the page before; None: from the beginning.
+        limit: Most files of the page.
+        is_rising: Whether the oldest come first.
+        purpose: Only those uploaded for it; None: all.
+
+    Returns:
+        The files, and whether more follow.
+
+    Raises:
+        NotFound: The owner has no file of the id `after`.
+    """
+    last = None if after is None else find_upload(engine, after, owner)
+    sign, word = (">", "ASC") if is_rising else ("<", "DESC")
+    query = text(
+        f"SELECT * FROM files WHERE owner = :owner AND {_IS_THERE} AND (:purpose IS NULL OR purpose = :purpose) "  # noqa: S608
+        f"AND (:id IS NULL OR (created_at, id) {sign} (:created_at, :id)) "
+        f"ORDER BY created_at {word}, id {word} LIMIT :limit"
+    )
+    place = {"id": last.id if last else None, "created_at": last.created_at if last else None}
+    values = {"owner": owner, "purpose": purpose, "now": int(time.time()), "limit": limit + 1, **place}
+    with read_transaction(engine) as connection:
+        uploads = [_to_upload(row) for row in connection.execute(query, values).mappings()]
+    return uploads[:limit], len(uploads) > limit
+
+
+_IS_THERE = "(expires_at IS NULL OR expires_at > :now)"
 
 
 def list_uploads(engine: Engine, owner: str | None = None) -> list[Upload]:
@@ -165,6 +261,35 @@ def check_upload(data: DataDir, upload: Upload) -> Path:
         found = "other bytes" if path.is_file() else "nothing"
         raise ContractError(f"{path}: wanted the file as it was uploaded, found {found}. Restore it from a backup.")
     return path
+
+
+def open_upload(data: DataDir, upload: Upload) -> BinaryIO:
+    """Open a file's bytes for reading; whoever has them open reads to the end even if it is deleted meanwhile.
+
+    Raises:
+        ContractError: They are gone or cut.
+    """
+    path = data.files / upload.id
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ContractError(f"{upload.id}: its bytes cannot be read. Restore them from a backup.") from error
+    if os.fstat(file.fileno()).st_size != upload.size_bytes:
+        file.close()
+        raise ContractError(f"{upload.id}: its bytes are not as they were uploaded. Restore them from a backup.")
+    return file
+
+
+def remove_expired(engine: Engine, data: DataDir) -> list[Upload]:
+    """Remove the files whose time has come; return them."""
+    with write_transaction(engine) as connection:
+        query = text("DELETE FROM files WHERE expires_at <= :now RETURNING *")
+        expired = [_to_upload(row) for row in connection.execute(query, {"now": int(time.time())}).mappings()]
+    for upload in expired:
+        (data.files / upload.id).unlink(missing_ok=True)
+    if expired:
+        sync_directory(data.files)
+    return expired
 
 
 def delete_upload(engine: Engine, data: DataDir, upload_id: str, owner: str) -> None:

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/health"})
 """Answered without a key, so that a load balancer can ask."""
 
+UPLOAD_PATH = "/v1/files"
+"""Bodies of POSTs here are files: they are streamed to disk, and have a limit of their own."""
+
 
 class InvalidRequest(InputError):
     """A field of the request is unknown, missing, of the wrong type or out of range."""
@@ -121,6 +124,13 @@ def describe_validation(error: RequestValidationError) -> InvalidRequest:
     return InvalidRequest(f"{name}: {fault['msg']}{rest}.", param=name)
 
 
+def describe_too_large(limit: int) -> BodyTooLarge:
+    """Return the error for a body above the limit."""
+    return BodyTooLarge(
+        f"The body is larger than {limit} bytes (gateway.max_body_mib, for files gateway.max_file_mib)."
+    )
+
+
 def read_request_id(scope: Scope) -> str:
     """Return the id that this request was given."""
     return str(scope.get("state", {}).get("request_id", ""))
@@ -129,17 +139,19 @@ def read_request_id(scope: Scope) -> str:
 class Boundary:
     """ASGI middleware around all routes: request id, key, bound on the body, access log."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, max_body_bytes: int, max_upload_bytes: int) -> None:
         """Wrap an app.
 
         Args:
             app: The routes.
             keys: Who may ask.
             max_body_bytes: Largest body taken.
+            max_upload_bytes: Largest body of an upload.
         """
         self._app = app
         self._keys = keys
         self._max_body_bytes = max_body_bytes
+        self._max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -191,23 +203,26 @@ class Boundary:
         length = headers.get("content-length", "0")
         if not length.isdecimal():
             return InvalidRequest(f"content-length: wanted a number, found {length[:32]!r}.")
-        return self._too_large() if int(length) > self._max_body_bytes else None
+        limit = self._find_limit(scope)
+        return describe_too_large(limit) if int(length) > limit else None
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"The body is larger than {self._max_body_bytes} bytes (gateway.max_body_mib).")
+    def _find_limit(self, scope: Scope) -> int:
+        is_upload = scope["method"] == "POST" and scope["path"] == UPLOAD_PATH
+        return self._max_upload_bytes if is_upload else self._max_body_bytes
 
     def _bound(self, scope: Scope, receive: Receive) -> Receive:
         """Count a body that did not tell its length."""
         if any(name == b"content-length" for name, _ in scope["headers"]):
             return receive
         received = 0
+        limit = self._find_limit(scope)
 
         async def receive_counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
-                raise HTTPException(413, self._too_large().message)
+            if received > limit:
+                raise HTTPException(413, describe_too_large(limit).message)
             return message
 
         return receive_counted

@@ -13,7 +13,8 @@ from core.errors import ConfigError, LoamError
 from serve.boundary import Boundary, answer_error
 from serve.gateway_state import ClientGone, Gateway
 from serve.keys import KeyRing
-from serve.routes import chat, embeddings, health, models, sources
+from serve.multipart import FRAMING_BYTES
+from serve.routes import chat, embeddings, files, health, models, sources, vector_store_files, vector_stores
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -29,7 +30,8 @@ class GatewayConfig:
         tls_cert: Certificate file (PEM, with its chain) to speak HTTPS with; None: HTTP.
         tls_key: Its private key (PEM, without a password).
         granted_adapters: Run ids of the command line's adapters that every key may use; the others are `local`'s alone.
-        max_body_mib: Largest request body in MiB.
+        max_body_mib: Largest request body in MiB, files left out.
+        max_file_mib: Largest file that may be uploaded, MiB.
         answer_timeout_s: Longest wait for a whole answer that is not streamed.
         stop_timeout_s: Time that running answers get when the gateway is told to stop.
     """
@@ -41,6 +43,7 @@ class GatewayConfig:
     tls_key: str | None = None
     granted_adapters: list[str] = field(default_factory=list)
     max_body_mib: int = 8
+    max_file_mib: int = 512
     answer_timeout_s: float = 600.0
     stop_timeout_s: float = 5.0
 
@@ -58,6 +61,7 @@ class GatewayConfig:
                     self.tls_key,
                 ),
                 ("max_body_mib", 1 <= self.max_body_mib <= 1024, "1 to 1024", self.max_body_mib),
+                ("max_file_mib", 1 <= self.max_file_mib <= 65_536, "1 to 65536", self.max_file_mib),
                 ("answer_timeout_s", self.answer_timeout_s > 0, "more than 0", self.answer_timeout_s),
                 ("stop_timeout_s", self.stop_timeout_s >= 0, "0 or more", self.stop_timeout_s),
             )
@@ -67,25 +71,27 @@ class GatewayConfig:
             raise ConfigError("; ".join(faults), param="gateway")
 
 
-def build_app(gateway: Gateway, keys: KeyRing, max_body_bytes: int) -> FastAPI:
+def build_app(gateway: Gateway, keys: KeyRing, max_body_bytes: int, max_file_bytes: int) -> FastAPI:
     """Build the gateway's app.
 
     Args:
         gateway: Its parts, already running.
         keys: Who may ask.
         max_body_bytes: Largest request body.
+        max_file_bytes: Largest file in an upload.
 
     Returns:
         An ASGI app with exactly the routes of docs/api.md.
     """
     app = FastAPI(title="Loam", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
-    for noun in (health, models, chat, embeddings, sources):
+    for noun in (health, models, chat, embeddings, sources, files, vector_stores, vector_store_files):
         app.include_router(noun.router)
     for kind in (LoamError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.add_exception_handler(ClientGone, answer_nobody)
-    app.add_middleware(Boundary, keys=keys, max_body_bytes=max_body_bytes)
+    limits = {"max_body_bytes": max_body_bytes, "max_upload_bytes": max_file_bytes + FRAMING_BYTES}
+    app.add_middleware(Boundary, keys=keys, **limits)
     return app
 
 

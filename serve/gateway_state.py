@@ -7,9 +7,12 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
+from retrieval.config import ChunkingConfig
 from serve.answering import Answering
+from serve.archive import Archive
 from serve.catalog import Catalog
 from serve.engine import Engine
+from serve.ingestion import IngestionWorker
 from serve.library import Library
 
 T = TypeVar("T")
@@ -24,6 +27,9 @@ class Gateway:
         catalog: The names that are served.
         library: The stores and the embedder.
         answering: What answers as an assistant.
+        archive: The gateway's own rows and files.
+        worker: What makes documents of attached files.
+        chunking: How they are cut where a request does not say.
         url: How clients reach the gateway; None: as the request says.
         first_byte_timeout_s: Longest wait for the first byte of a stream.
         answer_timeout_s: Longest wait for a whole answer.
@@ -33,6 +39,9 @@ class Gateway:
     catalog: Catalog
     library: Library
     answering: Answering
+    archive: Archive
+    worker: IngestionWorker
+    chunking: ChunkingConfig
     url: str | None
     first_byte_timeout_s: float
     answer_timeout_s: float

@@ -13,13 +13,14 @@ import ipaddress
 import secrets
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import Engine, RowMapping, text
 from starlette.datastructures import Headers
 
 from core.errors import ConfigError, NotFound
 from core.layout import check_name
-from retrieval.database import ChangeWatch, read_transaction, write_transaction
+from retrieval.database import ChangeCounter, explain_database_errors, read_transaction, write_transaction
 from serve.owners import LOCAL, Caller
 
 KEY_PREFIX = "loam-"
@@ -124,7 +125,7 @@ class KeyRing:
         """
         self._engine = engine
         self._fixed = hash_token(fixed_key) if fixed_key else None
-        self._watch = ChangeWatch(engine)
+        self._counter = ChangeCounter(Path(str(engine.url.database)))
         self._seen = -1
         self._known: dict[str, _Known] = {}
 
@@ -161,10 +162,11 @@ class KeyRing:
 
     def close(self) -> None:
         """Give back what the ring holds of the database."""
-        self._watch.close()
+        self._counter.close()
 
     def _refresh(self) -> None:
-        version = self._watch.read_version()
+        with explain_database_errors(self._engine):
+            version = self._counter.read()
         if version == self._seen:
             return
         with read_transaction(self._engine) as connection:

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.embedding import Embedder
+from retrieval.filters import Filter
 from retrieval.searcher import Searcher, SearchResult
-from retrieval.store import Passage
+from retrieval.store import EmbedderIdentity, Passage
 
 WORKERS = 4
 """Searches at the same time; more would only fight for the cores."""
@@ -34,9 +36,17 @@ class Library:
         self._searcher = searcher
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="library")
 
-    async def search(self, stores: Sequence[str], query: str, k: int) -> SearchResult:
-        """Return the best k passages of some stores."""
-        return await self.run(self._searcher.search, stores, query, k)
+    async def search(self, stores: Sequence[str], query: str, k: int, filters: Filter | None = None) -> SearchResult:
+        """Return the best k passages of some stores; with filters, of the documents that they let through."""
+        return await self.run(self._searcher.search, stores, query, k, filters)
+
+    def open_embedder(self) -> Embedder:
+        """Return the embedder, loaded at the first call; blocks."""
+        return self._searcher.embedder
+
+    def read_identity(self) -> EmbedderIdentity:
+        """Return which embedder new stores' vectors are of; blocks."""
+        return self._searcher.embedder.identity
 
     async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return unit vectors; (texts, dimension)."""

@@ -16,7 +16,7 @@ from core.config import CONF_DIR, PathsConfig
 from core.errors import ConfigError, LoamError
 from core.layout import DataDir, check_name, sha256_bytes
 from core.manifest import AdapterManifest, BaseIdentity, ModelKind, ModelManifest, check_adapter, read_chat_template
-from retrieval.config import EmbedderConfig, SearchConfig
+from retrieval.config import ChunkingConfig, EmbedderConfig, ParsingConfig, SearchConfig
 from serve.answering import Assistant, AssistantConfig
 from serve.catalog import Catalog, Entry, EntryKind
 from serve.engine_command import LORA_RANKS, EngineConfig
@@ -49,6 +49,8 @@ class ServeConfig:
         assistants: By name.
         embedder: What the stores were embedded with; /v1/embeddings serves it, citations are checked with it.
         search: How passages are found.
+        chunking: How uploaded documents are cut where the request does not say.
+        parsing: What parsing one of them may cost.
         template_date: What Llama 3 templates print, where no adapter says otherwise.
     """
 
@@ -61,6 +63,8 @@ class ServeConfig:
     assistants: dict[str, AssistantConfig] = field(default_factory=dict)
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
+    parsing: ParsingConfig = field(default_factory=ParsingConfig)
     template_date: str = "26 Jul 2024"
 
 

@@ -31,14 +31,16 @@ from core.config import load_config, run_app
 from core.errors import LoamError
 from core.layout import DataDir
 from core.logs import configure_logging
-from retrieval.database import open_database
 from retrieval.searcher import Searcher
+from retrieval.uploads import remove_expired, remove_leftovers
 from serve.answering import Answering
+from serve.archive import Archive
 from serve.engine import Adapter, Engine
 from serve.engine_command import EngineCommand, EngineConfig, build_command
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
 from serve.hardware import fill_engine_config
+from serve.ingestion import IngestionWorker
 from serve.keys import KeyRing
 from serve.library import Library
 from serve.lock import lock_data_dir
@@ -66,28 +68,30 @@ def main(composed: DictConfig) -> None:
     config = load_config(composed, ServeConfig)
     engine_config = fill_engine_config(config.engine)
     data = DataDir(Path(config.paths.data_dir))
-    with lock_data_dir(data.root), open_keys(data) as keys:
+    with lock_data_dir(data.root), open_archive(config, data) as (archive, keys):
         searcher = Searcher(data, config.embedder, config.search)
         try:
             stores = {status.store for status in searcher.list_stores()}
             plan = make_plan(config, data, stores, has_key=keys.has_good_key)
             print_plan(plan)
             engine_config = dataclasses.replace(engine_config, max_lora_rank=plan.max_lora_rank)
-            asyncio.run(serve(config, engine_config, data, plan, searcher, keys))
+            asyncio.run(serve(config, engine_config, data, plan, searcher, archive, keys))
         finally:
             searcher.close()
 
 
 @contextmanager
-def open_keys(data: DataDir) -> Iterator[KeyRing]:
-    """Open the database for the keys that it holds; LOAM_API_KEY is one more."""
-    database = open_database(data.database)
+def open_archive(config: ServeConfig, data: DataDir) -> Iterator[tuple[Archive, KeyRing]]:
+    """Open the gateway's database and read the keys that it holds; LOAM_API_KEY is one more."""
+    archive = Archive(data, config.gateway.max_file_mib * 2**20)
     try:
-        keys = KeyRing(database, os.environ.get("LOAM_API_KEY") or None)
-        yield keys
+        remove_leftovers(archive.engine, data)
+        remove_expired(archive.engine, data)
+        keys = KeyRing(archive.engine, os.environ.get("LOAM_API_KEY") or None)
+        yield archive, keys
         keys.close()
     finally:
-        database.dispose()
+        archive.close()
 
 
 def print_plan(plan: Plan) -> None:
@@ -100,7 +104,13 @@ def print_plan(plan: Plan) -> None:
 
 
 async def serve(
-    config: ServeConfig, engine_config: EngineConfig, data: DataDir, plan: Plan, searcher: Searcher, keys: KeyRing
+    config: ServeConfig,
+    engine_config: EngineConfig,
+    data: DataDir,
+    plan: Plan,
+    searcher: Searcher,
+    archive: Archive,
+    keys: KeyRing,
 ) -> None:
     """Start the engine and the gateway, and stop both when a signal comes."""
     stop = asyncio.Event()
@@ -110,18 +120,21 @@ async def serve(
     engine = Engine(engine_config, adapters, data.root / "logs" / "vllm.log")
     command = build_command(engine_config, plan.model, plan.model.name, plan.template_date, engine.scratch)
     library = Library(searcher, config.embedder.name)
+    worker = IngestionWorker(data, archive.engine, library.open_embedder, config.parsing)
     try:
         progress = StartProgress()
         if not await finish_unless_stopped(start(engine, command, library, plan, progress), stop):
             return
-        gateway = build_gateway(config, engine_config, engine, library, plan)
-        app = build_app(gateway, keys, config.gateway.max_body_mib * 2**20)
+        gateway = build_gateway(config, engine_config, engine, library, archive, worker, plan)
+        app = build_app(gateway, keys, config.gateway.max_body_mib * 2**20, archive.max_file_bytes)
         host, port = plan.listener.getsockname()[:2]
         scheme = "https" if config.gateway.tls_cert else "http"
+        worker.start()
         progress.end(f"ready        {scheme}://{host}:{port}/v1  (Ctrl-C stops it)")
         await listen(app, config, plan, stop)
     finally:
         plan.listener.close()
+        await asyncio.to_thread(worker.stop, config.gateway.stop_timeout_s)
         await engine.stop()
         library.close()
         say("stopped")
@@ -139,7 +152,13 @@ async def start(engine: Engine, command: EngineCommand, library: Library, plan: 
 
 
 def build_gateway(
-    config: ServeConfig, engine_config: EngineConfig, engine: Engine, library: Library, plan: Plan
+    config: ServeConfig,
+    engine_config: EngineConfig,
+    engine: Engine,
+    library: Library,
+    archive: Archive,
+    worker: IngestionWorker,
+    plan: Plan,
 ) -> Gateway:
     """Put the gateway's parts together."""
     tokenizer = Tokenizer.from_file(str(plan.model / "tokenizer.json"))
@@ -155,6 +174,9 @@ def build_gateway(
         catalog=plan.catalog,
         library=library,
         answering=answering,
+        archive=archive,
+        worker=worker,
+        chunking=config.chunking,
         url=config.gateway.url,
         first_byte_timeout_s=engine_config.first_byte_timeout_s,
         answer_timeout_s=config.gateway.answer_timeout_s,

@@ -9,7 +9,7 @@ import functools
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from core.errors import InvalidFile, UnsupportedFile, describe_os_error
 from core.spelling import spell
@@ -98,11 +98,12 @@ _REFUSED_MAGIC = (
 )
 
 
-def load_document(path: Path) -> Document:
+def load_document(path: Path, name: str | None = None) -> Document:
     """Read a file and return its text with headings and pages.
 
     Args:
         path: A regular file.
+        name: What its ending is read from; None: the path.
 
     Raises:
         InvalidFile: The file is damaged, encrypted or empty, or holds no text (a scanned PDF).
@@ -113,18 +114,18 @@ def load_document(path: Path) -> Document:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise describe_os_error(error, f"read {spell(path.name)}") from error
+        raise describe_os_error(error, f"read {spell(name or path.name)}") from error
     if not data.strip(b"\0\t\r\n "):
         raise InvalidFile("The file is empty.")
     outline = Outline()
     try:
-        _find_loader(data, path)(data, outline)
+        _find_loader(data, PurePath(name or path.name))(data, outline)
     except RecursionError as error:
         raise InvalidFile("The file is nested too deeply to be read.") from error
     return outline.build()
 
 
-def _find_loader(data: bytes, path: Path) -> Callable[[bytes, Outline], None]:
+def _find_loader(data: bytes, path: PurePath) -> Callable[[bytes, Outline], None]:
     """Choose by magic bytes, then by ending; the format's library is imported only here, so that a start is quick."""
     ending = path.suffix.lower()
     if b"%PDF-" in data[:1024]:
@@ -173,7 +174,7 @@ def _find_package_loader(data: bytes) -> Callable[[bytes, Outline], None]:
     raise UnsupportedFile("This is a zip archive. Unpack it and upload the files one by one.")
 
 
-def _find_text_loader(data: bytes, kind: str, path: Path) -> Callable[[bytes, Outline], None]:
+def _find_text_loader(data: bytes, kind: str, path: PurePath) -> Callable[[bytes, Outline], None]:
     from retrieval.loaders import html, mail, markdown, plain, source_code
 
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()

@@ -9,7 +9,8 @@ from fastapi.responses import HTMLResponse
 from core.errors import NotFound
 from retrieval.store import Passage
 from serve.gateway_state import CurrentGateway, Gateway
-from serve.owners import LOCAL, Caller, CurrentCaller
+from serve.owners import Caller, CurrentCaller
+from serve.vector_stores import is_readable
 
 router = APIRouter(prefix="/sources", tags=["sources"])
 
@@ -37,15 +38,16 @@ async def get_source(
         passage = await gateway.library.read_passage(chunk_id)
     except NotFound as error:
         raise describe_missing(chunk_id) from error
-    if not is_readable(passage.store, gateway, caller):
+    if not await may_read(passage.store, gateway, caller):
         raise describe_missing(chunk_id)
     return HTMLResponse(render_passage(passage), headers=HEADERS)
 
 
-def is_readable(store: str, gateway: Gateway, caller: Caller) -> bool:
+async def may_read(store: str, gateway: Gateway, caller: Caller) -> bool:
     """Tell whether a caller may read a store's passages: its owner, and everybody who can ask an assistant over it."""
-    assistants = gateway.answering.assistants.values()
-    return caller.owner == LOCAL or any(store in assistant.config.stores for assistant in assistants)
+    if any(store in assistant.config.stores for assistant in gateway.answering.assistants.values()):
+        return True
+    return await gateway.archive.run(is_readable, gateway.archive.engine, store, caller.owner)
 
 
 def describe_missing(chunk_id: str) -> NotFound:

@@ -15,14 +15,17 @@ import sqlalchemy
 import uvicorn
 
 from core.errors import LoamError
-from retrieval.database import open_database
+from core.layout import DataDir
+from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.searcher import Searcher
 from retrieval.store import Passage
 from serve.answering import Answering, Assistant, AssistantConfig
+from serve.archive import Archive
 from serve.catalog import Catalog, Entry, EntryKind
 from serve.engine import Adapter, Engine
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
+from serve.ingestion import IngestionWorker
 from serve.keys import KeyRing
 from serve.library import Library
 from serve.owners import LOCAL
@@ -45,6 +48,7 @@ class RunningGateway:
         engine: Its engine, on the fake vLLM.
         searcher: What it searches.
         database: Of its data directory.
+        folder: Its data directory.
         loop: The loop that it runs on.
         clients: Closed with it.
     """
@@ -53,6 +57,7 @@ class RunningGateway:
     engine: Engine
     searcher: FakeSearcher
     database: sqlalchemy.Engine
+    folder: Path
     loop: asyncio.AbstractEventLoop
     clients: list[openai.OpenAI] = field(default_factory=list)
 
@@ -100,6 +105,21 @@ def make_assistants(catalog: Catalog, configs: dict[str, AssistantConfig]) -> di
     return {name: Assistant(name, catalog.get(name, LOCAL).target, config) for name, config in configs.items()}
 
 
+def make_gateway(
+    engine: Engine,
+    library: Library,
+    archive: Archive,
+    assistants: dict[str, AssistantConfig],
+    timeouts_s: tuple[float, float],
+) -> Gateway:
+    """Put a gateway's parts together; the timeouts are those of the first byte and of a whole answer."""
+    catalog = make_catalog(assistants)
+    served = make_assistants(catalog, assistants)
+    answering = Answering(engine, library, served, lambda text: len(text.split()), timeouts_s[0])
+    worker = IngestionWorker(archive.data, archive.engine, library.open_embedder, ParsingConfig())
+    return Gateway(engine, catalog, library, answering, archive, worker, ChunkingConfig(), None, *timeouts_s)
+
+
 @contextmanager
 def running_gateway(
     folder: Path,
@@ -107,49 +127,51 @@ def running_gateway(
     assistants: dict[str, AssistantConfig] | None = None,
     *,
     api_key: str | None = None,
+    stores: Searcher | None = None,
     max_body_bytes: int = 2**20,
+    max_file_bytes: int = 2**20,
     first_byte_timeout_s: float = 5.0,
     answer_timeout_s: float = 10.0,
 ) -> Iterator[RunningGateway]:
-    """Run a gateway on a free port for the time of the block."""
+    """Run a gateway on a free port for the time of the block; `stores` searches for real what the worker ingests."""
     adapter = folder / "adapter"
     adapter.mkdir(exist_ok=True)
     (adapter / "adapter_config.json").write_text("{}")
     searcher = FakeSearcher(passages)
-    listener = socket.create_server(("127.0.0.1", 0))
-    ready = threading.Event()
+    searched = stores or searcher
+    listener, ready = socket.create_server(("127.0.0.1", 0)), threading.Event()
     made: list[RunningGateway] = []
     faults: list[LoamError] = []
     stop: list[asyncio.Event] = []
 
     async def run() -> None:
         engine = Engine(quick_config(), [Adapter(ADAPTER, adapter)], folder / "vllm.log")
-        library = Library(cast("Searcher", searcher), EMBEDDER)
-        catalog = make_catalog(assistants or {})
-        served = make_assistants(catalog, assistants or {})
-        answering = Answering(engine, library, served, lambda text: len(text.split()), first_byte_timeout_s)
-        gateway = Gateway(engine, catalog, library, answering, None, first_byte_timeout_s, answer_timeout_s)
-        database = open_database(folder / "loam.db")
-        keys = KeyRing(database, api_key)
-        app = build_app(gateway, keys, max_body_bytes)
+        library = Library(cast("Searcher", searched), EMBEDDER)
+        archive = Archive(DataDir(folder), max_file_bytes)
+        gateway = make_gateway(engine, library, archive, assistants or {}, (first_byte_timeout_s, answer_timeout_s))
+        keys = KeyRing(archive.engine, api_key)
+        app = build_app(gateway, keys, max_body_bytes, max_file_bytes)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
         server.capture_signals = no_signals  # type: ignore[method-assign]
         stop.append(asyncio.Event())
         try:
             await engine.start(fake_command(), lambda _seconds, _line: None)
             port = listener.getsockname()[1]
-            loop = asyncio.get_running_loop()
-            made.append(RunningGateway(f"http://127.0.0.1:{port}", engine, searcher, database, loop))
+            url, loop = f"http://127.0.0.1:{port}", asyncio.get_running_loop()
+            made.append(RunningGateway(url, engine, searcher, archive.engine, folder, loop))
+            if stores is not None:
+                gateway.worker.start()
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
             ready.set()
             await stop[0].wait()
             server.should_exit = True
             await serving
         finally:
+            gateway.worker.stop(10)
             await engine.stop()
             library.close()
             keys.close()
-            database.dispose()
+            archive.close()
 
     def main() -> None:
         try:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import NotFound
+from retrieval.filters import Filter
 from retrieval.searcher import Hit, SearchedStore, SearchResult
 from retrieval.store import Passage
 
@@ -49,8 +50,10 @@ class FakeSearcher:
         self.passages = list(passages)
         self.queries: list[str] = []
 
-    def search(self, stores: Sequence[str], query: str, k: int = 5) -> SearchResult:
+    def search(self, stores: Sequence[str], query: str, k: int = 5, filters: Filter | None = None) -> SearchResult:
         """Return the passages nearest to a query."""
+        if filters is not None:
+            raise TypeError("this searcher has no attributes to filter by")
         self.queries.append(query)
         known = {passage.store for passage in self.passages}
         if missing := [name for name in stores if name not in known]:

@@ -432,7 +432,7 @@ def test_a_revoked_key_is_refused_from_the_next_request_on_every_route(tmp_path:
 
 def list_requests() -> list[tuple[str, str]]:
     """Return every operation of the gateway with its path filled in."""
-    app = build_app(cast("Gateway", None), cast("KeyRing", None), max_body_bytes=1)
+    app = build_app(cast("Gateway", None), cast("KeyRing", None), max_body_bytes=1, max_file_bytes=1)
     routes = [route for route in app.routes if isinstance(route, APIRoute)]
     return [(method, re.sub(r"{.*?}", "x", route.path)) for route in routes for method in route.methods]
 

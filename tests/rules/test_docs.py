@@ -25,7 +25,7 @@ def list_errors() -> list[type[LoamError]]:
 
 def list_routes() -> set[str]:
     """Return every route of the gateway as «METHOD /path»."""
-    app = build_app(cast("Gateway", None), keys=cast("KeyRing", None), max_body_bytes=1)
+    app = build_app(cast("Gateway", None), keys=cast("KeyRing", None), max_body_bytes=1, max_file_bytes=1)
     return {f"{method} {route.path}" for route in app.routes if isinstance(route, APIRoute) for method in route.methods}
 
 

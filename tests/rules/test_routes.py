@@ -14,7 +14,7 @@ from serve.owners import get_caller
 
 def list_routes() -> list[APIRoute]:
     """Return the gateway's routes."""
-    app = build_app(cast("Gateway", None), cast("KeyRing", None), max_body_bytes=1)
+    app = build_app(cast("Gateway", None), cast("KeyRing", None), max_body_bytes=1, max_file_bytes=1)
     return [route for route in app.routes if isinstance(route, APIRoute)]
 
 

@@ -29,10 +29,10 @@ class BrokenCatalog(Catalog):
 
 def ask(error: Exception, folder: Path) -> httpx.Response:
     nothing = cast("Any", None)
-    gateway = Gateway(nothing, BrokenCatalog(error), nothing, nothing, None, 1.0, 1.0)
+    gateway = Gateway(nothing, BrokenCatalog(error), nothing, nothing, nothing, nothing, nothing, None, 1.0, 1.0)
     database = open_database(folder / "loam.db")
     keys = KeyRing(database, None)
-    app = build_app(gateway, keys, max_body_bytes=10)
+    app = build_app(gateway, keys, max_body_bytes=10, max_file_bytes=10)
 
     async def send() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
@@ -84,7 +84,7 @@ def test_a_content_length_that_is_no_number_is_refused(length: str) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await Boundary(cast("Any", None), cast("KeyRing", None), 10)(scope, receive, send)
+        await Boundary(cast("Any", None), cast("KeyRing", None), 10, 10)(scope, receive, send)
 
     asyncio.run(run())
     assert sent[0]["status"] == 400

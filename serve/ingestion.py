@@ -1,0 +1,242 @@
+"""The worker that makes documents of attached files: one thread, one group of files at a time, through retrieval.
+
+    oldest rows in progress of one store ──▶ retrieval.ingest ──▶ completed | failed
+                                                               └─▶ removed again, if they were called off meanwhile
+
+The queue is the table, so that a gateway that starts again goes on where the last one was killed. Parsing happens in
+retrieval's child processes, never in the event loop. Also removes what is left of deleted and expired things. Does not
+know HTTP.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, text
+
+from core.errors import Conflict, LoamError, NotFound, StorageFull
+from core.layout import DataDir
+from retrieval.config import ChunkingConfig, ParsingConfig
+from retrieval.database import read_transaction, truncate_log, write_transaction
+from retrieval.documents import delete_documents, read_documents
+from retrieval.embedding import Embedder
+from retrieval.erasure import erase_deleted
+from retrieval.ingest import Tools, ingest_files
+from retrieval.source import FileStamp, SourceFile
+from retrieval.store import Store, select_store
+from retrieval.uploads import remove_expired
+from serve.attached_files import detach_everywhere, put_attributes
+from serve.vector_stores import list_expired
+
+logger = logging.getLogger(__name__)
+
+GROUP_FILES = 8
+"""Files that are ingested together: their chunks fill the embedder's batches, and one index is saved for all."""
+IDLE_S = 30.0
+"""How long the worker sleeps when nobody wakes it; also how soon expired things go."""
+RETRY_S = 5.0
+"""How long it waits when another process is changing the store, or the disk is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A row of the queue."""
+
+    number: int
+    file_id: str
+    document: str
+    created_at: int
+
+
+class IngestionWorker:
+    """Ingests what waits, in a thread of its own."""
+
+    def __init__(
+        self, data: DataDir, engine: Engine, open_embedder: Callable[[], Embedder], parsing: ParsingConfig
+    ) -> None:
+        """Prepare; nothing happens before `start`.
+
+        Args:
+            data: The data directory.
+            engine: The database.
+            open_embedder: Returns the embedder, loading it at the first call.
+            parsing: What parsing one file may cost.
+        """
+        self._data = data
+        self._engine = engine
+        self._open_embedder = open_embedder
+        self._parsing = parsing
+        self._wake = threading.Event()
+        self._is_stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin with what the last gateway left."""
+        self._thread = threading.Thread(target=self._run, name="ingestion", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look at the queue now."""
+        self._wake.set()
+
+    def stop(self, timeout_s: float) -> None:
+        """Finish the files that are being ingested, if they take no longer than that; the rest is for the next start.
+
+        Args:
+            timeout_s: How long to wait. What is not done then is left as a kill would leave it, which loses nothing.
+        """
+        self._is_stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._is_stopping:
+            self._wake.clear()
+            try:
+                has_worked = self.work_once()
+                if not has_worked:
+                    self.tidy()
+                pause_s = 0.0 if has_worked else IDLE_S
+            except (Conflict, StorageFull) as error:
+                logger.warning("ingestion waits: %s", error.message)
+                pause_s = RETRY_S
+            except Exception:
+                logger.exception("ingestion failed")
+                pause_s = RETRY_S
+            if pause_s and not self._is_stopping:
+                self._wake.wait(pause_s)
+
+    def work_once(self) -> bool:
+        """Ingest the oldest files that wait; return whether there were any.
+
+        Raises:
+            Conflict: Another process is changing the store; the files go on waiting.
+            StorageFull: The disk is full; the files go on waiting.
+        """
+        self._drop_deleted()
+        found = self._take()
+        if found is None:
+            return False
+        store, chunking, waiting = found
+        there, missing = self._find_sources(waiting)
+        failures = {row.document: ("invalid_file", "The file was deleted before it could be read.") for row in missing}
+        if there:
+            try:
+                tools = Tools(self._open_embedder(), chunking, self._parsing)
+                report = ingest_files(self._data, store.name, there, tools, must_exist=True)
+                failures |= {failure.file: (failure.code, failure.reason) for failure in report.failures}
+            except (Conflict, StorageFull):
+                raise
+            except NotFound as error:
+                if self._is_there(store):  # else the store went, and its rows with it
+                    failures |= {file.name: (error.openai_code, error.message) for file in there}
+            except LoamError as error:
+                failures |= {file.name: (error.openai_code, error.message) for file in there}
+            except Exception:
+                logger.exception("files of store %s could not be ingested", store.name)
+                words = "Something went wrong in the gateway. Its log has the details."
+                failures |= {file.name: ("server_error", words) for file in there}
+        self._settle(store, waiting, failures)
+        return True
+
+    def _is_there(self, store: Store) -> bool:
+        with read_transaction(self._engine) as connection:
+            now = select_store(connection, store.name)
+        return now is not None and now.id == store.id
+
+    def _take(self) -> tuple[Store, ChunkingConfig, list[_Waiting]] | None:
+        """Return the oldest files that wait, all of one store and cut alike."""
+        first = text(
+            "SELECT f.store_id, f.max_tokens, f.overlap_tokens, s.name FROM vector_store_files f "
+            "JOIN stores s ON s.id = f.store_id WHERE f.status = 'in_progress' ORDER BY f.number LIMIT 1"
+        )
+        rest = text(
+            "SELECT number, file_id, document, created_at FROM vector_store_files WHERE status = 'in_progress' "
+            "AND store_id = :store_id AND max_tokens = :max_tokens AND overlap_tokens = :overlap_tokens "
+            "ORDER BY number LIMIT :limit"
+        )
+        with read_transaction(self._engine) as connection:
+            head = connection.execute(first).mappings().first()
+            if head is None:
+                return None
+            rows = connection.execute(rest, {**head, "limit": GROUP_FILES}).all()
+            store = select_store(connection, head["name"])
+        if store is None:
+            return None
+        return store, ChunkingConfig(head["max_tokens"], head["overlap_tokens"]), [_Waiting(*row) for row in rows]
+
+    def _find_sources(self, waiting: Sequence[_Waiting]) -> tuple[list[SourceFile], list[_Waiting]]:
+        """Return where the files' bytes lie, and the rows whose upload has gone."""
+        there: list[SourceFile] = []
+        missing: list[_Waiting] = []
+        for row in waiting:
+            path = self._data.files / row.file_id
+            try:
+                stamp = FileStamp(path.stat().st_size, row.created_at * 10**9, 0)
+            except OSError:
+                missing.append(row)
+                continue
+            there.append(SourceFile(path, row.document, stamp))
+        return there, missing
+
+    def _settle(self, store: Store, waiting: Sequence[_Waiting], failures: dict[str, tuple[str, str]]) -> None:
+        """Write what became of each file, and remove what was called off meanwhile."""
+        look = text("SELECT status, attributes FROM vector_store_files WHERE number = :number")
+        find = text("SELECT id, status FROM documents WHERE store_id = :store AND name = :name")
+        change = text("UPDATE vector_store_files SET status = :status, error_code = :code, error = :error "
+                      "WHERE number = :number")  # fmt: skip
+        called_off: list[int] = []
+        with write_transaction(self._engine) as connection:
+            for row in waiting:
+                now = connection.execute(look, {"number": row.number}).first()
+                document = connection.execute(find, {"store": store.id, "name": row.document}).first()
+                if now is None or now.status != "in_progress":
+                    called_off += [document.id] if document else []
+                    continue
+                code, error = failures.get(row.document, (None, None))
+                if document is not None and code is None:
+                    put_attributes(connection, document.id, now.attributes)
+                status = "failed" if code or document is None else "completed"
+                values = {"status": status, "code": code, "error": error, "number": row.number}
+                connection.execute(change, values)
+        if called_off:
+            delete_documents(self._engine, store, called_off)
+
+    def _drop_deleted(self) -> None:
+        """Remove the rows that were taken out while the worker was, or might have been, on them."""
+        query = text(
+            "SELECT f.number, f.document, s.name FROM vector_store_files f JOIN stores s ON s.id = f.store_id "
+            "WHERE f.status = 'deleted'"
+        )
+        with read_transaction(self._engine) as connection:
+            rows = connection.execute(query).all()
+            stores = {row.name: select_store(connection, row.name) for row in rows}
+        for row in rows:
+            store = stores[row.name]
+            if store is not None:
+                known = read_documents(self._engine, store).get(row.document)
+                delete_documents(self._engine, store, [known.id] if known else [])
+            with write_transaction(self._engine) as connection:
+                statement = text("DELETE FROM vector_store_files WHERE number = :number AND status = 'deleted'")
+                connection.execute(statement, {"number": row.number})
+
+    def tidy(self) -> None:
+        """Remove expired files, what expired stores hold, and the traces of whatever was deleted."""
+        for upload in remove_expired(self._engine, self._data):
+            detach_everywhere(self._engine, upload.id)
+        for store in list_expired(self._engine):
+            with write_transaction(self._engine) as connection:
+                connection.execute(text("DELETE FROM vector_store_files WHERE store_id = :id"), {"id": store.id})
+            numbers = [document.id for document in read_documents(self._engine, store).values()]
+            delete_documents(self._engine, store, numbers)
+        with read_transaction(self._engine) as connection:
+            has_traces = connection.execute(text("SELECT EXISTS (SELECT 1 FROM erasures)")).scalar_one()
+        if has_traces:
+            start = time.monotonic()
+            erase_deleted(self._engine, self._data)
+            logger.info("traces of deleted documents removed in %.1f s", time.monotonic() - start)
+        else:
+            truncate_log(self._engine)  # what a reader had kept it from at that time

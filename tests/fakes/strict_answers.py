@@ -1,0 +1,17 @@
+"""What an answer must hold to count: OpenAI's own models, taken strictly; the client forgives almost anything."""
+
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+
+def check_answer(answer: BaseModel, kind: Any) -> None:
+    """Fail unless an answer fulfils one of the client's models strictly and brings no field that it does not know."""
+    raw = answer.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    parsed = TypeAdapter(kind).validate_json(answer.model_dump_json(by_alias=True, exclude_unset=True), strict=True)
+    extra = dict(parsed.model_extra or {})
+    assert extra == {}, f"{kind.__name__}: fields that OpenAI's has not: {sorted(extra)}"
+    missing = [
+        name for name, field in kind.model_fields.items() if field.is_required() and (field.alias or name) not in raw
+    ]
+    assert missing == [], f"{kind.__name__}: wanted {missing}"

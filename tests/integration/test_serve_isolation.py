@@ -1,0 +1,307 @@
+"""No key reaches another owner's objects: every operation of the OpenAPI description × every id × every kind of key.
+
+An operation or an id field that is not classified here fails the test, so that a new route cannot be forgotten.
+"""
+
+import json
+import os
+import random
+import re
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from core.layout import DataDir
+from retrieval.database import read_transaction
+from retrieval.searcher import Searcher
+from serve.boundary import OPEN_PATHS
+from serve.gateway import build_app
+from serve.gateway_state import Gateway
+from serve.keys import KeyRing, create_key, revoke_key
+from tests.fakes.engine import BASE
+from tests.fakes.gateway import ALIAS, EMBEDDER, RunningGateway, running_gateway
+from tests.fakes.hash_embedder import HashEmbedder
+
+RANDOM_STEPS = 2000 if os.environ.get("LOAM_TEST_FULL") else 150
+LOOKS_LIKE_AN_ID = re.compile(r"(^|_)(id|ids)$|^(after|before|model|name)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """How an operation is asked.
+
+    Attributes:
+        ids: Kind of object by field: `path:…`, `query:…` or `body:…`.
+        body: A body that is taken; «kind» stands for an id.
+        free: Fields that look like ids and name nothing of anybody's.
+    """
+
+    ids: dict[str, str] = field(default_factory=dict)
+    body: dict[str, Any] | None = None
+    free: tuple[str, ...] = ()
+
+
+STORE = {"path:vector_store_id": "store"}
+STORE_FILE = {**STORE, "path:file_id": "file"}
+BATCH = {**STORE, "path:batch_id": "batch"}
+PAGED_FILES = {"query:after": "file", "query:before": "file"}
+CHAT = {"model": "«model»", "messages": [{"role": "user", "content": "hello"}]}
+OPERATIONS = {
+    "GET /health": Operation(),
+    "GET /v1/models": Operation(),
+    "GET /v1/models/{name}": Operation({"path:name": "model"}),
+    "POST /v1/chat/completions": Operation(
+        {"body:model": "model"}, CHAT,
+        free=("body:messages.name", "body:messages.tool_call_id", "body:messages.tool_calls.id",
+              "body:messages.tool_calls.function.name", "body:tools.function.name", "body:tool_choice.function.name",
+              "body:response_format.json_schema.name"),
+    ),
+    "POST /v1/embeddings": Operation(body={"model": EMBEDDER, "input": "x"}, free=("body:model",)),  # everybody's
+    "GET /sources/{chunk_id}": Operation({"path:chunk_id": "chunk"}),
+    "POST /v1/files": Operation(),
+    "GET /v1/files": Operation({"query:after": "file"}),
+    "GET /v1/files/{file_id}": Operation({"path:file_id": "file"}),
+    "GET /v1/files/{file_id}/content": Operation({"path:file_id": "file"}),
+    "DELETE /v1/files/{file_id}": Operation({"path:file_id": "file"}),
+    "POST /v1/vector_stores": Operation({"body:file_ids": "file"}, {"file_ids": ["«file»"]}, free=("body:name",)),
+    "GET /v1/vector_stores": Operation({"query:after": "store", "query:before": "store"}),
+    "GET /v1/vector_stores/{vector_store_id}": Operation(STORE),
+    "POST /v1/vector_stores/{vector_store_id}": Operation(STORE, {"metadata": {"a": "b"}}, free=("body:name",)),
+    "DELETE /v1/vector_stores/{vector_store_id}": Operation(STORE),
+    "POST /v1/vector_stores/{vector_store_id}/search": Operation(STORE, {"query": "x"}),
+    "POST /v1/vector_stores/{vector_store_id}/files": Operation(
+        {**STORE, "body:file_id": "file"}, {"file_id": "«file»"}
+    ),
+    "GET /v1/vector_stores/{vector_store_id}/files": Operation({**STORE, **PAGED_FILES}),
+    "GET /v1/vector_stores/{vector_store_id}/files/{file_id}": Operation(STORE_FILE),
+    "POST /v1/vector_stores/{vector_store_id}/files/{file_id}": Operation(STORE_FILE, {"attributes": {"a": 1}}),
+    "DELETE /v1/vector_stores/{vector_store_id}/files/{file_id}": Operation(STORE_FILE),
+    "GET /v1/vector_stores/{vector_store_id}/files/{file_id}/content": Operation(STORE_FILE),
+    "POST /v1/vector_stores/{vector_store_id}/file_batches": Operation(
+        {**STORE, "body:file_ids": "file", "body:files.file_id": "file"}, {"file_ids": ["«file»"]}
+    ),
+    "GET /v1/vector_stores/{vector_store_id}/file_batches/{batch_id}": Operation(BATCH),
+    "POST /v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel": Operation(BATCH),
+    "GET /v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/files": Operation({**BATCH, **PAGED_FILES}),
+}  # fmt: skip
+BODIES = {"body:files.file_id": {"files": [{"file_id": "«file»"}]}}
+"""Other bodies for fields that the operation's own does not hold."""
+
+
+def describe_api() -> dict[str, Any]:
+    """Return the app's OpenAPI description."""
+    app = build_app(cast("Gateway", None), cast("KeyRing", None), max_body_bytes=1, max_file_bytes=1)
+    return app.openapi()
+
+
+DESCRIPTION = describe_api()
+
+
+def list_operations() -> dict[str, dict[str, Any]]:
+    """Return every operation of the description as «METHOD /path»."""
+    return {
+        f"{method.upper()} {path.replace(':path}', '}')}": operation
+        for path, methods in DESCRIPTION["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def list_fields(schema: dict[str, Any], prefix: str) -> Iterator[str]:
+    """Yield the fields of a schema, nested ones joined by dots."""
+    if "$ref" in schema:
+        schema = DESCRIPTION["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        yield from list_fields(part, prefix)
+    if "items" in schema:
+        yield from list_fields(schema["items"], prefix)
+    for name, part in schema.get("properties", {}).items():
+        yield f"{prefix}{name}"
+        yield from list_fields(part, f"{prefix}{name}.")
+
+
+def find_ids(operation: dict[str, Any]) -> set[str]:
+    """Return the fields of an operation that look like ids."""
+    parameters = [f"{part['in']}:{part['name']}" for part in operation.get("parameters", ())]
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+    fields = [f"body:{name}" for name in list_fields(content.get("schema", {}), "")]
+    return {
+        name
+        for name in (*parameters, *fields)
+        if name.startswith("path:") or LOOKS_LIKE_AN_ID.search(re.split(r"[:.]", name)[-1])
+    }
+
+
+def test_every_operation_and_every_id_is_classified() -> None:
+    found = list_operations()
+    assert set(found) == set(OPERATIONS)
+    for name, operation in found.items():
+        known = OPERATIONS[name]
+        assert find_ids(operation) == set(known.ids) | set(known.free), name
+
+
+def test_the_search_for_ids_sees_new_ones() -> None:
+    schema = {"anyOf": [{"type": "object", "properties": {"training_file_id": {}, "a": {"items": {"properties": {
+        "model": {}}}}}}, {"type": "null"}]}  # fmt: skip
+    operation = {
+        "parameters": [{"in": "path", "name": "thing"}],
+        "requestBody": {"content": {"application/json": {"schema": schema}}},
+    }
+    assert find_ids(operation) == {"path:thing", "body:training_file_id", "body:a.model"}
+
+
+class Owner:
+    """An owner with a key and one object of each kind."""
+
+    def __init__(self, gateway: RunningGateway, name: str) -> None:
+        """Make the key; objects are made by `refill`."""
+        self.gateway = gateway
+        self.key, self.token = create_key(gateway.database, name)
+        self.ids: dict[str, str] = {}
+
+    def refill(self) -> None:
+        """Make one object of each kind."""
+        client = self.gateway.client(self.token)
+        words = f"canary {secrets.token_hex(4)} of {self.key.owner}"
+        file_id = client.files.create(file=("a.txt", words.encode()), purpose="assistants").id
+        store = client.vector_stores.create(name="s")
+        batch = client.vector_stores.file_batches.create(store.id, file_ids=[file_id])
+        deadline = time.monotonic() + 30
+        while client.vector_stores.file_batches.retrieve(batch.id, vector_store_id=store.id).status == "in_progress":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with read_transaction(self.gateway.database) as connection:
+            query = text("SELECT c.id FROM chunks c JOIN stores s ON s.id = c.store_id WHERE s.name = :name")
+            chunk = connection.execute(query, {"name": store.id}).scalar_one()
+        model = ALIAS if self.key.owner == "local" else BASE
+        self.ids = {
+            "file": file_id, "store": store.id, "batch": batch.id, "chunk": f"chunk-{chunk}", "model": model
+        }  # fmt: skip
+
+    def ask(self, name: str, ids: dict[str, str], chosen: str | None, token: str | None = None) -> httpx.Response:
+        """Ask an operation.
+
+        Args:
+            name: The operation.
+            ids: The id of each field.
+            chosen: The field in question; query fields are left out but for this one.
+            token: The key; None: the owner's.
+        """
+        operation = OPERATIONS[name]
+        method, path = name.split(" ")
+        body = deepcopy(BODIES.get(chosen or "", operation.body))
+        for where, value in ids.items():
+            place, _, part = where.partition(":")
+            if place == "path":
+                path = path.replace(f"{{{part}}}", value)
+            elif place == "body" and (where == chosen or where not in BODIES):
+                body = json.loads(json.dumps(body).replace(f"«{operation.ids[where]}»", value))
+        query = {chosen.partition(":")[2]: ids[chosen]} if chosen and chosen.startswith("query:") else None
+        headers = {} if token == "" else {"authorization": f"Bearer {token or self.token}"}
+        form = {"data": {"purpose": "batch"}, "files": {"file": ("a", b"x")}} if name == "POST /v1/files" else {}
+        return httpx.request(
+            method, self.gateway.url + path, headers=headers, json=body, params=query, timeout=20, **cast("Any", form)
+        )
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """One gateway for all tests here."""
+    folder = tmp_path_factory.mktemp("isolation")
+    searcher = Searcher(DataDir(folder), make_embedder=HashEmbedder)
+    try:
+        with running_gateway(folder, stores=searcher) as running:
+            yield running
+    finally:
+        searcher.close()
+
+
+@pytest.fixture(scope="module")
+def owners(gateway: RunningGateway) -> tuple[Owner, Owner]:
+    """The one whose things they are (`local`, so that an adapter is among them), and another."""
+    victim, other = Owner(gateway, "local"), Owner(gateway, "sales")
+    other.refill()
+    return victim, other
+
+
+CASES = [(name, chosen) for name, operation in OPERATIONS.items() for chosen in (list(operation.ids) or [None])]
+
+
+@pytest.mark.parametrize(("name", "chosen"), CASES)
+def test_each_kind_of_key_gets_what_it_may(
+    gateway: RunningGateway, owners: tuple[Owner, Owner], name: str, chosen: str | None
+) -> None:
+    victim, other = owners
+    victim.refill()
+    kinds = OPERATIONS[name].ids
+    own = {where: victim.ids[kind] for where, kind in kinds.items()}
+    if name.split(" ")[1] not in OPEN_PATHS:
+        revoked = Owner(gateway, "local")
+        revoke_key(gateway.database, revoked.key.id)
+        for token in (revoked.token, ""):
+            assert victim.ask(name, own, chosen, token).status_code == 401
+    if chosen is not None:
+        foreign = {where: other.ids[kind] for where, kind in kinds.items()}
+        theirs = victim.ids[kinds[chosen]]
+        unknown = re.sub("[0-9a-f]", "0", theirs) if "-" in theirs or "_" in theirs else "x" * len(theirs)
+        if kinds[chosen] == "chunk":
+            unknown = "chunk-" + "9" * (len(theirs) - 6)
+        answers = [other.ask(name, {**foreign, chosen: value}, chosen) for value in (theirs, unknown)]
+        assert [answer.status_code for answer in answers] == [404, 404], [answer.text for answer in answers]
+        assert answers[0].text.replace(theirs, unknown) == answers[1].text
+        if kinds[chosen] != "model":
+            for kind, path in (("file", "/v1/files/"), ("store", "/v1/vector_stores/")):
+                headers = {"authorization": f"Bearer {victim.token}"}
+                assert httpx.get(f"{gateway.url}{path}{victim.ids[kind]}", headers=headers).status_code == 200
+    assert victim.ask(name, own, chosen).status_code == 200
+
+
+def test_lists_hold_ones_own_only(gateway: RunningGateway, owners: tuple[Owner, Owner]) -> None:
+    victim, other = owners
+    victim.refill()
+    for name in ("GET /v1/files", "GET /v1/vector_stores", "GET /v1/models"):
+        mine, theirs = (one.ask(name, {}, None).text for one in owners)
+        kind = name.rpartition("/")[2]
+        wanted = {"files": "file", "vector_stores": "store", "models": "model"}[kind]
+        assert victim.ids[wanted] in mine
+        assert victim.ids[wanted] not in theirs
+        assert other.ids[wanted] in theirs
+
+
+def test_random_requests_of_three_owners_never_meet(gateway: RunningGateway) -> None:
+    seed = int(os.environ.get("LOAM_TEST_SEED", random.SystemRandom().randrange(2**32)))
+    sys.stdout.write(f"seed {seed}\n")
+    chance = random.Random(seed)
+    actors = [Owner(gateway, f"random-{number}") for number in range(3)]
+    for actor in actors:
+        actor.refill()
+    names = [name for name, operation in OPERATIONS.items() if operation.ids and "model" not in operation.ids.values()]
+    met = 0
+    for _ in range(RANDOM_STEPS):
+        asker, name = chance.choice(actors), chance.choice(names)
+        kinds = OPERATIONS[name].ids
+        holders = {where: chance.choice(actors) for where in kinds}
+        chosen = chance.choice(list(kinds))
+        ids = {where: holders[where].ids[kind] for where, kind in kinds.items()}
+        used = [where for where in kinds if where.startswith(("path:", "body:")) or where == chosen]
+        used = [where for where in used if where not in BODIES or where == chosen]
+        answer = asker.ask(name, ids, chosen)
+        foreign = [where for where in used if holders[where] is not asker]
+        if chosen == "body:files.file_id":
+            foreign = [where for where in foreign if where != "body:file_ids"]
+        met += bool(foreign)
+        assert answer.status_code < 500, (seed, name, answer.text)
+        assert answer.status_code != 200 or not foreign, (seed, name, foreign)
+        for one in actors:
+            if one is not asker:
+                assert f"of {one.key.owner}" not in answer.text, (seed, name)
+        if answer.status_code == 200 and name.startswith("DELETE"):
+            asker.refill()
+    assert met > RANDOM_STEPS / 4
