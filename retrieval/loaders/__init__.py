@@ -181,7 +181,7 @@ def _find_text_loader(data: bytes, kind: str, path: Path) -> Callable[[bytes, Ou
         return html.load_html
     if kind == "mail":
         return mail.load_mail
-    by_kind = {
+    by_kind: dict[str, Callable[[str, Outline], None]] = {
         "text": plain.load_text,
         "source": functools.partial(source_code.load_source, name=path.name),
         "markdown": markdown.load_markdown,

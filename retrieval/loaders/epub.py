@@ -47,7 +47,7 @@ def load_epub(data: bytes, outline: Outline) -> None:
 def _find_book(package: OfficePackage) -> str:
     """Return the path of the part that describes the book."""
     for element in package.read_xml(CONTAINER).iter("{*}rootfile"):
-        path = element.get("full-path", "")
+        path = str(element.get("full-path", ""))
         if path in package:
             return path
     raise InvalidFile("The book is damaged: it does not say which part describes it.")
