@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _faiss: Any = faiss  # its stubs know the signatures of C++, not those that FAISS gives them in Python
 
 LISTED_FROM_ROWS = 100_000
-"""Vectors from which on lists are made: below, the exact scan of two cores is as quick."""
+"""Vectors from which on lists are made; chosen by judgement, scripts/bench_index.py has yet to place it."""
 TARGET_RECALL = 0.99
 """Share of the ten nearest that is found for held-out queries; real questions want 0.98, so this leaves a margin."""
 RECALLED = 10
