@@ -231,7 +231,15 @@ def owners(gateway: RunningGateway) -> tuple[Owner, Owner]:
     return victim, other
 
 
-CASES = [(name, chosen) for name, operation in OPERATIONS.items() for chosen in (list(operation.ids) or [None])]
+def list_cases() -> list[tuple[str, str | None]]:
+    """Return every operation with each of its ids; one without any once."""
+    cases: list[tuple[str, str | None]] = []
+    for name, operation in OPERATIONS.items():
+        cases += [(name, chosen) for chosen in operation.ids] or [(name, None)]
+    return cases
+
+
+CASES = list_cases()
 
 
 @pytest.mark.parametrize(("name", "chosen"), CASES)
