@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 
 from core.errors import ConfigError, LoamError
 from serve.boundary import Boundary, answer_error
+from serve.forms import FRAMING_BYTES
 from serve.gateway_state import ClientGone, Gateway
 from serve.keys import KeyRing
-from serve.multipart import FRAMING_BYTES
 from serve.routes import chat, embeddings, files, health, models, sources, vector_store_files, vector_stores
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})

@@ -10,8 +10,8 @@ from starlette.requests import ClientDisconnect
 
 from retrieval.uploads import Upload, UploadWriter, delete_upload, find_upload, list_page, open_upload
 from serve.attached_files import detach_everywhere
+from serve.forms import FormReader
 from serve.gateway_state import ClientGone, CurrentGateway, Gateway
-from serve.multipart import FormReader
 from serve.owners import CurrentCaller
 from serve.schemas.files import FORM_FIELDS, FileListQuery, read_file_form
 

@@ -93,7 +93,7 @@ def test_the_page_has_every_field_that_is_taken_and_no_other(name: str) -> None:
     taken = list_taken(list_routes()[name])
     said = {field.partition(".")[0] for field, verdict in PAGE[name].items() if verdict != "refused"}
     answered = {"refusal", "annotations", "audio", "function_call"}  # of a chat's earlier messages
-    if name == "POST /v1/files":  # a form, read by serve/multipart.py
+    if name == "POST /v1/files":  # a form, read by serve/forms.py
         taken = {"file", "purpose", "expires_after"}
     assert taken <= said, f"not on the page: {sorted(taken - said)}"
     assert said - taken <= answered, f"not in the schema: {sorted(said - taken - answered)}"

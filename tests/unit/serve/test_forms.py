@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.boundary import InvalidRequest
-from serve.multipart import MAX_FIELD_BYTES, MAX_NAME_CHARS, MAX_PARTS, Form, FormReader, clean_name
+from serve.forms import MAX_FIELD_BYTES, MAX_NAME_CHARS, MAX_PARTS, Form, FormReader, clean_name
 
 ALLOWED = frozenset({"purpose", "note"})
 KIND = "multipart/form-data; boundary=edge"
