@@ -4,6 +4,7 @@ torch runs it on any device; OpenVINO on a CPU, where it takes a third of torch'
 batch (docs/decisions/0056). Both are held to one test. Does not know texts, pooling or windows.
 """
 
+import functools
 import logging
 import os
 import queue
@@ -125,7 +126,7 @@ class OpenVinoEncoder:
             "INFERENCE_NUM_THREADS": cores,
             "ENABLE_CPU_PINNING": "NO",  # vLLM and the parsers run beside it
         }
-        core = openvino.Core()
+        core = _open_core()
         compiled = core.compile_model(graph, "CPU", settings)
         self._make_tensor = openvino.Tensor
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
@@ -196,6 +197,18 @@ class OpenVinoEncoder:
             return np.array(request.get_output_tensor(0).data[:, :tokens], dtype=np.float32)
         finally:
             requests.put(request)
+
+
+@functools.cache
+def _open_core() -> Any:
+    """Return the one core of this process, which lives as long as it does.
+
+    OpenVINO gives the thread that compiles first another stack for signals, and frees it with the core. Dropped in any
+    other order or thread it would leave the thread a stack that is gone: the next Ctrl-C would end the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def round_weights(graph: Any) -> int:

@@ -195,7 +195,7 @@ def test_a_searcher_keeps_answering_while_the_command_line_ingests(
         (("action=search", "store=nix", "query_file=/none/such"), 4, "read the query"),
         (("action=status", "store=nix"), 4, "store 'nix'"),
         (("action=dance",), 2, "action"),
-        ((), 2, "wanted one of ingest, sync, watch, delete, reembed, search, status, rebuild, train_"),
+        ((), 2, "wanted one of ingest, sync, watch, delete, reembed, search, status, rebuild, tune, train_"),
     ],
 )
 def test_bad_input_ends_in_one_message(data: DataDir, arguments: tuple[str, ...], code: int, named: str) -> None:

@@ -1,5 +1,7 @@
 """The real all-MiniLM-L6-v2 keeps the contract of the hash embedder."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,3 +98,23 @@ def test_batches_come_back_in_order_whatever_their_shapes(demo_models: Path, eng
         found = list(threads.map(embedder.embed_windows, [texts, ["x"], texts[1:3]] * 8))
     for vectors, wanted in zip(found, [together, together[:1], together[1:3]] * 8, strict=True):
         assert ((vectors * wanted).sum(axis=1) > 0.999).all()
+
+
+def test_a_signal_after_an_embedder_has_gone_is_survived(demo_models: Path) -> None:
+    """OpenVINO's stack for signals must not be freed under the thread that has it."""
+    program = """
+import faulthandler, gc, os, signal, sys
+from pathlib import Path
+from retrieval.config import EmbedderConfig, EncoderEngine
+from retrieval.embedding import SentenceEmbedder
+faulthandler.enable()
+signal.signal(signal.SIGINT, lambda *_: print("handled", flush=True))
+for _ in range(3):
+    SentenceEmbedder(Path(sys.argv[1]), EmbedderConfig(engine=EncoderEngine.openvino)).embed_query("pump")
+    gc.collect()
+    junk = [bytearray(11_568) for _ in range(2000)]
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+    folder = demo_models / "models" / "all-minilm-l6-v2"
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["handled"] * 3), done.stderr[-2000:]
