@@ -201,8 +201,8 @@ class Owner:
             place, _, part = where.partition(":")
             if place == "path":
                 path = path.replace(f"{{{part}}}", value)
-            elif place == "body" and (where == chosen or where not in BODIES):
-                body = json.loads(json.dumps(body).replace(f"«{operation.ids[where]}»", value))
+            elif place == "body" and (where == chosen or not {where, chosen} & BODIES.keys()):
+                body = json.loads(json.dumps(body, ensure_ascii=False).replace(f"«{operation.ids[where]}»", value))
         query = {chosen.partition(":")[2]: ids[chosen]} if chosen and chosen.startswith("query:") else None
         headers = {} if token == "" else {"authorization": f"Bearer {token or self.token}"}
         form = {"data": {"purpose": "batch"}, "files": {"file": ("a", b"x")}} if name == "POST /v1/files" else {}
