@@ -296,7 +296,7 @@ def _load_network(folder: Path, config: EmbedderConfig, identity: EmbedderIdenti
 
     transformers.utils.logging.disable_progress_bar()
     is_cuda = wants_cuda(config.device)
-    engine = EncoderEngine.torch if is_cuda else pick_engine(config.engine, is_cuda=is_cuda)
+    engine = pick_engine(config.engine, is_cuda=is_cuda)
     dtype = pick_dtype(is_cuda=is_cuda) if config.dtype is Dtype.auto else config.dtype
     loaded = torch.float32 if engine is EncoderEngine.openvino else getattr(torch, dtype.value)
     model: Any = SentenceTransformer(

@@ -5,7 +5,6 @@ batch (docs/decisions/0056). Both are held to one test. Does not know texts, poo
 """
 
 import functools
-import logging
 import os
 import queue
 import warnings
@@ -18,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import Dtype, EncoderEngine
-
-logger = logging.getLogger(__name__)
 
 PRECISIONS = {Dtype.float32: "f32", Dtype.int8: "f32", Dtype.bfloat16: "bf16", Dtype.float16: "f16"}
 """What OpenVINO calls the type that activations are kept in."""
@@ -60,10 +57,12 @@ def open_encoder(model: Any, engine: EncoderEngine, dtype: Dtype) -> TokenEncode
 
 
 def pick_engine(engine: EncoderEngine, *, is_cuda: bool) -> EncoderEngine:
-    """Return what `auto` stands for: OpenVINO on a CPU where it is installed, else torch."""
+    """Return what runs a model: torch on a CUDA card; `auto` on a CPU is OpenVINO where it is installed, else torch."""
+    if is_cuda:
+        return EncoderEngine.torch
     if engine is not EncoderEngine.auto:
         return engine
-    return EncoderEngine.torch if is_cuda or find_spec("openvino") is None else EncoderEngine.openvino
+    return EncoderEngine.torch if find_spec("openvino") is None else EncoderEngine.openvino
 
 
 class TorchEncoder:
@@ -150,16 +149,16 @@ class OpenVinoEncoder:
 
         running: deque[Any] = deque()
 
-        def take() -> Any:
+        def yield_oldest() -> Iterator[Any]:
             running[0].wait()
-            return torch.from_numpy(running[0].get_output_tensor(0).data)
+            yield torch.from_numpy(running[0].get_output_tensor(0).data)
+            self._idle.put(running.popleft())
 
         try:
             for batch in batches:
                 is_query = batch[0].shape[0] == 1 and batch[0].shape[1] <= QUERY_LENGTHS[-1]
                 while running and (is_query or len(running) == self._streams):
-                    yield take()
-                    self._idle.put(running.popleft())
+                    yield from yield_oldest()
                 if is_query:
                     yield torch.from_numpy(self._encode_query(*batch))
                     continue
@@ -168,14 +167,12 @@ class OpenVinoEncoder:
                         running.append(self._idle.get(block=not running))
                         break
                     except queue.Empty:  # whoever holds one never waits for another
-                        yield take()
-                        self._idle.put(running.popleft())
+                        yield from yield_oldest()
                 for place, part in enumerate(batch):
                     running[-1].set_input_tensor(place, self._make_tensor(part, shared_memory=True))
                 running[-1].start_async()
             while running:
-                yield take()
-                self._idle.put(running.popleft())
+                yield from yield_oldest()
         finally:
             for request in running:  # whoever asked has stopped asking
                 request.wait()

@@ -30,6 +30,7 @@ from serve.keys import KeyRing
 from serve.library import Library
 from serve.owners import LOCAL
 from tests.fakes.engine import BASE, fake_command, quick_config, read_state, set_script
+from tests.fakes.hash_embedder import HashEmbedder
 from tests.fakes.searcher import FakeSearcher
 
 EMBEDDER = "hash-embedder"
@@ -200,3 +201,14 @@ def running_gateway(
 def no_signals() -> Iterator[None]:
     """Leave signals to pytest; a thread could not take them anyway."""
     yield
+
+
+@contextmanager
+def searching_gateway(folder: Path) -> Iterator[RunningGateway]:
+    """Run the gateway over the real search of a data directory, with the hash embedder."""
+    searcher = Searcher(DataDir(folder), make_embedder=HashEmbedder)
+    try:
+        with running_gateway(folder, stores=searcher) as running:
+            yield running
+    finally:
+        searcher.close()

@@ -19,16 +19,13 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from core.layout import DataDir
 from retrieval.database import read_transaction
-from retrieval.searcher import Searcher
 from serve.boundary import OPEN_PATHS
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
 from serve.keys import KeyRing, create_key, revoke_key
 from tests.fakes.engine import BASE
-from tests.fakes.gateway import ALIAS, EMBEDDER, RunningGateway, running_gateway
-from tests.fakes.hash_embedder import HashEmbedder
+from tests.fakes.gateway import ALIAS, EMBEDDER, RunningGateway, searching_gateway
 
 RANDOM_STEPS = 2000 if os.environ.get("LOAM_TEST_FULL") else 150
 LOOKS_LIKE_AN_ID = re.compile(r"(^|_)(id|ids)$|^(after|before|model|name)$")
@@ -214,13 +211,8 @@ class Owner:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """One gateway for all tests here."""
-    folder = tmp_path_factory.mktemp("isolation")
-    searcher = Searcher(DataDir(folder), make_embedder=HashEmbedder)
-    try:
-        with running_gateway(folder, stores=searcher) as running:
-            yield running
-    finally:
-        searcher.close()
+    with searching_gateway(tmp_path_factory.mktemp("isolation")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

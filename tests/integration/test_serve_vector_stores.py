@@ -25,7 +25,7 @@ from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
 from serve.ingestion import IngestionWorker
 from serve.keys import create_key
-from tests.fakes.gateway import RunningGateway, running_gateway
+from tests.fakes.gateway import RunningGateway, running_gateway, searching_gateway
 from tests.fakes.hash_embedder import HashEmbedder
 from tests.fakes.strict_answers import check_answer
 
@@ -36,13 +36,8 @@ RETURNS = b"# Returns\n\nA customer can return a product within 45 days of deliv
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """One gateway for all tests here; each makes an owner of its own."""
-    folder = tmp_path_factory.mktemp("stores")
-    searcher = Searcher(DataDir(folder), make_embedder=HashEmbedder)
-    try:
-        with running_gateway(folder, stores=searcher) as running:
-            yield running
-    finally:
-        searcher.close()
+    with searching_gateway(tmp_path_factory.mktemp("stores")) as running:
+        yield running
 
 
 @pytest.fixture
