@@ -1,0 +1,58 @@
+"""The verdict's sentences say what the figures say, in each of the ways a comparison can end."""
+
+import numpy as np
+import pytest
+
+from evaluation.cost import BreakEven
+from evaluation.decision import ArmScores, DecisionConfig, decide
+from evaluation.wording import name_arm, word_verdict
+
+QUICK = DecisionConfig(resamples=1000)
+
+
+def score(*rights: int, n: int = 100) -> list[np.ndarray]:
+    return [np.array([1.0] * right + [0.0] * (n - right)) for right in rights]
+
+
+def test_a_decided_verdict_names_arm_share_and_margin() -> None:
+    base, rag = score(5, 80)
+    wording = word_verdict(decide([ArmScores("base", base), ArmScores("rag", rag)], ["knowledge"] * 100, QUICK))
+    assert wording.headline.startswith("Use RAG: right in 80% (")
+    assert "+0.75 (+0.6" in wording.headline
+    assert "against the base model as it is, the next" in wording.headline
+    assert wording.advice == "No fine-tuned arm was measured, so nothing is said about fine-tuning."
+    assert wording.reasons[0].startswith("base is out: rag is better by +0.75")
+
+
+def test_an_open_comparison_names_the_arms_and_the_questions_needed() -> None:
+    base, rag, hybrid = score(5, 50, 62)
+    arms = [ArmScores("base", base), ArmScores("rag", rag), ArmScores("hybrid", np.roll(hybrid, 25))]
+    wording = word_verdict(decide(arms, ["knowledge"] * 100, QUICK))
+    assert "does not decide between rag and hybrid" in wording.headline
+    assert "Until it does, use RAG" in wording.headline
+    assert any(reason.startswith("hybrid against rag is open: +0.12") for reason in wording.reasons)
+    assert any(change.startswith("More questions: about ") for change in wording.would_change)
+
+
+def test_too_few_questions_are_said_to_be_too_few() -> None:
+    base, rag = score(0, 10, n=10)
+    wording = word_verdict(decide([ArmScores("base", base), ArmScores("rag", rag)], ["knowledge"] * 10, QUICK))
+    assert "10 questions are too few for any verdict" in wording.headline
+
+
+def test_volumes_that_concern_the_arm_are_named_and_others_are_not() -> None:
+    base, rag = score(5, 80)
+    verdict = decide([ArmScores("base", base), ArmScores("rag", rag)], ["knowledge"] * 100, QUICK)
+    volumes = [
+        BreakEven("rag, hosted", "rag, local", 5000),
+        BreakEven("base, hosted", "base, local", 777),
+        BreakEven("rag, local", "base, local", None),
+    ]
+    changes = word_verdict(verdict, break_evens=volumes).would_change
+    assert "Volume: above 5,000 answers a month rag, local is cheaper than rag, hosted." in changes
+    assert not any("777" in change for change in changes)
+
+
+@pytest.mark.parametrize(("arm", "words"), [("rag", "RAG"), ("other", "other")])
+def test_arms_have_names_for_sentences(arm: str, words: str) -> None:
+    assert name_arm(arm) == words
