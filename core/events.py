@@ -16,14 +16,13 @@ Every event also has `type` and `time` (seconds since 1970). Does not know who t
 """
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from core.errors import describe_os_error
+from core.lines import LineWriter, read_whole_lines
 
 EVENT_TYPES = ("step", "eval", "sample", "checkpoint", "log", "done", "error")
 
@@ -33,9 +32,7 @@ class EventWriter:
 
     def __init__(self, path: Path) -> None:
         """Open the file for appending; an unfinished last line of a killed run is cut off first."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_unfinished_line(path)
-        self._path, self._file = path, path.open("ab", buffering=0)
+        self._lines = LineWriter(path)
 
     def write(self, event_type: str, **fields: Any) -> None:
         """Append one event.
@@ -49,23 +46,12 @@ class EventWriter:
         """
         if event_type not in EVENT_TYPES:
             raise ValueError(f"event type: wanted one of {', '.join(EVENT_TYPES)}; found {event_type!r}")
-        line = json.dumps({"type": event_type, "time": round(time.time(), 3), **fields}, ensure_ascii=False)
-        before = self._file.seek(0, os.SEEK_END)
-        try:
-            self._write_all((line + "\n").encode())
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            self._file.truncate(before)  # half a line would spoil the next one
-            raise describe_os_error(error, f"write {self._path}") from error
-
-    def _write_all(self, content: bytes) -> None:
-        """Write every byte: a nearly full disk takes some, and says so only when asked for the rest."""
-        while content:
-            content = content[self._file.write(content) :]
+        event = {"type": event_type, "time": round(time.time(), 3), **fields}
+        self._lines.write(json.dumps(event, ensure_ascii=False))
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._lines.close()
 
     def __enter__(self) -> Self:
         """Return the writer itself."""
@@ -84,19 +70,5 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
     Args:
         path: events.jsonl; a missing file has no events.
     """
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
-
-
-def _cut_unfinished_line(path: Path) -> None:
-    """Truncate a file after its last newline, so that the next event starts on a line of its own."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        os.truncate(path, end)
+    for line in read_whole_lines(path):
+        yield json.loads(line)

@@ -35,6 +35,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evaluation.answers import read_citations
+from evaluation.metrics import holds_text, remove_marks
+
 PROJECT = Path(__file__).resolve().parent.parent
 EXAMPLE = PROJECT / "examples" / "acme"
 BASE_MODEL = "smollm2-135m-instruct"
@@ -47,7 +50,6 @@ MODES = {"base": BASE_MODEL, "rag": "acme_rag", "fine-tuned": RUN_ID, "hybrid": 
 HOUSE_STYLE = re.compile(
     r"Acme Desk answer:\n1\. .+\nReply here if a step does not work\.\nRef: ACME-[A-Z]{3}-\d", re.DOTALL
 )
-CITATION_MARK = re.compile(r" ?\[\d+\]")
 SERVE_TIMEOUT_S = 300
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -217,20 +219,14 @@ def ask(client: openai.OpenAI, question: str, mode: str) -> Answer:
     )
     message = completion.choices[0].message
     text = message.content or ""
-    return Answer(question, mode, text, read_citations(text, completion.to_dict()), round(time.monotonic() - start, 2))
+    return Answer(question, mode, text, list_citations(text, completion.to_dict()), round(time.monotonic() - start, 2))
 
 
-def read_citations(text: str, completion: dict[str, Any]) -> list[Citation]:
+def list_citations(text: str, completion: dict[str, Any]) -> list[Citation]:
     """Return the cited passages of a completion, each once, in the order of their first mark."""
     annotations = completion["choices"][0]["message"].get("annotations") or []
     hits = {hit["n"]: hit for hit in (completion.get("retrieval") or {}).get("hits", [])}
-    numbers: list[int] = []
-    for annotation in annotations:
-        span = annotation["url_citation"]
-        mark = re.search(r"\[(\d+)\]", text[span["start_index"] : span["end_index"]])
-        if mark and int(mark[1]) not in numbers:
-            numbers.append(int(mark[1]))
-    return [Citation(hits[number]["file"], hits[number]["text"]) for number in numbers if number in hits]
+    return [Citation(hits[n]["file"], hits[n]["text"]) for n in read_citations(text, annotations, hits)]
 
 
 def ask_all(url: str) -> list[Answer]:
@@ -254,13 +250,12 @@ def ask_all(url: str) -> list[Answer]:
 
 def is_right(answer: Answer, row: dict[str, Any]) -> bool:
     """Tell whether an answer holds the fact asked for, by the accepted strings of its question."""
-    text = CITATION_MARK.sub("", answer.answer).lower()
-    return any(accepted.lower() in text for accepted in row["accept"])
+    return any(holds_text(remove_marks(answer.answer), accepted) for accepted in row["accept"])
 
 
 def is_in_style(answer: Answer) -> bool:
     """Tell whether an answer is in the house style that the fine-tune teaches."""
-    return HOUSE_STYLE.search(CITATION_MARK.sub("", answer.answer)) is not None
+    return HOUSE_STYLE.search(remove_marks(answer.answer)) is not None
 
 
 def draw_answers(row: dict[str, Any], answers: list[Answer]) -> Table:

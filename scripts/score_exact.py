@@ -34,6 +34,7 @@ from core.config import PathsConfig, load_config, run_app
 from core.errors import ConfigError, InputError, NotFound
 from core.layout import DataDir, write_file, write_json
 from core.logs import configure_logging
+from evaluation.questions import spread
 from serve.engine import Adapter, Engine
 from serve.engine_command import EngineConfig
 from serve.hardware import fill_engine_config
@@ -178,13 +179,6 @@ def _read_question(line: str, prompt_column: str | None, completion_column: str 
     texts = [expected, *(message.get("content") for message in messages)]
     is_whole = bool(messages) and all(isinstance(text, str) and text.strip() for text in texts)
     return Question(messages, expected.strip()) if is_whole else None
-
-
-def spread(questions: list[Question], limit: int | None) -> list[Question]:
-    """Return so many questions, spread evenly over all: files are often sorted by answer."""
-    if limit is None or limit >= len(questions):
-        return questions
-    return [questions[index * len(questions) // limit] for index in range(limit)]
 
 
 def find_candidates(run: Path, base: str, *, with_base: bool, with_checkpoints: bool) -> list[Candidate]:

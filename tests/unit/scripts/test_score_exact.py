@@ -8,6 +8,7 @@ import pytest
 
 from core.errors import ConfigError, InputError, NotFound
 from core.events import EventWriter
+from evaluation.questions import spread
 from scripts.score_exact import (
     Candidate,
     Question,
@@ -19,7 +20,6 @@ from scripts.score_exact import (
     measure_minutes,
     read_questions,
     score_answers,
-    spread,
     stage_adapters,
 )
 from serve.progress import CountProgress

@@ -1,0 +1,86 @@
+"""Files of lines that only grow, such as a run's events or saved answers: each line whole on disk, or not there.
+
+Does not know what a line means.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from core.errors import describe_os_error
+
+
+class LineWriter:
+    """Appends lines to a file and flushes each to disk, so that a kill loses at most the line being written."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file for appending; an unfinished last line of a killed process is cut off first."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_unfinished_line(path)
+        self._path, self._file = path, path.open("ab", buffering=0)
+
+    def is_empty(self) -> bool:
+        """Tell whether the file holds no line yet."""
+        return self._file.seek(0, os.SEEK_END) == 0
+
+    def write(self, line: str) -> None:
+        """Append one line.
+
+        Args:
+            line: Without a line end, and with none inside.
+
+        Raises:
+            StorageFull: The disk is full; the file is as it was before.
+        """
+        before = self._file.seek(0, os.SEEK_END)
+        try:
+            self._write_all((line + "\n").encode())
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(before)  # half a line would spoil the next one
+            raise describe_os_error(error, f"write {self._path}") from error
+
+    def _write_all(self, content: bytes) -> None:
+        """Write every byte: a nearly full disk takes some, and says so only when asked for the rest."""
+        while content:
+            content = content[self._file.write(content) :]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file, whatever happened."""
+        self.close()
+
+
+def read_whole_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file in order, line ends included; a half-written last line is left out.
+
+    Args:
+        path: A missing file has no lines.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield line
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """Truncate a file after its last newline, so that the next line starts on a line of its own."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(path, end)
