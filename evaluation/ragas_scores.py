@@ -38,7 +38,7 @@ class _RagasJudge(InstructorBaseRagasLLM):
     def __init__(self, judge: StructuredModel) -> None:
         self._judge = judge
 
-    def generate(self, prompt: str, response_model: type[BaseModel]) -> BaseModel:
+    def generate(self, prompt: str, response_model: type[BaseModel]) -> BaseModel:  # noqa: ARG002
         """Refuse: the metrics' `ascore` asks by `agenerate`."""
         raise TypeError("the judge is asked by agenerate only")
 
@@ -54,7 +54,7 @@ class _RagasEmbedder(BaseRagasEmbedding):
         super().__init__()
         self._client, self._endpoint = client, endpoint
 
-    def embed_text(self, text: str, **_: Any) -> list[float]:
+    def embed_text(self, text: str, **_: Any) -> list[float]:  # noqa: ARG002
         """Refuse: the metrics' `ascore` embeds by `aembed_text`."""
         raise TypeError("texts are embedded by aembed_text only")
 
