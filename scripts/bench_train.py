@@ -30,10 +30,21 @@ from rich.console import Console
 from rich.table import Table
 
 from core.config import PathsConfig, load_config, run_app
-from core.errors import ConfigError, ContractError, NotFound
+from core.errors import ConfigError, ContractError, ModelNotFound, NotFound
 from core.layout import DataDir
 from core.logs import configure_logging
-from scripts.bench_train_arms import ARMS, FLOAT32, LADDER, PACKING, PEERS, PROVED_ROWS, REFERENCE, TUNING, run_worker
+from scripts.bench_train_arms import (
+    ARMS,
+    FLOAT32,
+    LADDER,
+    MODEL,
+    PACKING,
+    PEERS,
+    PROVED_ROWS,
+    REFERENCE,
+    TUNING,
+    run_worker,
+)
 from train.tokens import Example
 
 MARK = "bench:"
@@ -161,12 +172,16 @@ class Worker:
         self.log.seek(0)
         raise ContractError(f"bench: the arm {self.arm} ended early: {self.log.read()[-2000:]}")
 
-    def take_turn(self) -> float:
-        """Let it train one epoch; return its seconds."""
+    def go(self) -> dict[str, Any]:
+        """Let it do what comes next and wait for it: an epoch, whose seconds come back, or after the last the score."""
         assert self.process.stdin is not None  # noqa: S101
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
-        return float(self.read()["seconds"])
+        return self.read()
+
+    def take_turn(self) -> float:
+        """Let it train one epoch; return its seconds."""
+        return float(self.go()["seconds"])
 
     def close(self) -> None:
         """End it."""
@@ -187,6 +202,12 @@ def main(composed: DictConfig) -> None:
             json.loads(Path(config.worker).read_text(encoding="utf-8")), DataDir(Path(config.paths.data_dir)), say
         )
         return
+    folder = DataDir(Path(config.paths.data_dir)).model(MODEL)
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(
+            f"wanted the model {MODEL} in {folder}, found none. Get it: "
+            f"python scripts/models.py --data-dir {config.paths.data_dir} get {MODEL}"
+        )
     kinds = ["full", "mixed"] if config.lengths is Lengths.both else [config.lengths.value]
     names = {ArmSet.peers: PEERS, ArmSet.float32: FLOAT32, ArmSet.ladder: LADDER}
     names |= {ArmSet.packing: PACKING, ArmSet.tuning: TUNING}
@@ -218,7 +239,7 @@ def measure(kind: str, names: list[str], config: BenchConfig) -> list[Measured]:
             gaps = prove_equal(workers, reference := Worker(REFERENCE, rows, 1, config.paths.data_dir))
             reference.close()
             seconds = take_turns(kind, workers, config.rounds)
-            ends = {worker.arm: worker.read() for worker in workers}
+            ends = {worker.arm: worker.go() for worker in workers}
         finally:
             for worker in workers:
                 worker.close()

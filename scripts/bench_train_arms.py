@@ -93,7 +93,7 @@ TUNING = ["eager_2", "eager_4", "sdpa_2", "sdpa_4"]
 
 
 def run_worker(job: dict[str, Any], data_dir: DataDir, say: Callable[..., None]) -> None:
-    """Build an arm, prove what it computes, and train an epoch at each «go» on standard input.
+    """Build an arm, prove what it computes, train an epoch at each «go» on standard input, and score at the last one.
 
     Args:
         job: The arm's name, files of its rows and of held-out ones, the number of turns, and where the gradients go.
@@ -118,9 +118,7 @@ def run_worker(job: dict[str, Any], data_dir: DataDir, say: Callable[..., None])
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             seconds = time.perf_counter() - self.began
-            ctypes.CDLL("libc.so.6").malloc_trim(
-                0
-            )  # give back what is free, so that waiting arms fit beside each other
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # so that waiting arms fit beside each other
             say(seconds=seconds)
 
     with tempfile.TemporaryDirectory(prefix="loam-arm-") as folder:
@@ -130,6 +128,7 @@ def run_worker(job: dict[str, Any], data_dir: DataDir, say: Callable[..., None])
         loss = _prove(trainer, rows, Path(job["gradients"]))
         say(loss=loss, gradients=job["gradients"])
         trainer.train()
+        sys.stdin.readline()  # the other arms may still have a turn
         held_out = json.loads(Path(job["held_out"]).read_text(encoding="utf-8"))
         say(peak_mib=_read_peak_mib(), valid_loss=_score(trainer, held_out))
 
