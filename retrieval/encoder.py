@@ -7,9 +7,10 @@ batch (docs/decisions/0056). Both are held to one test. Does not know texts, poo
 import functools
 import os
 import queue
+import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -93,28 +94,8 @@ class OpenVinoEncoder:
     def __init__(self, model: Any, dtype: Dtype) -> None:
         """Compile the transformer of a SentenceTransformer in float32 on the CPU."""
         import openvino
-        import torch
-        import transformers
 
-        transformer = model[0].model
-
-        class LastLayer(torch.nn.Module):  # a conversion wants plain tensors out
-            def __init__(self) -> None:
-                super().__init__()
-                self.transformer = transformer
-
-            def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-                return self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-        example = torch.ones((2, 8), dtype=torch.int64)
-        verbosity = transformers.utils.logging.get_verbosity()
-        transformers.utils.logging.set_verbosity_error()  # tracing reads every property, also those that warn
-        try:
-            with warnings.catch_warnings(), torch.inference_mode():
-                warnings.simplefilter("ignore")  # the tracer names every branch that depends on a shape
-                graph = openvino.convert_model(LastLayer().eval(), example_input=(example, example))
-        finally:
-            transformers.utils.logging.set_verbosity(verbosity)
+        graph = _convert(model[0].model, ("input_ids", "attention_mask"), "last_hidden_state")
         if dtype is Dtype.int8:
             round_weights(graph)
         cores = len(os.sched_getaffinity(0))
@@ -194,6 +175,73 @@ class OpenVinoEncoder:
             return np.array(request.get_output_tensor(0).data[:, :tokens], dtype=np.float32)
         finally:
             requests.put(request)
+
+
+def compile_forward(transformer: Any, inputs: Sequence[str], output: str, dtype: Dtype) -> None:
+    """Let OpenVINO compute what a transformers model computes, in place, for whoever calls its `forward`.
+
+    For a model that sentence-transformers drives, with its own batches, masks and heads: a reranker. Texts of one call
+    are computed together, on all cores.
+
+    Args:
+        transformer: A transformers model in float32 on the CPU.
+        inputs: What its tokenizer gives it: `input_ids`, `attention_mask` and, for some, `token_type_ids`.
+        output: Which of its outputs is wanted: `last_hidden_state` or `logits`. The others are not computed.
+        dtype: What it computes in, not `auto`.
+    """
+    import openvino
+    import torch
+    from transformers.utils.generic import ModelOutput
+
+    graph = _convert(transformer, inputs, output)
+    if dtype is Dtype.int8:
+        round_weights(graph)
+    settings = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    request = _open_core().compile_model(graph, "CPU", settings).create_infer_request()
+    lock = threading.Lock()
+
+    def forward(**features: Any) -> Any:
+        with lock:
+            parts = [features[name].contiguous().numpy() for name in inputs]  # kept until the request is done
+            for place, part in enumerate(parts):
+                request.set_input_tensor(place, openvino.Tensor(part, shared_memory=True))
+            request.infer()
+            computed = torch.from_numpy(np.array(request.get_output_tensor(0).data, dtype=np.float32))
+        return ModelOutput({output: computed})
+
+    transformer.forward = forward
+
+
+def _convert(transformer: Any, inputs: Sequence[str], output: str) -> Any:
+    """Return a transformers model as an OpenVINO graph from some of its inputs to one of its outputs."""
+    import openvino
+    import torch
+    import transformers
+
+    class OneOutput(torch.nn.Module):  # a conversion wants plain tensors out
+        def __init__(self) -> None:
+            super().__init__()
+            self.transformer = transformer
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
+            more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            return self.transformer(input_ids=input_ids, attention_mask=attention_mask, **more)[output]
+
+    ones = torch.ones((2, 8), dtype=torch.int64)
+    example = (ones, ones, torch.zeros_like(ones))[: len(inputs)]
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # tracing reads every property, also those that warn
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # the tracer names every branch that depends on a shape
+            return openvino.convert_model(OneOutput().eval(), example_input=example)
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
 
 
 @functools.cache

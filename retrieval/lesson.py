@@ -97,7 +97,7 @@ def teach(
         after = [_find(questions, learned, search, progress) for questions in valid]
         gains = [judge_embedder(*parts) for parts in zip(valid, found, after, strict=True)]
     else:
-        reranker = Reranker(folder, embedder.device)
+        reranker = Reranker(folder, embedder)
         gains = [
             judge_reranker(questions, candidates, reranker, search, _name(progress, f"judging by {questions.name}"))
             for questions, candidates in zip(valid, found, strict=True)

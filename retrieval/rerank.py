@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.config import Device
 from core.errors import ContractError, NotFound
 from core.manifest import refuse_code_bearing
+from retrieval.config import Dtype, EmbedderConfig, EncoderEngine
 from retrieval.embedding import copy_tokenizer, cut_windows, find_token_starts, pick_dtype, wants_cuda
+from retrieval.encoder import compile_forward, pick_engine
 
 BATCH_SIZES = {"cuda": 64, "cpu": 8}
 """Pairs at once, sorted by length: on a CPU few, so that short ones are not padded to the longest."""
@@ -30,6 +31,12 @@ LATE_TYPES = frozenset({"MultiVectorEncoder", "ColBERT"})
 """What sentence-transformers and PyLate call models of late interaction."""
 MAX_QUERY_SHARE = 0.5
 """Most of what the model reads that a query may take; the end of a longer one is left out."""
+
+
+TOKENIZER_OUTPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""What a tokenizer can give a model, in the order that a compiled model takes it."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +50,12 @@ class _Room:
 class Reranker:
     """A cross-encoder or a model of late interaction from a local folder. Thread-safe; loads on first use."""
 
-    def __init__(self, folder: Path, device: Device) -> None:
+    def __init__(self, folder: Path, config: EmbedderConfig) -> None:
         """Check the folder.
+
+        Args:
+            folder: The model.
+            config: Of the embedder, beside which the reranker runs: its device, engine and dtype count here, too.
 
         Raises:
             NotFound: There is no such model.
@@ -59,13 +70,13 @@ class Reranker:
             )
         refuse_code_bearing(folder)
         self._folder = folder
-        self._device = device
+        self._config = config
         self._lock = threading.Lock()
 
     @functools.cached_property
     def _model(self) -> Any:
         with self._lock:
-            return load_reranker(self._folder, self._device)
+            return load_reranker(self._folder, self._config)
 
     @functools.cached_property
     def _is_late(self) -> bool:
@@ -139,12 +150,12 @@ class Reranker:
         return values if is_single else values[:, 1]
 
 
-def load_reranker(folder: Path, device: Device) -> Any:
+def load_reranker(folder: Path, config: EmbedderConfig) -> Any:
     """Load a CrossEncoder or MultiVectorEncoder for inference, in the number format that is quick there.
 
     Args:
         folder: A model folder, checked for code.
-        device: Where it runs.
+        config: Device, engine and dtype, as for the embedder.
 
     Raises:
         ContractError: It tells more than two labels apart, so no score of it means «relevant».
@@ -154,13 +165,17 @@ def load_reranker(folder: Path, device: Device) -> Any:
     from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
     transformers.utils.logging.disable_progress_bar()
-    is_cuda = wants_cuda(device)
+    is_cuda = wants_cuda(config.device)
     is_late = _read_type(folder) in LATE_TYPES
+    engine = pick_engine(config.engine, is_cuda=is_cuda)
+    is_given = config.dtype is not Dtype.auto and (config.dtype is not Dtype.int8 or engine is EncoderEngine.openvino)
+    dtype = config.dtype if is_given else pick_dtype(is_cuda=is_cuda)
+    loaded = Dtype.float32 if engine is EncoderEngine.openvino else dtype
     model: Any = (MultiVectorEncoder if is_late else CrossEncoder)(
         str(folder),
         device="cuda" if is_cuda else "cpu",
         local_files_only=True,
-        model_kwargs={"dtype": getattr(torch, pick_dtype(is_cuda=is_cuda).value)},
+        model_kwargs={"dtype": getattr(torch, loaded.value)},
     )
     if is_late:
         model.similarity_fn_name = "meanmaxsim"
@@ -169,8 +184,21 @@ def load_reranker(folder: Path, device: Device) -> Any:
             f"{folder}: wanted a cross-encoder with 1 or 2 labels, found {model.num_labels}. Choose another reranker."
         )
     model.eval()
-    logging.getLogger(__name__).info("reranker %s on %s as %s", folder.name, model.device, model.dtype)
+    if engine is EncoderEngine.openvino:
+        engine = _compile(model, dtype, is_late=is_late)
+    logger.info("reranker %s on %s by %s in %s", folder.name, model.device, engine.value, dtype.value)
     return model
+
+
+def _compile(model: Any, dtype: Dtype, *, is_late: bool) -> EncoderEngine:
+    """Let OpenVINO run a model's transformer where it is one of the usual kinds; return what runs it now."""
+    transformer = getattr(model[0], "model", None)
+    names = [name for name in TOKENIZER_OUTPUTS if name in model.tokenizer.model_input_names]
+    is_usual = is_late or type(transformer).__name__.endswith("ForSequenceClassification")
+    if transformer is None or not is_usual or names[:2] != list(TOKENIZER_OUTPUTS[:2]):
+        return EncoderEngine.torch
+    compile_forward(transformer, names, "last_hidden_state" if is_late else "logits", dtype)
+    return EncoderEngine.openvino
 
 
 def _read_type(folder: Path) -> str | None:

@@ -382,7 +382,7 @@ class Searcher:
         with self._lock:
             if self._loaded_reranker is None and self._config.reranker is not None:
                 folder = self._data.model(self._config.reranker)
-                self._loaded_reranker = Reranker(folder, self._embedder_config.device)
+                self._loaded_reranker = Reranker(folder, self._embedder_config)
             return self._loaded_reranker
 
 

@@ -6,13 +6,14 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from core.config import Device
 from core.errors import ConfigError, Conflict, NotFound
 from core.layout import DataDir
 from core.manifest import ModelKind, ModelManifest, verify_files
-from retrieval.config import EmbedderConfig, LearningConfig, RerankerKind, SearchConfig
+from retrieval.config import EmbedderConfig, EncoderEngine, LearningConfig, RerankerKind, SearchConfig
 from retrieval.embedding import SentenceEmbedder
 from retrieval.learning import Target, train_model
 from retrieval.lesson import Lesson, Outcome, teach
@@ -79,17 +80,24 @@ def test_a_lesson_ends_in_a_model_that_loads_and_is_judged(data: DataDir, target
     if target is Target.embedder:
         assert SentenceEmbedder(outcome.folder, EmbedderConfig("new", device=Device.cpu)).max_tokens == 62
     else:
-        assert Reranker(outcome.folder, Device.cpu).score("pump", [(None, "the pump is red " * 60)]).shape == (1,)
+        assert Reranker(outcome.folder, EmbedderConfig(device=Device.cpu)).score(
+            "pump", [(None, "the pump is red " * 60)]
+        ).shape == (1,)
 
 
 @pytest.mark.parametrize("kind", list(RerankerKind), ids=lambda kind: kind.value)
 def test_a_reranker_learns_what_it_is_taught(data: DataDir, kind: RerankerKind) -> None:
     config = replace(CONFIG, steps=60, batch_size=8)
     folder = train_model(data, Target.of(kind), EXAMPLES, base="tiny", output_model="new", config=config)
-    reranker = Reranker(folder, Device.cpu)
+    reranker, by_torch = (
+        Reranker(folder, EmbedderConfig(device=Device.cpu, engine=engine))
+        for engine in (EncoderEngine.auto, EncoderEngine.torch)
+    )
     right = 0
     for example in EXAMPLES:
-        scores = reranker.score(example.question, [(None, text) for text in (example.positive, *example.negatives)])
+        passages = [(None, text) for text in (example.positive, *example.negatives)]
+        scores = reranker.score(example.question, passages)
+        assert np.allclose(scores, by_torch.score(example.question, passages), atol=0.02)
         right += int(scores.argmax() == 0)
     assert right / len(EXAMPLES) >= 0.9
 

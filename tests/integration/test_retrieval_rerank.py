@@ -9,7 +9,7 @@ from sentence_transformers import CrossEncoder
 from core.config import Device
 from core.errors import ContractError, InvalidFile, NotFound
 from core.layout import DataDir
-from retrieval.config import ChunkingConfig, ParsingConfig, SearchConfig
+from retrieval.config import ChunkingConfig, Dtype, EmbedderConfig, EncoderEngine, ParsingConfig, SearchConfig
 from retrieval.ingest import ingest
 from retrieval.rerank import Reranker
 from retrieval.searcher import Searcher, SearchResult
@@ -18,6 +18,7 @@ from tests.fakes.tiny_reranker import write_tiny_reranker
 
 WORDS = "the pump number has a filter of clean every month warranty duck eats grass"
 QUERY = "filter of the pump"
+CPU = EmbedderConfig(device=Device.cpu)
 
 
 @pytest.fixture(scope="module")
@@ -42,26 +43,38 @@ def search(data: DataDir, k: int = 4, **options: object) -> SearchResult:
     return result
 
 
+WAYS = [
+    (EncoderEngine.torch, Dtype.auto, 0.01),  # bfloat16 where the CPU has it
+    (EncoderEngine.openvino, Dtype.auto, 0.01),
+    (EncoderEngine.openvino, Dtype.float32, 1e-5),
+    (EncoderEngine.openvino, Dtype.int8, 0.03),
+]
+
+
 @pytest.mark.parametrize("labels", [1, 2])
-def test_scores_are_the_probabilities_of_the_library(data: DataDir, labels: int) -> None:
+@pytest.mark.parametrize(("engine", "dtype", "most"), WAYS)
+def test_scores_are_the_probabilities_of_the_library(
+    data: DataDir, labels: int, engine: EncoderEngine, dtype: Dtype, most: float
+) -> None:
     folder = data.models / f"tiny-{labels}"
-    passages = [f"The pump number {number} has a filter." for number in range(20)]
-    found = Reranker(folder, Device.cpu).score(QUERY, [(None, passage) for passage in passages])
+    passages = [f"The pump number {number} has a filter{' of the duck' * (number % 7)}." for number in range(20)]
+    config = EmbedderConfig(device=Device.cpu, engine=engine, dtype=dtype)
+    found = Reranker(folder, config).score(QUERY, [(None, passage) for passage in passages])
     model = CrossEncoder(str(folder), device="cpu", local_files_only=True)
     logits = model.predict([(QUERY, passage) for passage in passages], activation_fn=lambda value: value)
     wanted = 1 / (1 + np.exp(-logits)) if labels == 1 else np.exp(logits[:, 1]) / np.exp(logits).sum(axis=1)
     assert found.dtype == np.float32
     assert len(np.unique(found)) > 5
-    assert np.allclose(found, wanted, atol=0.01)  # bfloat16 where the CPU has it
+    assert np.allclose(found, wanted, atol=most)
 
 
 def test_a_model_of_more_labels_is_refused(data: DataDir) -> None:
     with pytest.raises(ContractError, match=r"1 or 2 labels, found 3"):
-        Reranker(data.models / "tiny-3", Device.cpu).score(QUERY, [(None, "pump")])
+        Reranker(data.models / "tiny-3", CPU).score(QUERY, [(None, "pump")])
 
 
 def test_the_end_of_a_long_passage_counts_and_a_long_query_is_cut(data: DataDir) -> None:
-    reranker = Reranker(data.models / "tiny-1", Device.cpu)
+    reranker = Reranker(data.models / "tiny-1", CPU)
     end = "the warranty of the pump"
     long = "duck eats grass " * 40 + end
     short, whole, other = reranker.score("warranty", [(None, end), (None, long), (None, "duck eats grass " * 40)])
@@ -108,6 +121,6 @@ def folder(tmp_path: Path) -> Path:
 def test_a_reranker_that_can_carry_code_or_is_not_there_is_refused(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(InvalidFile, match=r"pytorch_model\.bin"):
-        Reranker(folder, Device.cpu)
+        Reranker(folder, CPU)
     with pytest.raises(NotFound, match="action=train_reranker"):
-        Reranker(folder / "none", Device.cpu)
+        Reranker(folder / "none", CPU)
