@@ -61,10 +61,8 @@ bench-loaders: setup  ## Make .venv-documents with the libraries that scripts/be
 	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(BIN)/uv pip install --quiet --python .venv-documents/bin/python \
 		'markitdown[docx,pptx,xlsx,pdf]' trafilatura pypdfium2 python-docx openpyxl beautifulsoup4 lxml $(PEERS)
 
-bench: setup  ## Run every scripts/bench_*.py (options: ARGS)
-	@shopt -s nullglob; benches=(scripts/bench_*.py); \
-		[ $${#benches[@]} -gt 0 ] || { echo "bench: wanted scripts/bench_*.py, found none in this version" >&2; exit 1; }; \
-		for bench in "$${benches[@]}"; do $(BIN)/python "$$bench" $(ARGS); done
+bench: setup  ## Run every bench, each scripts/bench_NAME.py that conf/bench_NAME.yaml configures (options: ARGS)
+	@for conf in conf/bench_*.yaml; do $(BIN)/python "scripts/$$(basename "$$conf" .yaml).py" $(ARGS); done
 
 # A maintainer's target: the CPU lock needs torch's CPU wheel in reach (PIP_FIND_LINKS).
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet pyproject.toml --extra dev \

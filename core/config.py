@@ -47,6 +47,26 @@ class PathsConfig:
     data_dir: str = "data"
 
 
+def check_ranges(prefix: str, values: dict[str, tuple[float | None, float, float]]) -> None:
+    """Refuse numbers out of range, all at once; None passes, it means «not set».
+
+    Args:
+        prefix: The group's name.
+        values: Value, least and largest by key.
+
+    Raises:
+        ConfigError: One or more values lie outside; each is named with its range.
+    """
+    faults = {
+        f"{prefix}.{key}": f"wanted {low:g} to {high:g}, found {value:g}"
+        for key, (value, low, high) in values.items()
+        if value is not None and not low <= value <= high
+    }
+    if faults:
+        param = next(iter(faults)) if len(faults) == 1 else prefix
+        raise ConfigError("; ".join(f"{key}: {fault}" for key, fault in faults.items()), param=param)
+
+
 def run_app(config_name: str, main: Callable[[DictConfig], None]) -> None:
     """Compose a primary configuration from the command line and run a program on it.
 

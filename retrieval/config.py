@@ -7,7 +7,7 @@ dataclasses. Does not know what the machine has.
 from dataclasses import dataclass, field
 from enum import Enum
 
-from core.config import Device, PathsConfig
+from core.config import Device, PathsConfig, check_ranges
 from core.errors import ConfigError
 from core.layout import check_name
 
@@ -90,25 +90,6 @@ class Ann(Enum):
 
     auto = "auto"
     exact = "exact"
-
-
-def check_ranges(prefix: str, values: dict[str, tuple[float | None, float, float]]) -> None:
-    """Refuse numbers out of range, all at once; None passes, it means «not set».
-
-    Args:
-        prefix: The group's name.
-        values: Value, least and largest by key.
-
-    Raises:
-        ConfigError: One or more values lie outside; each is named with its range.
-    """
-    faults = [
-        f"{prefix}.{key}: wanted {low:g} to {high:g}, found {value:g}"
-        for key, (value, low, high) in values.items()
-        if value is not None and not low <= value <= high
-    ]
-    if faults:
-        raise ConfigError("; ".join(faults), param=prefix)
 
 
 @dataclass(slots=True)

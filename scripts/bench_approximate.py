@@ -26,12 +26,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from core.config import PathsConfig, load_config, run_app
+from core.config import PathsConfig, check_ranges, load_config, run_app
 from core.layout import DataDir
 from core.logs import configure_logging
 from retrieval.approximate import make_lists
 from retrieval.beir import read_collection
-from retrieval.config import EmbedderConfig, IndexDevice, Output, check_ranges
+from retrieval.config import EmbedderConfig, IndexDevice, Output
 from retrieval.dense import make_dense, make_run, search_dense
 from retrieval.embedding import normalise_rows, open_embedder
 from scripts.bench_index import JITTER, PASSAGES

@@ -30,12 +30,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from core.config import PathsConfig, load_config, run_app
+from core.config import PathsConfig, check_ranges, load_config, run_app
 from core.errors import ContractError
 from core.layout import DataDir
 from core.logs import configure_logging
 from retrieval.beir import read_collection
-from retrieval.config import EmbedderConfig, IndexDevice, Output, SearchConfig, check_ranges
+from retrieval.config import EmbedderConfig, IndexDevice, Output, SearchConfig
 from retrieval.database import open_database
 from retrieval.dense import search_dense
 from retrieval.embedding import SentenceEmbedder, normalise_rows, open_embedder

@@ -25,11 +25,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from core.config import load_config, run_app
+from core.config import check_ranges, load_config, run_app
 from core.errors import ConfigError, ContractError
 from core.logs import configure_logging
 from retrieval.beir import read_collection
-from retrieval.config import Output, check_ranges
+from retrieval.config import Output
 from retrieval.metrics import measure_quality
 from scripts.bench_index import PASSAGES, WORDS_PER_CHUNK
 from scripts.bench_lexical_engines import BATCH, BATCHES, ENGINES

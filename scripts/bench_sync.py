@@ -24,11 +24,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from core.config import PathsConfig, load_config, run_app
+from core.config import PathsConfig, check_ranges, load_config, run_app
 from core.layout import DataDir
 from core.logs import configure_logging
 from retrieval.beir import read_collection
-from retrieval.config import ChunkingConfig, EmbedderConfig, Output, ParsingConfig, check_ranges
+from retrieval.config import ChunkingConfig, EmbedderConfig, Output, ParsingConfig
 from retrieval.display import follow_progress
 from retrieval.embedding import SentenceEmbedder, open_embedder
 from retrieval.ingest import IngestReport, Progress, ingest

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from core.config import Device, PathsConfig
+from core.config import Device, PathsConfig, check_ranges
 from core.errors import ConfigError
 from core.formats import Columns, DataFormat, check_columns
 from core.layout import check_name
@@ -92,16 +92,6 @@ class Resume(Enum):
     auto = "auto"
 
 
-def check_range(key: str, value: float | None, low: float, high: float) -> None:
-    """Refuse a number out of its range; None passes, it means «not set».
-
-    Raises:
-        ConfigError: The number lies outside [low, high].
-    """
-    if value is not None and not low <= value <= high:
-        raise ConfigError(f"{key}: wanted {low:g} to {high:g}, found {value:g}", param=key)
-
-
 @dataclass(slots=True)
 class ModelConfig:
     """Which base model.
@@ -155,8 +145,7 @@ class LoraConfig:
         if self.rank not in SERVED_RANKS:
             ranks = ", ".join(map(str, SERVED_RANKS))
             raise ConfigError(f"lora.rank: wanted one that vLLM serves ({ranks}), found {self.rank}", param="lora.rank")
-        check_range("lora.alpha", self.alpha, 1, 4096)
-        check_range("lora.dropout", self.dropout, 0, 0.9)
+        check_ranges("lora", {"alpha": (self.alpha, 1, 4096), "dropout": (self.dropout, 0, 0.9)})
         if not self.targets or "lm_head" in self.targets or ("all-linear" in self.targets and len(self.targets) > 1):
             raise ConfigError(
                 f"lora.targets: wanted [all-linear] or names of linear layers, the head not among them; found "
@@ -221,7 +210,7 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         """Check that beta is given where it is used, and only there."""
-        check_range("method.beta", self.beta, 1e-4, 2)
+        check_ranges("method", {"beta": (self.beta, 1e-4, 2)})
         if self.kind is MethodKind.dpo and self.beta is None:
             raise ConfigError("method.beta: wanted 0.0001 to 2 for dpo, found null. Use 0.1.", param="method.beta")
         if self.kind is MethodKind.sft and self.beta is not None:
@@ -372,10 +361,15 @@ class HardwareConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_range("hardware.micro_batch", self.micro_batch, 1, 4096)
-        check_range("hardware.processes", self.processes, 1, 1024)
-        check_range("hardware.nodes", self.nodes, 1, 4096)
-        check_range("hardware.node_rank", self.node_rank, 0, self.nodes - 1)
+        check_ranges(
+            "hardware",
+            {
+                "micro_batch": (self.micro_batch, 1, 4096),
+                "processes": (self.processes, 1, 1024),
+                "nodes": (self.nodes, 1, 4096),
+                "node_rank": (self.node_rank, 0, self.nodes - 1),
+            },
+        )
         if self.rendezvous is not None and not re.fullmatch(r"[^\s:]+:\d{1,5}", self.rendezvous):
             raise ConfigError(
                 f"hardware.rendezvous: wanted HOST:PORT, found {self.rendezvous!r}", param="hardware.rendezvous"
