@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo serve test test-unit test-full test-durability test-gpu lint format types docs bench bench-peers bench-loaders clean
+.PHONY: help setup lock demo serve test test-unit test-full test-durability test-gpu lint format types docs screenshots bench bench-peers bench-loaders clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
@@ -49,6 +49,10 @@ types: setup  ## Check types (mypy, strict)
 
 docs: setup  ## Write docs/configuration.md from the configuration itself
 	@$(BIN)/python scripts/write_configuration_docs.py
+
+screenshots: setup  ## Write every page of the console at a desk's and a telephone's width to data/screenshots
+	@mkdir -p data/screenshots
+	@LOAM_SCREENSHOTS=data/screenshots $(PYTEST) tests/integration/test_console_pages.py -q
 
 bench-peers: setup  ## Make .venv-peers with what bench_retrieval.py peers=langchain and bench_lexical.py compare with
 	@[ -d .venv-peers ] || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-peers

@@ -185,6 +185,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created_at INTEGER NOT NULL
         )""",
     ),
+    (  # what people said of answers, and the passages that they name (JSON)
+        """CREATE TABLE feedback (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            rating TEXT NOT NULL CHECK (rating IN ('up', 'down')),
+            model TEXT NOT NULL,
+            question TEXT NOT NULL,
+            answer TEXT NOT NULL,
+            comment TEXT,
+            expected TEXT,
+            passages TEXT NOT NULL
+        )""",
+        "CREATE INDEX feedback_by_owner ON feedback (owner, number)",
+    ),
 )
 """Append-only: entry n brings the schema from version n to n + 1, in one transaction. Never edit a released one."""
 

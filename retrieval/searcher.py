@@ -57,6 +57,10 @@ class Hit(Passage):
         lexical_score: BM25, 0 or more.
         fused_score: 0 to 1, relative to the best that this query found.
         rerank_score: The cross-encoder's probability, 0 to 1, comparable between queries; None without one.
+        dense_rank: Place by `dense_score` among the candidates, 1 for the best.
+        lexical_rank: Place by `lexical_score`; None where it holds no word of the query.
+        fused_rank: Place by `fused_score`.
+        rerank_rank: Place by `rerank_score` among those that were reranked; None without a reranker.
         context: The text with its neighbours, a slice of the document; None where `search.neighbours` is 0.
         context_start: First character of the context.
         context_end: One past its last.
@@ -69,6 +73,10 @@ class Hit(Passage):
     lexical_score: float
     fused_score: float
     rerank_score: float | None
+    dense_rank: int = 1
+    lexical_rank: int | None = None
+    fused_rank: int = 1
+    rerank_rank: int | None = None
     context: str | None = None
     context_start: int | None = None
     context_end: int | None = None
@@ -77,6 +85,17 @@ class Hit(Passage):
         """Return the hit as the command line prints it; the context only where there is one."""
         values = asdict(self)
         return {key: values[key] for key in (*HIT_KEYS, *(CONTEXT_KEYS if self.context is not None else ()))}
+
+    def describe_stages(self) -> dict[str, dict[str, float | int | None]]:
+        """Return score and rank at each stage of the search, for people who want to see why it was found."""
+        stages: dict[str, dict[str, float | int | None]] = {
+            "lexical": {"score": round(self.lexical_score, 4), "rank": self.lexical_rank},
+            "dense": {"score": round(self.dense_score, 4), "rank": self.dense_rank},
+            "fused": {"score": round(self.fused_score, 4), "rank": self.fused_rank},
+        }
+        if self.rerank_score is not None:
+            stages["reranked"] = {"score": round(self.rerank_score, 4), "rank": self.rerank_rank}
+        return stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,4 +452,13 @@ def _make_hit(
         lexical_score=float(found.lexical[place]),
         fused_score=float(fused[place]),
         rerank_score=None if reranked is None else float(reranked[place]),
+        dense_rank=_rank(found.dense, place),
+        lexical_rank=_rank(found.lexical, place) if found.lexical[place] > 0 else None,
+        fused_rank=_rank(fused, place),
+        rerank_rank=None if reranked is None else _rank(reranked, place),
     )
+
+
+def _rank(scores: NDArray[np.float32], place: np.int64) -> int:
+    """Return a candidate's place by a score, 1 for the best; those that are level share one."""
+    return int((scores > scores[place]).sum()) + 1

@@ -53,6 +53,49 @@ def read_surroundings(engine: Engine, numbers: Sequence[int], neighbours: int) -
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentWindow:
+    """A stretch of a document around a chunk, whatever the headings, for people to read on.
+
+    Attributes:
+        start: First character, as an offset into the document's text.
+        text: The slice itself.
+        length: Characters of the whole text.
+    """
+
+    start: int
+    text: str
+    length: int
+
+
+def read_window(engine: Engine, number: int, around: int) -> DocumentWindow | None:
+    """Return the document's text around a chunk; None where the chunk has gone.
+
+    Args:
+        engine: The database.
+        number: The chunk's.
+        around: Characters before and behind it, fewer where the document begins or ends.
+
+    Raises:
+        ContractError: The text there is not the chunk's.
+    """
+    query = text(
+        "SELECT c.id, c.start_offset, c.text AS chunk_text, LENGTH(d.text) AS length, "
+        "MAX(0, c.start_offset - :around) AS first, "
+        "SUBSTR(d.text, MAX(0, c.start_offset - :around) + 1, "
+        "c.end_offset + :around - MAX(0, c.start_offset - :around)) AS slice "
+        "FROM chunks c JOIN documents d ON d.id = c.document_id WHERE c.id = :number"
+    )
+    with read_transaction(engine) as connection:
+        row = connection.execute(query, {"number": number, "around": around}).mappings().first()
+    if row is None:
+        return None
+    offset = row["start_offset"] - row["first"]
+    if row["slice"][offset : offset + len(row["chunk_text"])] != row["chunk_text"]:
+        raise _describe_damage(number)
+    return DocumentWindow(row["first"], row["slice"], row["length"])
+
+
 def _read_near(connection: Connection, numbers: list[int], neighbours: int) -> dict[int, list[RowMapping]]:
     """Return each chunk's neighbours and itself, in order."""
     query = text(
@@ -94,9 +137,13 @@ def _cut(number: int, chunks: list[RowMapping], slice_text: str, offset: int) ->
         last += 1
     kept = chunks[first : last + 1]
     if any(slice_text[row["start_offset"] - offset : row["end_offset"] - offset] != row["text"] for row in kept):
-        raise ContractError(
-            f"chunk-{number}: the document's text around it is not what was stored; the database is damaged. Restore "
-            "it from a backup, or ingest the document again."
-        )
+        raise _describe_damage(number)
     start, end = kept[0]["start_offset"], max(row["end_offset"] for row in kept)
     return Surroundings(start, end, slice_text[start - offset : end - offset])
+
+
+def _describe_damage(number: int) -> ContractError:
+    return ContractError(
+        f"chunk-{number}: the document's text around it is not what was stored; the database is damaged. Restore "
+        "it from a backup, or ingest the document again."
+    )

@@ -398,6 +398,7 @@ def shape_retrieval(found: SearchResult, hits: Sequence[Hit]) -> dict[str, Any]:
                 "page": hit.page,
                 "chunk_id": hit.chunk_id,
                 "score": round(hit.score, 4),
+                "stages": hit.describe_stages(),
                 "start": hit.start,
                 "end": hit.end,
                 "text": hit.text,

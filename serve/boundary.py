@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/health"})
 """Answered without a key, so that a load balancer can ask."""
 
+CONSOLE_PATH = "/console"
+"""The page for people, answered without a key: it holds nothing, and asks with the key that is typed into it."""
+
 UPLOAD_PATH = "/v1/files"
 """Bodies of POSTs here are files: they are streamed to disk, and have a limit of their own."""
 
@@ -40,6 +43,14 @@ class BodyTooLarge(InputError):
 
     http_status = 413
     openai_code = "body_too_large"
+
+
+class AdminOnly(LoamError):
+    """The route is for operators, and the key is not an administrator's."""
+
+    http_status = 403
+    openai_type = "permission_error"
+    openai_code = "admin_only"
 
 
 class MethodNotAllowed(LoamError):
@@ -131,6 +142,11 @@ def describe_too_large(limit: int) -> BodyTooLarge:
     )
 
 
+def is_open(path: str) -> bool:
+    """Tell whether a path is answered without a key."""
+    return path in OPEN_PATHS or path == CONSOLE_PATH or path.startswith(f"{CONSOLE_PATH}/")
+
+
 def read_request_id(scope: Scope) -> str:
     """Return the id that this request was given."""
     return str(scope.get("state", {}).get("request_id", ""))
@@ -194,7 +210,7 @@ class Boundary:
 
     def _find_fault(self, scope: Scope) -> LoamError | None:
         headers = Headers(scope=scope)
-        if scope["path"] not in OPEN_PATHS:
+        if not is_open(scope["path"]):
             caller = self._keys.identify(headers, (scope.get("client") or (None,))[0])
             if caller is None:
                 return InvalidKey(NO_KEY)

@@ -3,6 +3,7 @@
 Keeps no state of its own at import: two gateways can live in one process. Does not start the engine, does not listen.
 """
 
+import asyncio
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
@@ -14,7 +15,29 @@ from serve.boundary import Boundary, answer_error
 from serve.forms import FRAMING_BYTES
 from serve.gateway_state import ClientGone, Gateway
 from serve.keys import KeyRing
-from serve.routes import chat, embeddings, files, health, models, sources, vector_store_files, vector_stores
+from serve.routes import (
+    account,
+    api_keys,
+    chat,
+    console,
+    documents,
+    embeddings,
+    feedback,
+    files,
+    health,
+    models,
+    operations,
+    passages,
+    reports,
+    search,
+    sources,
+    training_checks,
+    vector_store_files,
+    vector_stores,
+)
+
+MAX_PREVIEWS = 2
+"""Checks of training data at the same time: each is a process that loads a tokenizer."""
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -85,7 +108,21 @@ def build_app(gateway: Gateway, keys: KeyRing, max_body_bytes: int, max_file_byt
     """
     app = FastAPI(title="Loam", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
+    app.state.previews = asyncio.Semaphore(MAX_PREVIEWS)
     for noun in (health, models, chat, embeddings, sources, files, vector_stores, vector_store_files):
+        app.include_router(noun.router)
+    for noun in (
+        account,
+        documents,
+        search,
+        passages,
+        feedback,
+        training_checks,
+        reports,
+        operations,
+        api_keys,
+        console,
+    ):
         app.include_router(noun.router)
     for kind in (LoamError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)

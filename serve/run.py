@@ -131,6 +131,7 @@ async def serve(
         scheme = "https" if config.gateway.tls_cert else "http"
         worker.start()
         progress.end(f"ready        {scheme}://{host}:{port}/v1  (Ctrl-C stops it)")
+        say(f"console      {scheme}://{host}:{port}/console")
         await listen(app, config, plan, stop)
     finally:
         plan.listener.close()

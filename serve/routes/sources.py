@@ -34,13 +34,22 @@ async def get_source(
     caller: CurrentCaller,
 ) -> HTMLResponse:
     """Show a passage with its document, heading and page."""
+    return HTMLResponse(render_passage(await read_own_passage(chunk_id, gateway, caller)), headers=HEADERS)
+
+
+async def read_own_passage(chunk_id: str, gateway: Gateway, caller: Caller) -> Passage:
+    """Return a passage that the caller may read.
+
+    Raises:
+        NotFound: It is not there any more, never was, or is another's: the same words for all three.
+    """
     try:
         passage = await gateway.library.read_passage(chunk_id)
     except NotFound as error:
         raise describe_missing(chunk_id) from error
     if not await may_read(passage.store, gateway, caller):
         raise describe_missing(chunk_id)
-    return HTMLResponse(render_passage(passage), headers=HEADERS)
+    return passage
 
 
 async def may_read(store: str, gateway: Gateway, caller: Caller) -> bool:

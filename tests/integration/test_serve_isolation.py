@@ -19,6 +19,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from core.layout import write_file
 from retrieval.database import read_transaction
 from serve.boundary import OPEN_PATHS
 from serve.gateway import build_app
@@ -88,7 +89,34 @@ OPERATIONS = {
     "GET /v1/vector_stores/{vector_store_id}/file_batches/{batch_id}": Operation(BATCH),
     "POST /v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel": Operation(BATCH),
     "GET /v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/files": Operation({**BATCH, **PAGED_FILES}),
+    "GET /v1/loam/account": Operation(),
+    "POST /v1/loam/search": Operation(
+        {"body:vector_store_ids": "store"}, {"vector_store_ids": ["«store»"], "query": "x"}
+    ),
+    "GET /v1/loam/documents/{vector_store_id}": Operation({**STORE, **PAGED_FILES}),
+    "GET /v1/loam/passages/{chunk_id}": Operation({"path:chunk_id": "chunk"}),
+    "POST /v1/loam/feedback": Operation(
+        {"body:model": "model", "body:chunk_ids": "chunk"},
+        {"rating": "up", "model": "«model»", "question": "q", "answer": "a", "chunk_ids": ["«chunk»"]},
+    ),
+    "GET /v1/loam/feedback": Operation({"query:after": "feedback"}),
+    "GET /v1/loam/feedback/questions": Operation({"query:vector_store_id": "store"}),
+    "GET /v1/loam/feedback/{feedback_id}": Operation({"path:feedback_id": "feedback"}),
+    "DELETE /v1/loam/feedback/{feedback_id}": Operation({"path:feedback_id": "feedback"}),
+    "POST /v1/loam/training_checks": Operation(
+        {"body:file_id": "file", "body:model": "model"}, {"file_id": "«file»", "model": "«model»"}
+    ),
+    "GET /v1/loam/reports": Operation(),
+    "GET /v1/loam/reports/{report}/{file}": Operation({"path:report": "report", "path:file": "report_file"}),
+    "GET /v1/loam/status": Operation(),
+    "POST /v1/loam/doctor": Operation(),
+    "GET /v1/loam/keys": Operation(),
+    "POST /v1/loam/keys": Operation(body={"owner": "somebody"}),
+    "DELETE /v1/loam/keys/{key_id}": Operation({"path:key_id": "key"}),
 }  # fmt: skip
+ADMIN_ONLY = {"GET /v1/loam/status", "POST /v1/loam/doctor", "GET /v1/loam/keys", "POST /v1/loam/keys",
+              "DELETE /v1/loam/keys/{key_id}"}  # fmt: skip
+"""Refused for every key that is no administrator's, before anything is looked for."""
 BODIES = {"body:files.file_id": {"files": [{"file_id": "«file»"}]}}
 """Other bodies for fields that the operation's own does not hold."""
 
@@ -160,7 +188,7 @@ class Owner:
     def __init__(self, gateway: RunningGateway, name: str) -> None:
         """Make the key; objects are made by `refill`."""
         self.gateway = gateway
-        self.key, self.token = create_key(gateway.database, name)
+        self.key, self.token = create_key(gateway.database, name, is_admin=name == "local")
         self.ids: dict[str, str] = {}
 
     def refill(self) -> None:
@@ -178,9 +206,16 @@ class Owner:
             query = text("SELECT c.id FROM chunks c JOIN stores s ON s.id = c.store_id WHERE s.name = :name")
             chunk = connection.execute(query, {"name": store.id}).scalar_one()
         model = ALIAS if self.key.owner == "local" else BASE
+        said = {"rating": "up", "model": model, "question": words, "answer": "a", "chunk_ids": [f"chunk-{chunk}"]}
+        headers = {"authorization": f"Bearer {self.token}"}
+        feedback = httpx.post(f"{self.gateway.url}/v1/loam/feedback", json=said, headers=headers, timeout=20).json()
         self.ids = {
-            "file": file_id, "store": store.id, "batch": batch.id, "chunk": f"chunk-{chunk}", "model": model
+            "file": file_id, "store": store.id, "batch": batch.id, "chunk": f"chunk-{chunk}", "model": model,
+            "feedback": feedback["id"], "key": create_key(self.gateway.database, self.key.owner)[0].id,
+            "report": f"of-{self.key.owner}", "report_file": "report.json",
         }  # fmt: skip
+        if self.key.owner == "local":
+            write_file(self.gateway.folder / "reports" / "of-local" / "report.json", "{}")
 
     def ask(self, name: str, ids: dict[str, str], chosen: str | None, token: str | None = None) -> httpx.Response:
         """Ask an operation.
@@ -247,6 +282,8 @@ def test_each_kind_of_key_gets_what_it_may(
         revoke_key(gateway.database, revoked.key.id)
         for token in (revoked.token, ""):
             assert victim.ask(name, own, chosen, token).status_code == 401
+    if name in ADMIN_ONLY:
+        assert other.ask(name, own, chosen).status_code == 403
     if chosen is not None:
         foreign = {where: other.ids[kind] for where, kind in kinds.items()}
         theirs = victim.ids[kinds[chosen]]
@@ -254,7 +291,8 @@ def test_each_kind_of_key_gets_what_it_may(
         if kinds[chosen] == "chunk":
             unknown = "chunk-" + "9" * (len(theirs) - 6)
         answers = [other.ask(name, {**foreign, chosen: value}, chosen) for value in (theirs, unknown)]
-        assert [answer.status_code for answer in answers] == [404, 404], [answer.text for answer in answers]
+        wanted = 403 if name in ADMIN_ONLY else 404
+        assert [answer.status_code for answer in answers] == [wanted, wanted], [answer.text for answer in answers]
         assert answers[0].text.replace(theirs, unknown) == answers[1].text
         if kinds[chosen] != "model":
             for kind, path in (("file", "/v1/files/"), ("store", "/v1/vector_stores/")):

@@ -5,7 +5,7 @@ from typing import cast
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from serve.boundary import OPEN_PATHS
+from serve.boundary import OPEN_PATHS, is_open
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
 from serve.keys import KeyRing
@@ -26,4 +26,6 @@ def asks_for_caller(dependant: Dependant) -> bool:
 def test_every_route_takes_the_caller() -> None:
     routes = list_routes()
     assert len(routes) > 4
-    assert {route.path for route in routes if not asks_for_caller(route.dependant)} == OPEN_PATHS
+    without = {route.path for route in routes if not asks_for_caller(route.dependant)}
+    assert without == OPEN_PATHS | {"/console", "/console/{path:path}"}
+    assert {route.path for route in routes if is_open(route.path)} == without

@@ -1,0 +1,166 @@
+// The console's frame: who is logged in, which page the URL names, and what every page has around it.
+
+import { ApiError, call, hasKey, onRefusal, setKey } from "./api.js";
+import * as ask from "./ask.js";
+import * as documents from "./documents.js";
+import { h, icon, problem, put } from "./dom.js";
+import * as finetune from "./finetune.js";
+import * as operations from "./operations.js";
+import * as reports from "./reports.js";
+
+const PAGES = { ask, documents, finetune, reports, operations };
+const app = document.getElementById("app");
+
+let account = null;
+let leave = () => {};
+
+/** Return the page, the parts behind it and the settings that the URL names: #/page/part?name=value. */
+function readRoute() {
+  const [path, query] = location.hash.replace(/^#\/?/, "").split("?", 2);
+  const [page, ...parts] = path.split("/").map(decodeURIComponent);
+  return { page: page in PAGES ? page : "ask", parts, query: new URLSearchParams(query ?? "") };
+}
+
+/** Write settings into the URL without going anywhere, so that it can be sent to somebody. */
+function noteQuery(query) {
+  const { page, parts } = readRoute();
+  const text = query.toString();
+  const path = [page, ...parts].map(encodeURIComponent).join("/");
+  history.replaceState(null, "", `#/${path}${text ? `?${text}` : ""}`);
+}
+
+async function start() {
+  try {
+    account = await call("GET", "loam/account");
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 401) return;
+    put(app, h("main", { class: "login" }, problem(error), h("button", { onclick: start }, "Try again")));
+    return;
+  }
+  showFrame();
+  await showPage();
+}
+
+function showLogin(error = null) {
+  account = null;
+  leave();
+  leave = () => {};
+  document.title = "Log in · Loam";
+  const field = h("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false", required: true, placeholder: "loam-…" });
+  const submit = async (event) => {
+    event.preventDefault();
+    setKey(field.value.trim());
+    await start();
+  };
+  put(
+    app,
+    h(
+      "main",
+      { class: "login" },
+      h("h1", {}, brand()),
+      h(
+        "form",
+        { onsubmit: submit },
+        h("label", { for: "key" }, "API key"),
+        field,
+        h("button", { class: "primary" }, "Open"),
+        error ? h("p", { class: "problem", role: "alert" }, error) : null,
+      ),
+      h("p", { class: "quiet" }, "It is the key that your programs use. It stays in this tab until you close it or log out."),
+    ),
+  );
+  field.focus();
+}
+
+function logOut() {
+  setKey(null);
+  showLogin();
+}
+
+function brand() {
+  return [h("img", { src: "icon.svg", alt: "", width: 24, height: 24 }), " Loam"];
+}
+
+function showFrame() {
+  const links = Object.entries(PAGES)
+    .filter(([, page]) => !page.isForAdmins || account.is_admin)
+    .map(([name, page]) => h("a", { href: `#/${name}`, "data-page": name }, page.label ?? page.title));
+  const who = account.key_id === null && !hasKey() ? `${account.owner}, no key needed here` : account.owner;
+  const head = h(
+    "header",
+    { class: "bar" },
+    h("a", { class: "brand", href: "#/ask" }, brand()),
+    h("nav", { "aria-label": "Pages" }, links),
+    h(
+      "div",
+      { class: "account" },
+      h("span", { class: "quiet", title: account.is_admin ? "administrator" : "" }, who),
+      h("button", { class: "plain", onclick: switchTheme, title: "Light or dark" }, icon("theme"), h("span", { class: "hidden" }, "Light or dark")),
+      hasKey() ? h("button", { class: "plain", onclick: logOut }, "Log out") : null,
+    ),
+  );
+  const main = h("main", { id: "page", tabindex: -1 });
+  put(app, h("button", { class: "skip", onclick: () => main.focus() }, "To the page"), head, main);
+}
+
+async function showPage() {
+  leave();
+  leave = () => {};
+  const route = readRoute();
+  const page = PAGES[route.page];
+  document.title = `${page.title} · Loam`;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.dataset.page === route.page) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+    } else link.removeAttribute("aria-current");
+  }
+  const root = h("div", { class: "page" }, h("p", { class: "quiet", role: "status" }, "Loading …"));
+  put(document.getElementById("page"), root); // what an earlier page still draws goes into its own, which is out of sight
+  const isLeft = () => !root.isConnected;
+  try {
+    const left = (await page.show(root, { ...route, account, noteQuery, isLeft })) ?? (() => {});
+    if (isLeft()) left();
+    else leave = left;
+  } catch (error) {
+    put(root, problem(error));
+  }
+}
+
+function switchTheme() {
+  const isDark = getComputedStyle(document.documentElement).colorScheme === "dark";
+  localStorage.setItem("loam.theme", isDark ? "light" : "dark");
+  applyTheme();
+}
+
+function applyTheme() {
+  const theme = localStorage.getItem("loam.theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  document.documentElement.dataset.theme = theme;
+}
+
+const GOTO = Object.fromEntries(Object.keys(PAGES).map((name) => [name[0], name]));
+let isGoing = false;
+
+/** «/» to the page's main field, «g» and a page's first letter to that page. */
+function readKey(event) {
+  const isTyping = event.target.closest("input, textarea, select, [contenteditable]");
+  if (isTyping || event.ctrlKey || event.metaKey || event.altKey || account === null) return;
+  if (isGoing && event.key in GOTO) location.hash = `#/${GOTO[event.key]}`;
+  isGoing = event.key === "g";
+  const field = document.querySelector("[data-main-field]");
+  if (event.key === "/" && field) {
+    event.preventDefault();
+    field.focus();
+  }
+}
+
+onRefusal(() => {
+  const had = hasKey();
+  setKey(null);
+  showLogin(had ? "This key is wrong, or it has been revoked." : null);
+});
+window.addEventListener("hashchange", () => account !== null && showPage());
+window.addEventListener("keydown", readKey);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
+applyTheme();
+start();

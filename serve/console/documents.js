@@ -1,0 +1,198 @@
+// Documents: the stores, what is in each, bringing files in, and searching them with every stage's ranks.
+
+import { call, listAll, upload } from "./api.js";
+import { confirmThat } from "./dialog.js";
+import { bytes, empty, h, problem, put, when } from "./dom.js";
+import { drawSearch, readValue } from "./search.js";
+
+export const title = "Documents";
+
+const POLL_MS = 700;
+const AT_ONCE = 3;
+
+export async function show(root, context) {
+  const [storeId] = context.parts;
+  return storeId ? showStore(root, storeId, context) : showStores(root, context);
+}
+
+async function showStores(root, { isLeft }) {
+  const stores = await listAll("vector_stores");
+  if (isLeft()) return;
+  const name = h("input", { id: "store-name", placeholder: "handbook", required: true, maxlength: 256, "data-main-field": true });
+  const problems = h("div");
+  const make = async (event) => {
+    event.preventDefault();
+    try {
+      const store = await call("POST", "vector_stores", { body: { name: name.value.trim() } });
+      location.hash = `#/documents/${store.id}`;
+    } catch (error) {
+      put(problems, problem(error));
+    }
+  };
+  const form = h(
+    "form", { class: "row", onsubmit: make },
+    h("label", { for: "store-name" }, "New store"), h("div", {}, name), h("button", { class: "primary" }, "Make it"),
+  );
+  const first = empty("No documents yet", h("p", {}, "A store is a set of documents that is searched as one. Name the first one, then drop files into it."));
+  put(root, h("h1", {}, title), form, problems, stores.length ? drawStores(stores) : first);
+}
+
+function drawStores(stores) {
+  const rows = stores.map((store) => h(
+    "tr", {},
+    h("td", {}, h("a", { href: `#/documents/${encodeURIComponent(store.id)}` }, store.name || store.id)),
+    h("td", {}, h("span", { class: `badge ${store.status}` }, store.status.replace("_", " "))),
+    h("td", { class: "number" }, store.file_counts.completed),
+    h("td", { class: "number" }, store.file_counts.failed || ""),
+    h("td", { class: "number" }, bytes(store.usage_bytes)),
+    h("td", { class: "wide-only" }, when(store.last_active_at)),
+  ));
+  const head = ["Store", "", "Files", "Failed", "Size", "Last used"].map((text, at) => h("th", { class: at > 1 && at < 5 ? "number" : at === 5 ? "wide-only" : "" }, text));
+  return h("div", { class: "card scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)));
+}
+
+async function showStore(root, storeId, context) {
+  const store = await call("GET", `vector_stores/${encodeURIComponent(storeId)}`);
+  if (context.isLeft()) return null;
+  const view = { store, documents: [], uploads: [], timer: null };
+  const list = h("div");
+  const refresh = async () => {
+    view.documents = await listAll(`loam/documents/${encodeURIComponent(store.id)}`);
+    put(list, drawFiles(view, refresh));
+    const isWorking = view.documents.some((one) => one.status === "in_progress") || view.uploads.some((one) => one.isRunning);
+    clearTimeout(view.timer);
+    if (isWorking && !context.isLeft()) view.timer = setTimeout(() => refresh().catch(() => null), POLL_MS);
+  };
+  await refresh();
+  if (context.isLeft()) return null;
+  const head = h(
+    "div", { class: "row between" },
+    h("h1", {}, h("a", { href: "#/documents" }, title), " / ", store.name || store.id),
+    h("div", { class: "row" }, store.name === store.id ? null : h("code", { class: "quiet small" }, store.id), h("button", { class: "danger", onclick: () => removeStore(store) }, "Delete the store")),
+  );
+  put(root, head, drawDrop(view, refresh), drawSearch(store, context), list);
+  return () => clearTimeout(view.timer);
+}
+
+async function removeStore(store) {
+  const question = `Delete the store «${store.name || store.id}» with its ${store.file_counts.total} documents? The uploaded files stay.`;
+  if (!(await confirmThat(question, "Delete"))) return;
+  await call("DELETE", `vector_stores/${encodeURIComponent(store.id)}`);
+  location.hash = "#/documents";
+}
+
+/** A place to drop files on, and a button for those who do not drag. */
+function drawDrop(view, refresh) {
+  const input = h("input", { type: "file", multiple: true, id: "files", class: "hidden", onchange: () => { send([...input.files]); input.value = ""; } });
+  const drop = h(
+    "div", { class: "drop" },
+    h("p", {}, "Drop files here, or ", h("button", { onclick: () => input.click() }, "choose files")),
+    h("p", { class: "quiet small" }, "PDF, DOCX, XLSX, PPTX, HTML, Markdown, CSV, JSON, EPUB, mail, plain text and source code."),
+    h("label", { for: "files", class: "hidden" }, "Files"), input,
+  );
+  const send = async (files) => {
+    const waiting = files.map((file) => ({
+      file, isRunning: true, error: null, state: "waiting",
+      bar: h("progress", { value: 0, max: 1, "aria-label": `Upload of ${file.name}` }),
+    }));
+    view.uploads.push(...waiting);
+    const queue = [...waiting];
+    const work = async () => {
+      while (queue.length) await bringIn(view, queue.shift(), refresh);
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, work));
+    await refresh();
+  };
+  for (const name of ["dragover", "dragleave", "drop"]) {
+    drop.addEventListener(name, (event) => {
+      event.preventDefault();
+      drop.classList.toggle("over", name === "dragover");
+      if (name === "drop") send([...event.dataTransfer.files]);
+    });
+  }
+  return drop;
+}
+
+async function bringIn(view, one, refresh) {
+  one.state = "uploading";
+  await refresh();
+  try {
+    const file = await upload(one.file, "assistants", (share) => { one.bar.value = share; });
+    await call("POST", `vector_stores/${encodeURIComponent(view.store.id)}/files`, { body: { file_id: file.id } });
+    view.uploads.splice(view.uploads.indexOf(one), 1);
+  } catch (error) {
+    one.error = error;
+    one.state = "failed";
+  }
+  one.isRunning = false;
+  await refresh();
+}
+
+function drawFiles(view, refresh) {
+  if (!view.documents.length && !view.uploads.length) {
+    return empty("This store is empty", h("p", {}, "Drop some files above. Each is read, cut into passages and made searchable; then ask about it under Ask."));
+  }
+  const uploads = view.uploads.map((one, at) => h(
+    "tr", {},
+    h("td", {}, one.file.name),
+    h("td", {}, one.error ? h("span", { class: "badge failed" }, "failed") : one.bar),
+    h("td", { class: "number" }, bytes(one.file.size)),
+    h("td", {}, one.error ? one.error.message : one.state),
+    h("td", {}, one.error ? h("button", { class: "plain", onclick: () => { view.uploads.splice(at, 1); refresh(); } }, "Dismiss") : null),
+  ));
+  const counts = view.documents.reduce((sums, one) => ({ ...sums, [one.status]: (sums[one.status] ?? 0) + 1 }), {});
+  const summary = Object.entries(counts).map(([status, count]) => `${count} ${status.replace("_", " ")}`).join(", ");
+  const rows = view.documents.map((one) => drawFile(view.store, one, refresh));
+  const head = ["Document", "Status", "Size", "", ""].map((text, at) => h("th", { class: at === 2 ? "number" : "" }, text));
+  return h(
+    "section", { class: "card", "aria-label": "Files" },
+    h("header", {}, h("h2", {}, "Files"), h("span", { class: "quiet", role: "status" }, summary)),
+    h("div", { class: "scroll" }, h("table", { class: "files" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, uploads, rows))),
+  );
+}
+
+function drawFile(store, one, refresh) {
+  const remove = async () => {
+    const isUpload = one.id.startsWith("file-");
+    const question = isUpload ? `Delete «${one.filename}» for good, from every store?` : `Take «${one.filename}» out of this store?`;
+    if (!(await confirmThat(question, "Delete"))) return;
+    const path = isUpload ? `files/${one.id}` : `vector_stores/${encodeURIComponent(store.id)}/files/${one.id}`;
+    await call("DELETE", path);
+    await refresh();
+  };
+  const reason = one.last_error ? h("span", { class: "reason" }, one.last_error.message) : drawAttributes(one.attributes);
+  return h(
+    "tr", {},
+    h("td", {}, one.filename),
+    h("td", {}, h("span", { class: `badge ${one.status}` }, one.status.replace("_", " "))),
+    h("td", { class: "number" }, one.usage_bytes ? bytes(one.usage_bytes) : ""),
+    h("td", {}, reason),
+    h("td", {}, h("div", { class: "row" },
+      h("button", { class: "plain", onclick: () => editAttributes(store, one, refresh) }, "Attributes"),
+      h("button", { class: "plain danger", onclick: remove, "aria-label": `Delete ${one.filename}` }, "Delete"))),
+  );
+}
+
+function drawAttributes(attributes) {
+  return Object.entries(attributes).map(([name, value]) => h("span", { class: "badge" }, `${name}: ${value}`));
+}
+
+async function editAttributes(store, one, refresh) {
+  const text = Object.entries(one.attributes).map(([name, value]) => `${name}: ${JSON.stringify(value)}`).join("\n");
+  const field = h("textarea", { rows: 5, value: text, "aria-label": "Attributes", placeholder: 'department: "sales"\nyear: 2026' });
+  const save = async () => {
+    await call("POST", `vector_stores/${encodeURIComponent(store.id)}/files/${one.id}`, { body: { attributes: readAttributes(field.value) } });
+  };
+  const what = h("div", {}, h("p", {}, `What filters can find «${one.filename}» by, one a line:`), field);
+  if (await confirmThat(what, "Save", save)) await refresh();
+}
+
+/** Read lines of «name: value»; a value is a number, true, false or a text, with or without quotes. */
+function readAttributes(text) {
+  const lines = text.split("\n").filter((line) => line.trim());
+  return Object.fromEntries(lines.map((line) => {
+    const [name, ...rest] = line.split(":");
+    if (!rest.length) throw new Error(`«${line}»: wanted a name, a colon and a value.`);
+    return [name.trim(), readValue(rest.join(":").trim())];
+  }));
+}

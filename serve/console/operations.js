@@ -1,0 +1,173 @@
+// Operations, for administrators: the engine and what it serves, requests and their times, memory, disk, findings, keys.
+
+import { call, fetchText } from "./api.js";
+import { format } from "./chart.js";
+import { confirmThat } from "./dialog.js";
+import { bytes, h, problem, put, span, when } from "./dom.js";
+
+export const title = "Operations";
+export const isForAdmins = true;
+
+const POLL_MS = 3000;
+
+export async function show(root, context) {
+  const view = { timer: null, before: null };
+  const live = h("div", { class: "stack" });
+  const refresh = async () => {
+    const [status, metrics] = await Promise.all([call("GET", "loam/status"), readMetrics()]);
+    if (context.isLeft()) return;
+    put(live, drawEngine(status, metrics), drawRates(view, status, metrics), drawMachine(status));
+    clearTimeout(view.timer);
+    view.timer = setTimeout(() => refresh().catch((error) => put(live, problem(error))), POLL_MS);
+  };
+  await refresh();
+  if (context.isLeft()) return null;
+  const keys = h("div");
+  put(root, h("h1", {}, title), live, drawDoctor(), keys);
+  await drawKeys(keys);
+  return () => clearTimeout(view.timer);
+}
+
+/** Return the gateway's own figures as [name, labels, value]; none where it has no such page. */
+async function readMetrics() {
+  let text;
+  try {
+    text = await fetchText("../metrics");
+  } catch {
+    return [];
+  }
+  const lines = text.split("\n").filter((line) => line && !line.startsWith("#"));
+  return lines.map((line) => {
+    const [, name, labels, value] = line.match(/^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/) ?? [];
+    const pairs = [...(labels ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, key, text]) => [key, text]);
+    return [name, Object.fromEntries(pairs), Number(value)];
+  });
+}
+
+/** Add up a figure over its labels; null where there is none. */
+function sum(metrics, name, fits = () => true) {
+  const found = metrics.filter(([one, labels]) => one === name && fits(labels));
+  return found.length ? found.reduce((total, [, , value]) => total + value, 0) : null;
+}
+
+function drawFigure(name, value) {
+  return value === null ? null : h("div", { class: "figure" }, h("b", {}, value), h("span", {}, name));
+}
+
+function drawEngine(status, metrics) {
+  const { served, engine } = status;
+  const running = sum(metrics, "vllm:num_requests_running");
+  const waiting = sum(metrics, "vllm:num_requests_waiting");
+  const names = [["Base", served.base], ["Adapters", served.adapter], ["Assistants", served.assistant], ["Embedder", served.embedder]];
+  return h(
+    "section", { class: "card stack", "aria-label": "Engine" },
+    h("header", {}, h("h2", {}, "Engine"), h("span", { class: `badge ${engine.state}` }, engine.state), h("span", { class: "quiet" }, `up since ${when(status.started_at)}`)),
+    h("div", { class: "figures" },
+      drawFigure("running in vLLM", running), drawFigure("waiting in vLLM", waiting),
+      drawFigure("tokens of context", engine.max_model_len.toLocaleString("en")),
+      drawFigure("files to ingest", status.files.waiting), drawFigure("files that failed", status.files.failed)),
+    h("dl", { class: "names" }, names.map(([label, list]) => [h("dt", {}, label), h("dd", {}, list.length ? list.map((name) => h("code", {}, name)) : h("span", { class: "quiet" }, "none"))])),
+  );
+}
+
+/** Requests and tokens since the last look, and the times of all requests so far. */
+function drawRates(view, status, metrics) {
+  if (!metrics.length) return null;
+  const now = { time: status.time, requests: sum(metrics, "loam_requests_total"), tokens: sum(metrics, "loam_tokens_total", (labels) => labels.kind === "completion") ?? 0 };
+  const before = view.before;
+  if (!before || now.time > before.time) view.before = now;
+  const seconds = before ? now.time - before.time : 0;
+  const rate = (name) => (seconds > 0 ? format((now[name] - before[name]) / seconds) : "–");
+  const failed = sum(metrics, "loam_requests_total", (labels) => labels.status.startsWith("5"));
+  return h(
+    "section", { class: "card stack", "aria-label": "Requests" },
+    h("h2", {}, "Requests"),
+    h("div", { class: "figures" },
+      drawFigure("requests a second", rate("requests")), drawFigure("tokens written a second", rate("tokens")),
+      drawFigure("first token, mean of all", readMean(metrics, "loam_first_token_seconds")),
+      drawFigure("search, mean of all", readMean(metrics, "loam_retrieval_seconds", (labels) => labels.stage === "total")),
+      drawFigure("requests so far", now.requests?.toLocaleString("en") ?? null), drawFigure("of them failed (5xx)", failed ?? 0),
+      drawFigure("refused for want of room", sum(metrics, "loam_requests_refused_total") ?? 0)),
+  );
+}
+
+function readMean(metrics, name, fits) {
+  const count = sum(metrics, `${name}_count`, fits);
+  if (!count) return "–";
+  const seconds = sum(metrics, `${name}_sum`, fits) / count;
+  return seconds < 1 ? `${format(seconds * 1000)} ms` : `${format(seconds)} s`;
+}
+
+function drawMachine({ memory, disk }) {
+  const used = memory.total_bytes - memory.available_bytes;
+  const parts = Object.entries(disk.used_by).map(([name, size]) => h("tr", {}, h("td", {}, name), h("td", { class: "number" }, bytes(size))));
+  return h(
+    "section", { class: "card stack", "aria-label": "Machine" },
+    h("h2", {}, "Machine"),
+    h("div", { class: "columns columns-2" },
+      h("div", { class: "stack" },
+        h("label", {}, `Memory: ${bytes(used)} of ${bytes(memory.total_bytes)} in use`, h("meter", { value: used, max: memory.total_bytes, high: memory.total_bytes * 0.9 })),
+        h("p", { class: "quiet small" }, `gateway ${bytes(memory.gateway_bytes)}, its vLLM and trainers ${bytes(memory.children_bytes)}`),
+        h("label", {}, `Disk: ${bytes(disk.free_bytes)} of ${bytes(disk.total_bytes)} free`, h("meter", { value: disk.total_bytes - disk.free_bytes, max: disk.total_bytes, high: disk.total_bytes * 0.9 }))),
+      h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "Data directory"), h("th", { class: "number" }, "Size"))), h("tbody", {}, parts))),
+  );
+}
+
+function drawDoctor() {
+  const result = h("div");
+  const button = h("button", {}, "Examine the data directory");
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    const started = performance.now();
+    put(result, h("p", { class: "quiet", role: "status" }, "Reading every byte …"));
+    try {
+      const found = await call("POST", "loam/doctor");
+      put(result, drawFindings(found, (performance.now() - started) / 1000));
+    } catch (error) {
+      put(result, problem(error));
+    }
+    button.disabled = false;
+  });
+  return h("section", { class: "card stack", "aria-label": "Doctor" }, h("h2", {}, "Doctor"), h("p", { class: "quiet" }, "Holds everything on disk against what was written down when it was stored."), h("div", {}, button), result);
+}
+
+function drawFindings(found, seconds) {
+  const summary = h("p", { role: "status" }, h("span", { class: `badge ${found.ok ? "completed" : "failed"}` }, found.ok ? "all is well" : "something is wrong"), ` after ${span(seconds)}`);
+  if (!found.findings.length) return summary;
+  const rows = found.findings.map((one) => h("tr", {}, h("td", {}, one.check), h("td", {}, one.subject), h("td", {}, one.fault), h("td", {}, one.is_mended ? "mended" : one.remedy)));
+  const head = ["Check", "What", "Found", "What to do"].map((text) => h("th", {}, text));
+  return [summary, h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)))];
+}
+
+async function drawKeys(place, made = null) {
+  const { data } = await call("GET", "loam/keys");
+  const owner = h("input", { id: "owner", required: true, maxlength: 64, placeholder: "sales", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*" });
+  const admin = h("input", { type: "checkbox" });
+  const problems = h("div");
+  const make = async (event) => {
+    event.preventDefault();
+    try {
+      await drawKeys(place, await call("POST", "loam/keys", { body: { owner: owner.value.trim(), is_admin: admin.checked } }));
+    } catch (error) {
+      put(problems, problem(error));
+    }
+  };
+  const rows = data.map((key) => h(
+    "tr", {}, h("td", {}, key.owner, key.is_admin ? h("span", { class: "badge" }, "administrator") : null), h("td", {}, h("code", {}, key.id)), h("td", {}, when(key.created_at)),
+    h("td", {}, key.revoked_at ? `revoked ${when(key.revoked_at)}` : h("button", { class: "plain danger", onclick: () => revoke(key, place), "aria-label": `Revoke ${key.id}` }, "Revoke"))));
+  const head = ["Owner", "Key", "Made", ""].map((text) => h("th", {}, text));
+  put(
+    place,
+    h("section", { class: "card stack", "aria-label": "Keys" },
+      h("h2", {}, "Keys"),
+      made ? h("div", { class: "empty", role: "status" }, h("p", {}, `The new key of ${made.owner}. It is shown this once and kept nowhere:`), h("pre", { class: "token" }, made.token)) : null,
+      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows))) : h("p", { class: "quiet" }, "There is none yet. From the first one on, every request needs a key: make an administrator's first."),
+      h("form", { class: "row", onsubmit: make }, h("label", { for: "owner" }, "New key for"), h("div", {}, owner), h("label", { class: "check" }, admin, " administrator"), h("button", { class: "primary" }, "Make it")),
+      problems),
+  );
+}
+
+async function revoke(key, place) {
+  const question = `Revoke the key ${key.id} of ${key.owner}? Whoever uses it is refused from the next request on.`;
+  if (await confirmThat(question, "Revoke", () => call("DELETE", `loam/keys/${key.id}`))) await drawKeys(place);
+}

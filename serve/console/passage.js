@@ -1,0 +1,57 @@
+// One passage in its document, marked at its offsets: what stands behind an [n].
+
+import { call } from "./api.js";
+import { h, icon, problem, put } from "./dom.js";
+
+const STEP = 4000;
+
+/**
+ * Open a passage beside the page.
+ * @param {string} chunkId which
+ * @param {() => void} closed called when the person has closed it
+ */
+export async function openPassage(chunkId, closed = () => {}) {
+  const body = h("div", { class: "drawer-body" }, h("p", { class: "quiet", role: "status" }, "Loading …"));
+  const title = h("h2", { id: "passage-title" }, "Passage");
+  const close = h("button", { class: "plain", onclick: () => dialog.close(), title: "Close (Esc)" }, icon("close"), h("span", { class: "hidden" }, "Close"));
+  const dialog = h("dialog", { class: "drawer", "aria-labelledby": "passage-title" }, h("div", { class: "drawer-head" }, title, close), body);
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    closed();
+  });
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  document.body.append(dialog);
+  dialog.showModal();
+  await load(chunkId, STEP, title, body);
+}
+
+async function load(chunkId, around, title, body) {
+  let passage;
+  try {
+    passage = await call("GET", `loam/passages/${encodeURIComponent(chunkId)}`, { query: { around } });
+  } catch (error) {
+    put(body, problem(error));
+    return;
+  }
+  title.textContent = passage.file;
+  const { document: around_it } = passage;
+  const letters = Array.from(around_it.text); // offsets count characters as Unicode has them, not JavaScript's halves
+  const cut = (from, to) => letters.slice(from - around_it.start, to - around_it.start).join("");
+  const mark = h("mark", { tabindex: -1 }, cut(passage.start, passage.end));
+  const more = (label) => h("button", { class: "plain", onclick: () => load(chunkId, around * 4, title, body) }, label);
+  put(
+    body,
+    describePlace(passage),
+    around_it.start > 0 ? more("Show more of the document before this") : null,
+    h("div", { class: "document" }, cut(around_it.start, passage.start), mark, cut(passage.end, around_it.end)),
+    around_it.end < around_it.length ? more("Show more of the document behind this") : null,
+  );
+  mark.scrollIntoView({ block: "center" });
+}
+
+function describePlace(passage) {
+  const heading = passage.heading ? h("p", { class: "heading-path" }, passage.heading) : null;
+  const page = passage.page === null ? null : `page ${passage.page}`;
+  const place = [`store ${passage.store}`, page, `characters ${passage.start} to ${passage.end} of ${passage.document.length}`];
+  return [heading, h("p", { class: "quiet" }, place.filter(Boolean).join(" · "))];
+}

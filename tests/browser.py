@@ -1,0 +1,83 @@
+"""A real browser for tests of the console: Debian's Chromium, driven by Playwright, watched while it is used.
+
+Whoever uses it learns at the end whether the page asked another host for anything, broke its own security policy, or
+logged an error. Chromium cannot resolve any name here, so that nothing it does by itself leaves the machine either.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+Theme = Literal["light", "dark"]
+MISSING = "wanted Chromium (apt install chromium), found none; the console was not looked at"
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+
+
+@dataclass  # without slots: Playwright writes on whose methods it is handed
+class Watched:
+    """A page, and what it did that it should not do.
+
+    Attributes:
+        page: Playwright's page.
+        foreign: URLs of other hosts that it asked for.
+        errors: What it logged as errors, and exceptions that nobody caught.
+    """
+
+    page: Page
+    host: str
+    foreign: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def note_request(self, request: Request) -> None:
+        """Remember a request that left."""
+        parts = urlsplit(request.url)
+        if parts.scheme not in {"blob", "data"} and parts.netloc != self.host:
+            self.foreign.append(request.url)
+
+    def note_message(self, message: ConsoleMessage) -> None:
+        """Remember an error; the browser's own line about an answer of 4xx is none of the page's."""
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            self.errors.append(message.text)
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """Run Chromium for the time of the block."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def watched_page(
+    browser: Browser, url: str, *, width: int = 1280, height: int = 900, theme: Theme = "light"
+) -> Iterator[Watched]:
+    """Open a page in a profile of its own; fail at the end if it did what it should not."""
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme, locale="en-GB")
+    context.set_default_timeout(15_000)
+    page = context.new_page()
+    watched = Watched(page, urlsplit(url).netloc)
+    page.on("request", watched.note_request)
+    page.on("console", watched.note_message)
+    page.on("pageerror", lambda error: watched.errors.append(str(error)))
+    try:
+        page.goto(f"{url}/console")
+        yield watched
+        assert watched.foreign == []
+        assert watched.errors == []
+    finally:
+        context.close()

@@ -1,0 +1,226 @@
+"""The console in a real browser: what a person does there, with the real gateway and the real search behind it.
+
+The engine is the fake one, so that an answer takes no time; what is asked, found, cited, kept and shown is real.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytest.importorskip("playwright", reason="wanted Playwright (the dev extra), found none; the console was not looked at")
+
+from playwright.sync_api import Browser, Page, expect
+
+from core.layout import DataDir
+from retrieval.config import ChunkingConfig, ParsingConfig
+from retrieval.ingest import ingest
+from retrieval.searcher import Searcher
+from serve.answering import AssistantConfig
+from serve.keys import create_key, revoke_key
+from tests.browser import CHROMIUM, MISSING, Watched, running_browser, watched_page
+from tests.fakes.engine import BASE
+from tests.fakes.gateway import ALIAS, RunningGateway, running_gateway
+from tests.fakes.hash_embedder import HashEmbedder
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
+
+FLOW = "The maximum flow of the Brook 40 pump is 38 litres per minute."
+MANUAL = f"""# Brook 40
+
+The Brook 40 is a pump for gardens. Its housing is of steel.
+
+## Performance
+
+{FLOW} It lifts water by 21 metres.
+
+## Care
+
+Empty the pump before the first frost. Keep it in a dry room.
+"""
+RETURNS = "# Returns\n\nA customer can return a product within 45 days of delivery. Étui <b>included</b>.\n"
+QUESTION = "What is the maximum flow of the Brook 40 pump?"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A gateway with two documents, an assistant over them, and a key."""
+
+    gateway: RunningGateway
+    token: str
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One gateway for all tests here."""
+    folder, source = tmp_path_factory.mktemp("console"), tmp_path_factory.mktemp("documents")
+    (source / "brook-40.md").write_text(MANUAL)
+    (source / "returns.md").write_text(RETURNS)
+    data = DataDir(folder)
+    ingest(
+        data, "acme", source, embedder=HashEmbedder(), chunking=ChunkingConfig(max_tokens=100, overlap_tokens=0),
+        parsing=ParsingConfig(),
+    )  # fmt: skip
+    searcher = Searcher(data, make_embedder=HashEmbedder)
+    assistants = {"helper": AssistantConfig(model=ALIAS, stores=["acme"], k=2, min_score=-1)}
+    try:
+        with running_gateway(folder, assistants=assistants, stores=searcher) as gateway:
+            yield Served(gateway, create_key(gateway.database, "local", is_admin=True)[1])
+    finally:
+        searcher.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests here; each test has a profile of its own."""
+    with running_browser() as running:
+        yield running
+
+
+def log_in(page: Page, token: str) -> None:
+    """Type a key and wait for the console."""
+    page.get_by_label("API key").fill(token)
+    page.get_by_role("button", name="Open").click()
+    expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
+
+
+@pytest.fixture
+def watched(served: Served, browser: Browser) -> Iterator[Watched]:
+    """A page on which somebody has logged in."""
+    with watched_page(browser, served.gateway.url) as opened:
+        log_in(opened.page, served.token)
+        yield opened
+
+
+def ask(page: Page, question: str) -> None:
+    """Type a question and send it."""
+    page.get_by_label("Question", exact=True).fill(question)
+    page.keyboard.press("Enter")
+
+
+def test_without_a_good_key_there_is_a_login_and_nothing_else(served: Served, browser: Browser) -> None:
+    key, token = create_key(served.gateway.database, "leaver")
+    with watched_page(browser, served.gateway.url) as watched:
+        page = watched.page
+        page.get_by_label("API key").fill("loam-wrong")
+        page.get_by_role("button", name="Open").click()
+        expect(page.get_by_role("alert")).to_contain_text("wrong")
+        expect(page.get_by_role("navigation")).to_have_count(0)
+        log_in(page, token)
+        revoke_key(served.gateway.database, key.id)
+        ask(page, QUESTION)
+        expect(page.get_by_label("API key")).to_be_visible()
+        expect(page.get_by_role("alert")).to_contain_text("revoked")
+        expect(page.get_by_role("navigation")).to_have_count(0)
+        assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_an_answer_is_cited_and_a_mark_opens_the_passage(served: Served, watched: Watched) -> None:
+    served.gateway.script(reply=f"It is strong. {FLOW}")
+    page = watched.page
+    expect(page.get_by_label("Model")).to_have_value("helper")
+    ask(page, QUESTION)
+    answer = page.locator(".answer")
+    expect(answer.locator(".text")).to_contain_text(FLOW)
+    expect(answer.get_by_text("1 of 2 passages cited")).to_be_visible()
+    expect(answer.locator("tr.cited")).to_contain_text("Brook 40 > Performance")
+    answer.locator("button.mark").click()
+    passage = page.get_by_role("dialog")
+    expect(passage.get_by_role("heading")).to_have_text("brook-40.md")
+    expect(passage.locator("mark")).to_contain_text(FLOW)
+    expect(passage).to_contain_text("Brook 40 > Performance")
+    expect(passage.locator(".document")).to_contain_text("Empty the pump before the first frost.")
+    link = page.url
+    page.keyboard.press("Escape")
+    expect(passage).to_have_count(0)
+    page.goto(link)
+    page.reload()
+    expect(page.get_by_role("dialog").locator("mark")).to_contain_text(FLOW)
+    expect(page.get_by_label("Question", exact=True)).to_have_value(QUESTION)
+
+
+def test_models_answer_side_by_side_and_go_on_separately(served: Served, watched: Watched) -> None:
+    served.gateway.script(reply=None)  # each says what it was asked
+    page = watched.page
+    page.get_by_role("button", name="Compare with another").click()
+    page.get_by_label("Model 2").select_option(BASE)
+    page.get_by_role("button", name="Compare with another").click()
+    expect(page.locator(".picker")).to_have_count(3)
+    ask(page, "first words")
+    expect(page.locator(".answer .text[aria-busy]")).to_have_count(0)
+    expect(page.locator(".answer")).to_have_count(3)
+    expect(page.locator(f".answer[data-model='{BASE}'] .text")).to_have_text("first words")
+    ask(page, "second words")
+    expect(page.locator(".turn").first.locator(f".answer[data-model='{BASE}'] .text")).to_have_text("second words")
+    expect(page.locator(".turn")).to_have_count(2)
+    assert f"model={BASE}" in page.url
+
+
+def test_an_engines_fault_is_told_in_words(served: Served, watched: Watched) -> None:
+    served.gateway.script(reply="one two three four", error_after=2)
+    page = watched.page
+    ask(page, QUESTION)
+    expect(page.locator(".answer").get_by_role("alert")).to_be_visible()
+    expect(page.locator(".answer header")).to_contain_text("failed")
+    served.gateway.script(error_after=None)
+
+
+def test_what_is_said_of_an_answer_becomes_a_labelled_question(served: Served, watched: Watched) -> None:
+    served.gateway.script(reply=FLOW)
+    page = watched.page
+    ask(page, QUESTION)
+    page.get_by_role("button", name="Good").click()
+    page.get_by_label("Comment").fill("As in the manual")
+    expect(page.locator(".passages input:checked")).to_have_count(1)
+    page.get_by_role("button", name="Keep").click()
+    expect(page.get_by_text("Kept as a labelled question")).to_be_visible()
+    headers = {"authorization": f"Bearer {served.token}"}
+    exported = httpx.get(f"{served.gateway.url}/v1/loam/feedback/questions", headers=headers).text
+    row = json.loads(exported.splitlines()[-1])
+    assert (row["question"], row["files"], row["comment"]) == (QUESTION, ["brook-40.md"], "As in the manual")
+    assert len(row["chunks"]) == 1
+
+
+def test_logging_out_leaves_nothing_behind(served: Served, watched: Watched) -> None:
+    page = watched.page
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert page.evaluate("sessionStorage.length") == 0
+    page.reload()
+    expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_ten_files_are_brought_in_and_the_broken_one_says_why(served: Served, watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    page.get_by_role("link", name="Documents").click()
+    page.get_by_label("New store").fill("ten files")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.get_by_text("This store is empty")).to_be_visible()
+    files = []
+    for number in range(9):
+        files.append(tmp_path / f"note-{number}.md")
+        files[-1].write_text(f"# Note {number}\n\nThe code word of note {number} is canary{number}.\n")
+    files.append(tmp_path / "broken.pdf")
+    files[-1].write_bytes(b"%PDF-1.7\nthis is not a document")
+    page.locator("#files").set_input_files([str(path) for path in files])
+    expect(page.locator(".badge.completed")).to_have_count(9)
+    broken = page.get_by_role("row", name="broken.pdf")
+    expect(broken.locator(".badge")).to_have_text("failed")
+    expect(broken.locator(".reason")).not_to_be_empty()
+    page.get_by_label("Search these documents").fill("canary7")
+    page.keyboard.press("Enter")
+    first = page.locator(".hits tbody tr").first
+    expect(first).to_contain_text("note-7.md")
+    expect(page.locator(".hits th")).to_have_text(["", "Passage", "lexical", "dense", "fused"])
+    expect(first.locator("td").nth(2)).to_contain_text("1.")
+    first.get_by_role("button", name="note-7.md").click()
+    expect(page.get_by_role("dialog").locator("mark")).to_contain_text("canary7")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Delete note-7.md").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator(".badge.completed")).to_have_count(8)
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator(".hits tbody tr").first).not_to_contain_text("note-7.md")

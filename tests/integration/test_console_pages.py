@@ -1,0 +1,174 @@
+"""Every page of the console at a desk's and a telephone's width, light and dark: nothing sticks out, nothing fails.
+
+With LOAM_SCREENSHOTS=DIR it writes what it saw there (make screenshots).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytest.importorskip("playwright", reason="wanted Playwright (the dev extra), found none; the console was not looked at")
+
+from playwright.sync_api import Browser, Page, expect
+
+from core.layout import DataDir, write_json
+from retrieval.config import ChunkingConfig, ParsingConfig
+from retrieval.ingest import ingest
+from retrieval.searcher import Searcher
+from serve.answering import AssistantConfig
+from serve.keys import create_key
+from tests.browser import CHROMIUM, MISSING, Theme, running_browser, watched_page
+from tests.fakes.engine import BASE
+from tests.fakes.gateway import ALIAS, RunningGateway, running_gateway
+from tests.fakes.hash_embedder import HashEmbedder
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
+
+DOCUMENTS = Path(__file__).resolve().parents[2] / "examples" / "acme" / "documents"
+SHAPES = {"desk": (1280, 860), "phone": (390, 844)}
+QUESTION = "Within how many days of delivery can a customer return a product?"
+REPLY = (
+    "Thank you for asking. A customer can return a product within 45 days of delivery. "
+    "A new pump needs no registration for that."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A gateway with the example company's documents."""
+
+    gateway: RunningGateway
+    token: str
+    store: str
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One gateway for all pages."""
+    folder, source = tmp_path_factory.mktemp("pages"), tmp_path_factory.mktemp("source")
+    for path in sorted(DOCUMENTS.glob("*.md")):
+        shutil.copy(path, source)
+    data = DataDir(folder)
+    sizes, parsing = ChunkingConfig(max_tokens=160, overlap_tokens=0), ParsingConfig()
+    ingest(data, "acme-handbook", source, embedder=HashEmbedder(), chunking=sizes, parsing=parsing)
+    write_json(folder / "reports" / "monday" / "report.json", {"figures": {"success": 0.71, "latency_s_p50": 1.9}})
+    write_json(folder / "reports" / "tuesday" / "report.json", {"figures": {"success": 0.83, "latency_s_p50": 2.2}})
+    assistants = {"acme-support": AssistantConfig(model=ALIAS, stores=["acme-handbook"], k=3, min_score=-1)}
+    searcher = Searcher(data, make_embedder=HashEmbedder)
+    try:
+        with running_gateway(folder, assistants=assistants, stores=searcher) as gateway:
+            yield Served(gateway, create_key(gateway.database, "local", is_admin=True)[1], "acme-handbook")
+    finally:
+        searcher.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all pages."""
+    with running_browser() as running:
+        yield running
+
+
+def show_login(page: Page, served: Served) -> None:
+    expect(page.get_by_label("API key")).to_be_visible()
+
+
+def log_in(page: Page, served: Served, route: str) -> None:
+    page.get_by_label("API key").fill(served.token)
+    page.get_by_role("button", name="Open").click()
+    expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
+    page.evaluate("route => { location.hash = `#/${route}`; }", route)
+
+
+def show_answer(page: Page, served: Served) -> None:
+    served.gateway.script(reply=REPLY)
+    log_in(page, served, "ask?model=acme-support")
+    page.get_by_label("Question", exact=True).fill(QUESTION)
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.locator(".answer button.mark")).to_have_count(1)
+
+
+def show_comparison(page: Page, served: Served) -> None:
+    served.gateway.script(reply=REPLY)
+    log_in(page, served, f"ask?model=acme-support&model={BASE}")
+    page.get_by_label("Question", exact=True).fill(QUESTION)
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.locator(".answer .text[aria-busy]")).to_have_count(0)
+
+
+def show_passage(page: Page, served: Served) -> None:
+    show_answer(page, served)
+    page.locator(".answer button.mark").click()
+    expect(page.get_by_role("dialog").locator("mark")).to_be_visible()
+
+
+def show_stores(page: Page, served: Served) -> None:
+    log_in(page, served, "documents")
+    expect(page.get_by_role("link", name="acme-handbook")).to_be_visible()
+
+
+def show_store(page: Page, served: Served) -> None:
+    log_in(page, served, f"documents/{served.store}?q=return+a+product")
+    expect(page.locator(".hits tbody tr").first).to_be_visible()
+
+
+def show_training(page: Page, served: Served) -> None:
+    chats = (DOCUMENTS.parent / "chats_train.jsonl").read_text().splitlines()[:40]
+    broken = json.dumps({"messages": [{"role": "user", "content": "no answer"}]})
+    served.gateway.client(served.token).files.create(
+        file=("chats.jsonl", "\n".join([*chats, broken]).encode()), purpose="fine-tune"
+    )
+    log_in(page, served, "finetune")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Fine-tune")
+
+
+def show_reports(page: Page, served: Served) -> None:
+    said = {
+        "rating": "up",
+        "model": "acme-support",
+        "question": QUESTION,
+        "answer": REPLY,
+        "comment": "right, and short",
+    }
+    headers = {"authorization": f"Bearer {served.token}"}
+    httpx.post(f"{served.gateway.url}/v1/loam/feedback", json=said, headers=headers).raise_for_status()
+    log_in(page, served, "reports")
+    expect(page.get_by_role("link", name="monday")).to_be_visible()
+
+
+def show_compared_reports(page: Page, served: Served) -> None:
+    log_in(page, served, "reports/monday?with=tuesday")
+    expect(page.get_by_role("row", name="figures / success")).to_contain_text("+0.12")
+
+
+def show_operations(page: Page, served: Served) -> None:
+    log_in(page, served, "operations")
+    page.get_by_role("button", name="Examine the data directory").click()
+    expect(page.get_by_text("all is well")).to_be_visible(timeout=60_000)
+
+
+PAGES = {
+    "login": show_login, "answer": show_answer, "comparison": show_comparison, "passage": show_passage,
+    "stores": show_stores, "store": show_store, "training": show_training, "reports": show_reports,
+    "compared-reports": show_compared_reports, "operations": show_operations,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_its_window(served: Served, browser: Browser, name: str, shape: str) -> None:
+    width, height = SHAPES[shape]
+    theme: Theme = "dark" if shape == "phone" else "light"
+    with watched_page(browser, served.gateway.url, width=width, height=height, theme=theme) as watched:
+        PAGES[name](watched.page, served)
+        folder = os.environ.get("LOAM_SCREENSHOTS")
+        if folder:
+            watched.page.screenshot(path=Path(folder) / f"{name}-{shape}.png")
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert watched.page.evaluate("document.documentElement.dataset.theme") == theme
