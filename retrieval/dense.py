@@ -3,12 +3,13 @@
 A chunk may have several vectors (windows); its score is that of the best. The vectors of a run never change and may be
 mapped from a file; on the CPU they are scanned where they lie, by all cores where there are many, and a score is the
 same to the bit however the chunks are divided into runs (docs/decisions/0042). Of a long run the nearest lists are
-scanned, unless everything is wanted (`approximate`). The GPU is probed once a process, and where it does not work the
-CPU takes over with one warning (docs/decisions/0012). Does not know texts or the database.
+scanned, unless everything is wanted (`approximate`). A GPU is asked for rows (`card_index`), which the CPU scores and
+filters; where none works the CPU searches (docs/decisions/0012). Does not know texts or the database.
 """
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.approximate import VectorLists, pick_rows, thin_lists
+from retrieval.card_index import FLAT, MOST_FOUND, CardIndex, build_card_index, open_card
 from retrieval.config import IndexDevice
 from retrieval.spill import allocate, release
 
@@ -32,10 +34,10 @@ Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 SHARED_FROM_ROWS = 50_000
 """Vectors from which on a scan is shared between the cores: below, waking a thread costs more than it saves."""
-HALVED_FROM_ROWS = 1_000_000
-"""Vectors from which on a GPU holds them in float16: half the memory and time; what it finds is scored by the CPU."""
-GPU_DEPTH = 2048
-"""Most vectors that a GPU index finds at once."""
+LEAST_SHARE = 0.5
+"""Least share of allowed rows with which lists and graphs on a GPU are asked: their effort was tuned on all rows."""
+SPARE = 2
+"""How many times what is wanted a GPU is asked for: it looks in half precision, and a filter may hide some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,14 @@ class VectorRun:
         vectors: (vectors, dimension) float32, unit rows.
         owners: (vectors,) int64: position of the chunk that each vector belongs to, rising without gaps.
         firsts: (chunks + 1,) int64: each chunk's first vector, and how many vectors there are.
-        on_gpu: A FAISS index of the vectors on a GPU, or None.
+        on_gpu: An index of the vectors on a GPU, or None.
         lists: Lists of the vectors, or None: all of them are scanned.
     """
 
     vectors: NDArray[np.float32]
     owners: NDArray[np.int64]
     firsts: NDArray[np.int64]
-    on_gpu: Any
+    on_gpu: CardIndex | None
     lists: VectorLists | None = None
 
 
@@ -88,7 +90,7 @@ def make_run(
     """
     rows = np.ascontiguousarray(vectors, dtype=np.float32)
     firsts = np.append(np.flatnonzero(np.diff(owners, prepend=-1)), len(owners)).astype(np.int64)
-    return VectorRun(rows, np.asarray(owners, dtype=np.int64), firsts, place_on_gpu(rows, device), lists)
+    return VectorRun(rows, np.asarray(owners, dtype=np.int64), firsts, place_on_gpu(rows, device, lists), lists)
 
 
 def join_vectors(runs: list[VectorRun], kept: Sequence[NDArray[np.bool_] | None], device: IndexDevice) -> VectorRun:
@@ -144,8 +146,8 @@ def search_dense(
         index: The index.
         query: (dimension,) float32 of unit length.
         count: How many chunks at most.
-        allowed: (positions,) bool: which may be found; None: all. With it the CPU searches, for GPU
-            indexes know no selectors.
+        allowed: (positions,) bool: which may be found; None: all. A GPU finds more than are wanted, of which
+            the others are left out; where too few are left, the CPU searches.
         exact: Whether to scan everything, lists or not.
 
     Returns:
@@ -177,8 +179,10 @@ def _plan_scans(
     run: VectorRun, query: NDArray[np.float32], depth: int, mask: NDArray[np.bool_] | None, *, exact: bool
 ) -> list[Callable[[], Found]]:
     """Return what has to be done to find a run's best rows and their scores, in shares that may go side by side."""
-    if run.on_gpu is not None and mask is None and depth <= GPU_DEPTH:
-        return [functools.partial(_ask_gpu, run, query, depth)]
+    if run.on_gpu is not None and (run.on_gpu.kind == FLAT or not exact):
+        rows = _ask_gpu(run.on_gpu, run, query, depth, mask)
+        if rows is not None:
+            return [functools.partial(_score_best, run, query, depth, rows)]
     if run.lists is not None and run.lists.is_worthwhile and not exact:
         rows = pick_rows(run.lists, query, depth, None if mask is None else mask[run.owners])
         return [
@@ -196,10 +200,20 @@ def _find_chunks(scan: Callable[[], Found], run: VectorRun, offset: int) -> Foun
     return run.owners[rows] + offset, scores
 
 
-def _ask_gpu(run: VectorRun, query: NDArray[np.float32], depth: int) -> Found:
-    """Return the rows that a GPU finds best, more than are wanted, scored by the CPU like all others."""
-    _, rows = run.on_gpu.search(query[None, :], min(2 * depth, GPU_DEPTH, len(run.owners)))
-    return _score_best(run, query, depth, rows[0])
+def _ask_gpu(
+    index: CardIndex, run: VectorRun, query: NDArray[np.float32], depth: int, mask: NDArray[np.bool_] | None
+) -> NDArray[np.int64] | None:
+    """Return allowed rows that a GPU finds best, at least as many as are wanted; None where it finds too few."""
+    rows_total = len(run.owners)
+    share = 1.0 if mask is None else np.count_nonzero(mask) / max(1, len(mask))
+    asked = rows_total if not share else min(rows_total, math.ceil(SPARE * depth / share))
+    if asked > MOST_FOUND or (index.kind != FLAT and share < LEAST_SHARE):
+        return None
+    rows = index.find_rows(query[None, :], asked)[0]
+    rows = rows[rows >= 0]
+    if mask is not None:
+        rows = rows[mask[run.owners[rows]]]
+    return rows if len(rows) >= min(depth, rows_total) or asked == rows_total else None
 
 
 def _score_best(run: VectorRun, query: NDArray[np.float32], depth: int, rows: NDArray[np.int64]) -> Found:
@@ -294,46 +308,20 @@ def gather_candidates(
     return np.concatenate([nearest, others]), np.concatenate([cosines, score_chunks(index, query, others)])
 
 
-def place_on_gpu(vectors: NDArray[np.float32], device: IndexDevice) -> Any:
-    """Return a FAISS index of vectors on the GPU where that is wanted and works, else None: the CPU searches."""
-    if device is IndexDevice.cpu or not find_gpu():
+def place_on_gpu(
+    vectors: NDArray[np.float32], device: IndexDevice, lists: VectorLists | None = None
+) -> CardIndex | None:
+    """Return an index of vectors on the GPU where that is wanted and works, else None: the CPU searches."""
+    if device is IndexDevice.cpu or not len(vectors):
+        return None
+    place = open_card()
+    if place is None:
         if device is IndexDevice.gpu:
             logger.warning("search.index_device=gpu: FAISS has no GPU that works here; the CPU searches instead")
         return None
     try:
-        flat = _faiss.IndexFlatIP(vectors.shape[1])
-        flat.add(vectors)
-        options = _faiss.GpuClonerOptions()
-        options.useFloat16 = len(vectors) >= HALVED_FROM_ROWS
-        return _faiss.index_cpu_to_gpu(_gpu_resources(), 0, flat, options)
+        return build_card_index(vectors, place, None if lists is None else lists.centroids)
     except RuntimeError as error:
-        logger.warning("FAISS could not move an index to the GPU (%s); the CPU searches instead", _first_line(error))
+        reason = str(error).partition("\n")[0]
+        logger.warning("FAISS could not make an index on the GPU (%s); the CPU searches instead", reason)
         return None
-
-
-@functools.cache
-def _gpu_resources() -> Any:
-    return faiss.StandardGpuResources()
-
-
-@functools.cache
-def find_gpu() -> bool:
-    """Tell whether FAISS has a GPU that gives right answers: probed once, with one warning where it does not."""
-    if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
-        return False
-    try:
-        vectors = np.eye(8, dtype=np.float32)
-        flat = faiss.IndexFlatIP(8)
-        flat.add(vectors)
-        _, rows = faiss.index_cpu_to_gpu(_gpu_resources(), 0, flat).search(vectors, 1)
-        if (rows[:, 0] == np.arange(8)).all():
-            return True
-        reason = "it found the wrong vectors"
-    except RuntimeError as error:
-        reason = _first_line(error)
-    logger.warning("FAISS has a GPU that does not work (%s); the CPU searches instead", reason)
-    return False
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

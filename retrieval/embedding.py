@@ -297,7 +297,7 @@ def _load_network(folder: Path, config: EmbedderConfig, identity: EmbedderIdenti
     transformers.utils.logging.disable_progress_bar()
     is_cuda = wants_cuda(config.device)
     engine = pick_engine(config.engine, is_cuda=is_cuda)
-    dtype = pick_dtype(is_cuda=is_cuda) if config.dtype is Dtype.auto else config.dtype
+    dtype = settle_dtype(config.dtype, engine, is_cuda=is_cuda)
     loaded = torch.float32 if engine is EncoderEngine.openvino else getattr(torch, dtype.value)
     model: Any = SentenceTransformer(
         str(folder), device="cuda" if is_cuda else "cpu", local_files_only=True, model_kwargs={"dtype": loaded}
@@ -343,6 +343,22 @@ def wants_cuda(device: Device) -> bool:
     import torch
 
     return torch.cuda.is_available() if device is Device.auto else device is Device.cuda
+
+
+def settle_dtype(wanted: Dtype, engine: EncoderEngine, *, is_cuda: bool) -> Dtype:
+    """Return what a model computes in; int8, which only OpenVINO knows, gives way to `auto` where torch computes.
+
+    Args:
+        wanted: As configured.
+        engine: What runs the model here, not `auto`.
+        is_cuda: Whether it runs on a card.
+    """
+    if wanted is Dtype.int8 and engine is not EncoderEngine.openvino:
+        found = pick_dtype(is_cuda=is_cuda)
+        reason = "the embedder runs on a CUDA card" if is_cuda else "OpenVINO is not installed"
+        logger.warning("embedder.dtype: wanted int8, found that %s; it computes in %s instead", reason, found.value)
+        return found
+    return pick_dtype(is_cuda=is_cuda) if wanted is Dtype.auto else wanted
 
 
 def pick_dtype(*, is_cuda: bool) -> Dtype:

@@ -110,7 +110,7 @@ def test_joined_runs_hold_what_was_kept() -> None:
 def test_a_gpu_that_is_wanted_and_not_there_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense, "find_gpu", lambda: False)
+    monkeypatch.setattr(dense, "open_card", lambda: None)
     vectors = make_index()[1]
     with caplog.at_level(logging.WARNING):
         assert dense.place_on_gpu(vectors, IndexDevice.auto) is None

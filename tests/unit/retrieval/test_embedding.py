@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import ContractError, InvalidFile, NotFound
-from retrieval.config import EmbedderConfig
-from retrieval.embedding import Embedder, SentenceEmbedder, cut_windows, normalise_rows
+from retrieval.config import Dtype, EmbedderConfig, EncoderEngine
+from retrieval.embedding import Embedder, SentenceEmbedder, cut_windows, normalise_rows, pick_dtype, settle_dtype
 from tests.fakes.embedder_contract import CHECKS
 from tests.fakes.hash_embedder import HashEmbedder
 
@@ -83,3 +83,11 @@ def test_a_folder_without_a_dimension_is_refused(tmp_path: Path) -> None:
 def test_rows_of_zeros_stay_zero() -> None:
     rows = normalise_rows(np.array([[3, 4], [0, 0]], dtype=np.float32))
     assert rows.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0]]
+
+
+@pytest.mark.parametrize(("is_cuda", "reason"), [(False, "OpenVINO is not installed"), (True, "a CUDA card")])
+def test_int8_gives_way_where_torch_computes(is_cuda: bool, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert settle_dtype(Dtype.int8, EncoderEngine.torch, is_cuda=is_cuda) is pick_dtype(is_cuda=is_cuda)
+    assert f"wanted int8, found that {'the embedder runs on ' if is_cuda else ''}{reason}" in caplog.text
+    assert settle_dtype(Dtype.int8, EncoderEngine.openvino, is_cuda=False) is Dtype.int8
+    assert settle_dtype(Dtype.float32, EncoderEngine.torch, is_cuda=is_cuda) is Dtype.float32
