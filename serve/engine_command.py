@@ -75,13 +75,15 @@ class EngineConfig:
         dtype: Of the weights in the engine: `bfloat16`, `float16` or `float32`.
         max_model_len: Context length in tokens, prompt and answer together.
         max_num_seqs: Sequences that run at the same time.
-        gpu_memory_utilization: Share of the card's memory for vLLM, 0 to 1.
+        gpu_memory_utilization: Most of the card's memory for vLLM, 0 to 1; None: what embedder, reranker, indexes and a
+            training job leave.
         tensor_parallel_size: GPUs that share one model.
         kv_cache_gib: Memory for the key-value cache on a CPU, in GiB.
         cpu_threads: CPU cores for vLLM's arithmetic: `all`, `auto` (all but one), or a list such as `0-3`.
         enforce_eager: Skip compilation and graph capture: starts sooner, runs slower on a GPU.
         max_lora_rank: Largest rank of an adapter that can be served; None: the largest that is served, 16 at least.
-        max_loras: Adapters that can run in the same batch.
+        max_loras: Adapters that can run in the same batch; None: as many as are served, 4 to 32.
+        trainer_gib: GiB of the card that are left to a training job beside the server; 0: none runs beside it.
         start_timeout_s: Longest wait for the engine to become ready.
         first_byte_timeout_s: Longest wait for the first byte of an answer.
         stop_timeout_s: Time between asking the engine to stop and killing it.
@@ -101,6 +103,7 @@ class EngineConfig:
     enforce_eager: bool | None = None
     max_lora_rank: int | None = None
     max_loras: int | None = None
+    trainer_gib: float = 0.0
     start_timeout_s: float = 900.0
     first_byte_timeout_s: float = 300.0
     stop_timeout_s: float = 10.0
@@ -122,6 +125,7 @@ class EngineConfig:
                     ("tensor_parallel_size", 1, self.tensor_parallel_size),
                     ("kv_cache_gib", 1, self.kv_cache_gib),
                     ("max_loras", 1, self.max_loras),
+                    ("trainer_gib", 0, self.trainer_gib),
                     ("start_timeout_s", 1, self.start_timeout_s),
                     ("first_byte_timeout_s", 0.05, self.first_byte_timeout_s),
                     ("stop_timeout_s", 0, self.stop_timeout_s),

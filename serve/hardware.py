@@ -1,6 +1,7 @@
 """Which machine is this, and which engine settings fit it? Fills what `hardware=auto` leaves open.
 
-The values stand in conf/engine/<profile>.yaml. Asks nvidia-smi and never imports torch, so that it costs nothing.
+The values stand in conf/engine/<profile>.yaml. Divides one card between vLLM and what shares it.
+Asks nvidia-smi and never imports torch, so that it costs nothing.
 """
 
 import dataclasses
@@ -8,11 +9,16 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from core.config import CONF_DIR
+from core.config import CONF_DIR, Device
+from core.layout import DataDir
+from retrieval.config import EmbedderConfig, IndexDevice, SearchConfig
+from retrieval.store import StoreStatus
+from serve.card_budget import GIB, CardBudget, measure_encoder, plan_card, read_model_size
 from serve.engine_command import EngineConfig
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -63,6 +69,39 @@ def _fill_cpu(config: EngineConfig) -> EngineConfig:
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     threads = cores if config.cpu_threads == "all" else config.cpu_threads
     return dataclasses.replace(config, dtype=dtype, cpu_threads=threads)
+
+
+def share_card(
+    engine: EngineConfig,
+    model: Path,
+    data: DataDir,
+    embedder: EmbedderConfig,
+    search: SearchConfig,
+    stores: Sequence[StoreStatus],
+) -> CardBudget | None:
+    """Divide the first card between vLLM and what shares it; None without a card whose memory is known.
+
+    Args:
+        engine: Its settings, filled up.
+        model: The base model's folder.
+        data: Where the embedder and the reranker lie.
+        embedder: Which, and where it runs.
+        search: Which reranker, and where FAISS keeps the vectors.
+        stores: Whose vectors those are.
+
+    Raises:
+        ConfigError: The model does not fit beside them.
+    """
+    memory_mib = read_card_memory() if engine.device == "cuda" else []
+    if not memory_mib:
+        return None
+    encoders = {}
+    if embedder.device is not Device.cpu:
+        encoders["embedder"] = measure_encoder(data.model(embedder.name))
+        encoders["reranker"] = measure_encoder(data.model(search.reranker) if search.reranker else None)
+    vectors = 0 if search.index_device is IndexDevice.cpu else sum(store.chunks * store.dimension for store in stores)
+    trainer = int(engine.trainer_gib * GIB)
+    return plan_card(memory_mib[0] * 2**20, read_model_size(model), engine, encoders, 4 * vectors, trainer)
 
 
 def has_bfloat16(cpu_info: str) -> bool:

@@ -25,6 +25,7 @@ from serve.gateway import LOOPBACK_HOSTS, GatewayConfig
 DEFAULT_MODEL = "llama-3.2-3b-instruct"
 MIN_FREE_BYTES = 256 * 2**20
 MIN_LORA_RANK = 16
+LEAST_LORAS, MOST_LORAS = 4, 32
 PLAIN_INITIALIZATIONS = frozenset({"True", "true", "False", "false", "gaussian", "None"})
 
 
@@ -311,6 +312,14 @@ def find_unservable(adapter: dict[str, Any]) -> list[str]:
         "an initialization that changed the base": str(adapter.get("init_lora_weights")) not in PLAIN_INITIALIZATIONS,
     }
     return [name for name, is_found in checks.items() if is_found]
+
+
+def fit_loras(count: int) -> int:
+    """Return how many adapters the engine runs in one batch: as many as are served, and room for some that come later.
+
+    Each has a place in the card's memory; more than there are cost memory for nothing.
+    """
+    return min(MOST_LORAS, max(LEAST_LORAS, count))
 
 
 def fit_rank(ranks: list[int]) -> int:

@@ -17,7 +17,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from core.errors import LoamError
 from core.layout import DataDir
 from core.logs import configure_logging
 from retrieval.searcher import Searcher
+from retrieval.store import StoreStatus
 from retrieval.uploads import remove_expired, remove_leftovers
 from serve.answering import Answering
 from serve.archive import Archive
@@ -39,12 +40,12 @@ from serve.engine import Adapter, Engine
 from serve.engine_command import EngineCommand, EngineConfig, build_command
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
-from serve.hardware import fill_engine_config
+from serve.hardware import fill_engine_config, share_card
 from serve.ingestion import IngestionWorker
 from serve.keys import KeyRing
 from serve.library import Library
 from serve.lock import lock_data_dir
-from serve.preflight import Plan, ServeConfig, make_plan
+from serve.preflight import Plan, ServeConfig, fit_loras, make_plan
 from serve.progress import StartProgress, say
 
 logger = logging.getLogger(__name__)
@@ -71,10 +72,10 @@ def main(composed: DictConfig) -> None:
     with lock_data_dir(data.root), open_archive(config, data) as (archive, keys):
         searcher = Searcher(data, config.embedder, config.search)
         try:
-            stores = {status.store for status in searcher.list_stores()}
-            plan = make_plan(config, data, stores, has_key=keys.has_good_key)
+            stores = searcher.list_stores()
+            plan = make_plan(config, data, {status.store for status in stores}, has_key=keys.has_good_key)
             print_plan(plan)
-            engine_config = dataclasses.replace(engine_config, max_lora_rank=plan.max_lora_rank)
+            engine_config = fit_engine(engine_config, config, data, plan, stores)
             asyncio.run(serve(config, engine_config, data, plan, searcher, archive, keys))
         finally:
             searcher.close()
@@ -92,6 +93,28 @@ def open_archive(config: ServeConfig, data: DataDir) -> Iterator[tuple[Archive, 
         keys.close()
     finally:
         archive.close()
+
+
+def fit_engine(
+    engine: EngineConfig, config: ServeConfig, data: DataDir, plan: Plan, stores: Sequence[StoreStatus]
+) -> EngineConfig:
+    """Return the engine's settings made exact for what is served, and for its share of the card, which is printed.
+
+    Raises:
+        ConfigError: The model does not fit on the card beside what shares it.
+    """
+    engine = dataclasses.replace(
+        engine, max_lora_rank=plan.max_lora_rank, max_loras=engine.max_loras or fit_loras(len(plan.adapters))
+    )
+    try:
+        budget = share_card(engine, plan.model, data, config.embedder, config.search, stores)
+    except LoamError:
+        plan.listener.close()
+        raise
+    if budget is None:
+        return engine
+    say(budget.describe())
+    return dataclasses.replace(engine, gpu_memory_utilization=budget.utilization)
 
 
 def print_plan(plan: Plan) -> None:
@@ -144,6 +167,10 @@ async def serve(
 async def start(engine: Engine, command: EngineCommand, library: Library, plan: Plan, progress: StartProgress) -> None:
     """Start the engine, and meanwhile load what the assistants search, so that the first question waits for nothing."""
     stores = sorted({store for assistant in plan.assistants.values() for store in assistant.config.stores})
+    if engine.config.device == "cuda":  # vLLM measures what is free while it starts: nobody may take any meanwhile
+        await library.warm_up(stores)
+        await engine.start(command, progress.show)
+        return
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(engine.start(command, progress.show))

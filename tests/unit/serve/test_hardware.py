@@ -1,12 +1,18 @@
 """Which profile fits this machine, and that it fills only what is open."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from core.config import Device
+from core.layout import DataDir
+from retrieval.config import EmbedderConfig, IndexDevice, SearchConfig
+from retrieval.store import StoreStatus
+from serve.card_budget import ENCODER_SCRATCH_BYTES, GIB
 from serve.engine_command import EngineConfig
-from serve.hardware import detect_profile, fill_engine_config, read_card_memory
+from serve.hardware import detect_profile, fill_engine_config, read_card_memory, share_card
 
 
 def put_nvidia_smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +43,7 @@ def test_the_profile_fills_what_is_open_and_nothing_else(tmp_path: Path, monkeyp
     put_nvidia_smi(tmp_path, "echo 24564", monkeypatch)
     filled = fill_engine_config(EngineConfig(max_model_len=2048, start_timeout_s=5))
     assert (filled.device, filled.max_model_len, filled.start_timeout_s) == ("cuda", 2048, 5)
-    assert filled.gpu_memory_utilization == pytest.approx(0.8)
+    assert filled.gpu_memory_utilization is None, "computed from what the others need"
 
 
 def test_a_chosen_profile_is_left_alone() -> None:
@@ -67,3 +73,34 @@ def test_all_threads_are_named_one_by_one() -> None:
     filled = fill_engine_config(EngineConfig(device="cpu", cpu_threads="all"))
     assert filled.cpu_threads == ",".join(map(str, sorted(os.sched_getaffinity(0))))
     assert fill_engine_config(EngineConfig(device="cpu", cpu_threads="auto")).cpu_threads == "auto"
+
+
+def test_a_card_is_shared_by_what_its_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_nvidia_smi(tmp_path, "echo 24564", monkeypatch)
+    data = DataDir(tmp_path / "data")
+    model, embedder = data.model("llama"), data.model("minilm")
+    for folder in (model, embedder):
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"x" * 4000)
+    config = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    (model / "config.json").write_text(json.dumps(config))
+    engine = EngineConfig(device="cuda", max_model_len=2048, max_loras=1, trainer_gib=4)
+    store = StoreStatus("acme", 1, 0, 0, 1000, "minilm", 384, 1, 0)
+    budget = share_card(engine, model, data, EmbedderConfig("minilm"), SearchConfig(), [store])
+    assert budget is not None
+    assert budget.card == 24564 * 2**20
+    assert (budget.shares["indexes"], budget.shares["a training job"]) == (4 * 384 * 1000, 4 * GIB)
+    assert budget.shares["embedder"] == 2000 + ENCODER_SCRATCH_BYTES
+    assert "reranker" not in budget.shares
+    alone = share_card(
+        engine,
+        model,
+        data,
+        EmbedderConfig("minilm", device=Device.cpu),
+        SearchConfig(index_device=IndexDevice.cpu),
+        [store],
+    )
+    assert alone is not None
+    assert set(alone.shares) == {"a training job", "spare"}
+    put_nvidia_smi(tmp_path, "exit 9", monkeypatch)
+    assert share_card(engine, model, data, EmbedderConfig("minilm"), SearchConfig(), []) is None, "vLLM's own choice"
