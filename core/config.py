@@ -2,7 +2,8 @@
 
 `run_app` is what each run.py calls: it composes, runs, and turns whatever goes wrong into one message and an exit
 code. `load_config` checks a composed configuration against a dataclass. Below a run.py no DictConfig exists.
-Does not know any key: dataclasses beside their reader hold the schema and the defaults.
+Does not know any key: dataclasses beside their reader hold the schema and the defaults. Hydra and OmegaConf are
+imported by what composes and checks only: what takes a ready configuration runs where they are missing (bench_gpu.py).
 """
 
 import dataclasses
@@ -13,15 +14,13 @@ import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
-
-import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from core.errors import ConfigError, LoamError, describe_os_error
 from core.spelling import reveal_lines
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
@@ -67,7 +66,7 @@ def check_ranges(prefix: str, values: dict[str, tuple[float | None, float, float
         raise ConfigError("; ".join(f"{key}: {fault}" for key, fault in faults.items()), param=param)
 
 
-def run_app(config_name: str, main: Callable[[DictConfig], None]) -> None:
+def run_app(config_name: str, main: Callable[["DictConfig"], None]) -> None:
     """Compose a primary configuration from the command line and run a program on it.
 
     Args:
@@ -77,9 +76,11 @@ def run_app(config_name: str, main: Callable[[DictConfig], None]) -> None:
     Raises:
         SystemExit: 130 after Ctrl-C, the error's exit code after a LoamError, else as Hydra ends.
     """
+    import hydra
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, with a message of its own
 
-    def job(config: DictConfig) -> None:
+    def job(config: "DictConfig") -> None:
         _exit_on_error(lambda: main(config))
 
     program = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)
@@ -93,6 +94,9 @@ def run_command(main: Callable[[], None]) -> None:
 
 def _exit_on_error(program: Callable[[], Any]) -> None:
     """Run a program; print one message and exit with the right code where it fails on purpose."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         program()
     except LoamError as error:
@@ -129,7 +133,7 @@ def _explain_hydra_error(error: Exception) -> str:
     return f"the command line could not be read: {text.splitlines()[0] if text else type(error).__name__}"
 
 
-def load_config(composed: DictConfig, schema: type[T]) -> T:
+def load_config(composed: "DictConfig", schema: type[T]) -> T:
     """Check a composed configuration against a dataclass and return the typed object.
 
     Args:
@@ -139,6 +143,8 @@ def load_config(composed: DictConfig, schema: type[T]) -> T:
     Raises:
         ConfigError: One or more keys are unknown, missing, of the wrong type or out of range; all are listed.
     """
+    from omegaconf import OmegaConf
+
     values = OmegaConf.to_container(composed, resolve=True)
     if not isinstance(values, dict):
         raise ConfigError(f"configuration: wanted a mapping, found {type(values).__name__}")
@@ -164,6 +170,8 @@ def _remove(values: dict[Any, Any], path: list[str]) -> None:
 
 
 def _to_object(merged: Any, schema: type[T]) -> T:
+    from omegaconf import OmegaConf
+
     config = OmegaConf.to_object(merged)
     if not isinstance(config, schema):
         raise ConfigError(f"configuration: wanted {schema.__name__}, found {type(config).__name__}")
@@ -172,6 +180,9 @@ def _to_object(merged: Any, schema: type[T]) -> T:
 
 def _find_faults(schema: type, path: list[str], value: Any) -> Iterator[tuple[list[str], str]]:
     """Yield path and sentence of each key that the schema refuses, descending only where a whole node fails."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     nested = value
     for key in reversed(path):
         nested = {key: nested}
@@ -185,7 +196,7 @@ def _find_faults(schema: type, path: list[str], value: Any) -> Iterator[tuple[li
             yield path, _describe_fault(schema, path, value, error)
 
 
-def _describe_fault(schema: type, path: list[str], value: Any, error: OmegaConfBaseException) -> str:
+def _describe_fault(schema: type, path: list[str], value: Any, error: Exception) -> str:
     name = ".".join(path)
     if "not in" in str(error):  # ConfigKeyError / ConfigAttributeError: Key 'x' not in 'Schema'
         holder = _node_type(schema, path[:-1])
@@ -208,6 +219,8 @@ def _node_type(schema: type, path: list[str]) -> type | None:
 
 def _find_range_faults(merged: Any) -> Iterator[str]:
     """Yield what each part's `__post_init__` refuses, one part after the other, so that none hides another."""
+    from omegaconf import DictConfig, OmegaConf
+
     for key in merged:
         node = merged.get(key)
         if isinstance(node, DictConfig) and not OmegaConf.missing_keys(node):

@@ -37,6 +37,7 @@ SCHEMAS = {
     "bench_approximate": ("scripts.bench_approximate", "BenchConfig"),
     "bench_lexical": ("scripts.bench_lexical", "BenchConfig"),
     "bench_train": ("scripts.bench_train", "BenchConfig"),
+    "bench_gpu": ("scripts.bench_gpu", "BenchConfig"),
     "bench_retrieval": ("scripts.bench_retrieval", "BenchConfig"),
     "bench_documents": ("scripts.bench_documents", "BenchConfig"),
 }

@@ -78,6 +78,18 @@ class MethodKind(Enum):
     dpo = "dpo"
 
 
+class FlatAttention(Enum):
+    """Who attends in the hand-written layers; `auto` takes the first that runs right on this machine, in this order."""
+
+    auto = "auto"
+    flash4 = "flash4"
+    flash2 = "flash2"
+    varlen = "varlen"
+    flex = "flex"
+    sdpa = "sdpa"
+    blocks = "blocks"
+
+
 class Keep(Enum):
     """Which adapter is published: the one with the lowest held-out loss, or the last."""
 
@@ -328,10 +340,12 @@ class HardwareConfig:
         dtype: What matrix products run in; `auto` takes bfloat16 where the processor has arithmetic for it.
         attention: Attention implementation, as transformers names it.
         gradient_checkpointing: Recompute activations instead of keeping them; `auto` only where memory asks for it.
-        fused_head: Multiply only the positions that are learned with the vocabulary, on a CPU.
-        fused_layers: Run the layers by hand-written passes on a CPU; `auto` where the model allows it.
-        share_prefix: Compute what all rows of a micro-batch begin with only once (with fused layers).
+        fused_head: Multiply only the positions that are learned with the vocabulary.
+        fused_layers: Run the layers by hand-written passes; `auto` where the model allows it.
+        flat_attention: Who attends in the fused layers: a library's kernel, or blocks of matrix products; `auto` tries.
+        share_prefix: Compute what all rows of a micro-batch begin with only once (with fused layers, by blocks).
         micro_batch: Rows at once in one process.
+        micro_tokens: Tokens at once in one process, in rows of the longest's length; takes the place of micro_batch.
         processes: Training processes on each machine, one a GPU.
         strategy: `ddp` gives each process the whole base model; `fsdp2` shares the weights out over all of them.
         nodes: Machines that train together; each starts the same command.
@@ -346,8 +360,10 @@ class HardwareConfig:
     gradient_checkpointing: Choice = Choice.auto
     fused_head: bool = True
     fused_layers: Choice = Choice.auto
+    flat_attention: FlatAttention = FlatAttention.auto
     share_prefix: bool = True
     micro_batch: int = 4
+    micro_tokens: int | None = None
     processes: int = 1
     strategy: Strategy = Strategy.ddp
     nodes: int = 1
@@ -365,6 +381,7 @@ class HardwareConfig:
             "hardware",
             {
                 "micro_batch": (self.micro_batch, 1, 4096),
+                "micro_tokens": (self.micro_tokens, 64, 2**24),
                 "processes": (self.processes, 1, 1024),
                 "nodes": (self.nodes, 1, 4096),
                 "node_rank": (self.node_rank, 0, self.nodes - 1),
@@ -414,6 +431,17 @@ class TrainConfig:
             )
         if self.resume is Resume.auto and self.run_id is None:
             raise ConfigError("resume=auto: wanted the run to go on with, found none. Add run_id=NAME.", param="run_id")
+
+
+def fill_micro_batch(config: TrainConfig, longest: int) -> None:
+    """Set the rows at once where the hardware group counts them in tokens, once the rows' lengths are known.
+
+    Args:
+        config: Of the run; `hardware.micro_batch` is changed.
+        longest: Tokens of the longest row, or pack.
+    """
+    if config.hardware.micro_tokens is not None:
+        config.hardware.micro_batch = min(4096, max(1, config.hardware.micro_tokens // max(1, longest)))
 
 
 def micro_batch_of(config: TrainConfig) -> int:

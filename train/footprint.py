@@ -22,6 +22,8 @@ CHUNK_LOGITS = 2**24
 """Logits that TRL's head computes at once on a card, roughly."""
 FUSED_CHUNK_LOGITS = 2**23
 """The same of our own head on a CPU, as in train/head.py."""
+CARD_CHUNK_LOGITS = {False: 2**26, True: 2**24}
+"""The same of our own head on a card, without and with recomputation."""
 ATTENTION_BLOCK = 128
 KEPT_WEIGHTS = 2**20
 """Queries at once, and attention weights of a layer that wait for its backward pass, as in train/attention.py."""
@@ -104,7 +106,7 @@ class Demand:
         is_eager: Whether attention keeps its weights, length by length.
         is_cpu: Whether it is counted for a CPU.
         has_fused_head: Whether the head is ours (train/head.py).
-        may_run_by_hand: Whether the layers by hand take a Llama whose weights are plain (train/decoder.py).
+        may_run_by_hand: Whether the layers by hand take a Llama (train/decoder.py); on a CPU, whose weights are plain.
         processes: Of the whole run.
         strategy: Whether they share the weights out.
     """
@@ -131,7 +133,13 @@ class Demand:
         """Read it from a configuration, the longest row of the data, the bytes of a value and `cpu` or `cuda`."""
         hardware, lora = config.hardware, config.lora
         is_cpu = device_type == "cpu"
-        has_fused_head = is_cpu and hardware.fused_head
+        may_run_by_hand = (
+            hardware.fused_head
+            and hardware.fused_layers is not Choice.never
+            and not lora.dropout
+            and lora.targets == ["all-linear"]
+            and (hardware.world == 1 or hardware.strategy is not Strategy.fsdp2)
+        )
         return cls(
             quant=config.quant.kind,
             double=config.quant.double,
@@ -145,12 +153,8 @@ class Demand:
             checkpointing=hardware.gradient_checkpointing,
             is_eager=hardware.attention == "eager",
             is_cpu=is_cpu,
-            has_fused_head=has_fused_head,
-            may_run_by_hand=has_fused_head
-            and hardware.fused_layers is not Choice.never
-            and not lora.dropout
-            and lora.targets == ["all-linear"]
-            and (hardware.world == 1 or hardware.strategy is not Strategy.fsdp2),
+            has_fused_head=hardware.fused_head and (is_cpu or may_run_by_hand),
+            may_run_by_hand=may_run_by_hand,
             processes=hardware.world,
             strategy=hardware.strategy,
         )
@@ -196,8 +200,9 @@ def count_base(shape: Shape, demand: Demand, *, is_dequantized: bool) -> int:
     weight_bytes = NF4_BYTES[demand.double] if is_nf4 else demand.value_bytes
     linear = int(shape.linear_parameters * weight_bytes)
     plain = shape.embedding_parameters * demand.value_bytes
-    # The product with a 4-bit layer makes its weights anew, one layer at a time.
-    scratch = max(prod(size) for size in shape.linear_sizes().values()) * demand.value_bytes if is_nf4 else 0
+    # The product with a 4-bit layer makes its weights anew, one layer at a time; by hand, gate and up as one.
+    joined = 2 if demand.may_run_by_hand and not demand.is_cpu else 1
+    scratch = joined * max(prod(size) for size in shape.linear_sizes().values()) * demand.value_bytes if is_nf4 else 0
     if demand.strategy is Strategy.fsdp2 and demand.processes > 1:
         return (linear + plain) // demand.processes + 2 * linear // shape.layers + plain + scratch
     return linear + plain + scratch
@@ -246,7 +251,7 @@ def count_activations(shape: Shape, demand: Demand, *, is_recomputed: bool) -> i
     return shape.layers * layer + flight + scraps
 
 
-def count_activations_by_hand(shape: Shape, demand: Demand) -> int:
+def count_activations_by_hand(shape: Shape, demand: Demand, *, is_recomputed: bool = False) -> int:
     """Return the same for the layers by hand (train/layers.py), which keep what their backward passes need.
 
     A token and a layer: the inputs of both halves, q, k, v and the mixed values, gate and up, and what each adapter
@@ -260,20 +265,26 @@ def count_activations_by_hand(shape: Shape, demand: Demand) -> int:
     joined = shape.layers * shape.hidden * (heads + 2 * shape.intermediate) * value
     rows = demand.rows * demand.answers
     weights = rows * shape.heads * demand.length
-    layer += min(weights * demand.length // 2, KEPT_WEIGHTS) * value
+    # What a kernel of a card keeps of its softmax is one number a head; it holds no weights and no blocks.
+    layer += min(weights * demand.length // 2, KEPT_WEIGHTS) * value if demand.is_cpu else 4 * tokens * shape.heads
     mlp = tokens * (5 * shape.intermediate + 3 * shape.hidden) * value
     attention = tokens * ((3 * heads + 2 * shape.hidden) * value + 2 * 4 * shape.keys)
-    attention += 3 * weights * min(demand.length, ATTENTION_BLOCK) * value
+    attention += 3 * weights * min(demand.length, ATTENTION_BLOCK) * value if demand.is_cpu else 0
     adapters = shape.adapter_parameters(demand.rank) * value * 2  # copies of the compute dtype, several layers as one
     kept = shape.layers * layer
     scraps = 0
-    if value == 4:  # measured; the weights that were joined leave holes where they came as they are
+    if is_recomputed:
+        inputs = shape.layers * tokens * shape.hidden * value
+        return layer + inputs + max(mlp, attention) + adapters // shape.layers
+    if value == 4 and demand.is_cpu:  # measured; the weights that were joined leave holes where they came as they are
         scraps = int(HEAP_SCRAPS_BY_HAND * kept) + (joined if demand.quant is QuantKind.none else 0)
     return kept + max(mlp, attention) + adapters + scraps
 
 
-def count_logits(shape: Shape, demand: Demand) -> int:
+def count_logits(shape: Shape, demand: Demand, *, is_recomputed: bool = False) -> int:
     """Return the bytes of the logits in flight: computed in pieces, each with its softmax and its gradient."""
     chunk, copies = (FUSED_CHUNK_LOGITS, 2) if demand.has_fused_head else (CHUNK_LOGITS, 3)
+    if demand.has_fused_head and not demand.is_cpu:
+        chunk = CARD_CHUNK_LOGITS[is_recomputed]
     piece = min(demand.tokens * shape.vocabulary, max(chunk, shape.vocabulary))
     return piece * (copies * 4 + (2 * demand.value_bytes if demand.value_bytes < 4 else 0))

@@ -1,9 +1,9 @@
-"""The loss on a CPU: only what is learned is multiplied with the vocabulary, and the decoder runs by hand.
+"""The loss: only what is learned is multiplied with the vocabulary, and the decoder runs by hand.
 
-TRL's fused head leaves out prompt tokens on GPUs only; on a CPU it multiplies every position with the whole
-vocabulary, and once more in the backward pass. Here each learned position is multiplied twice in all, because the
-gradient of a frozen head is known as soon as its logits are. Same numbers as torch's cross entropy (proven in the
-tests). Where the model allows it, the hidden states come from decoder.py; else from the model's own forward pass.
+TRL's fused head leaves out prompt tokens on GPUs only, and multiplies once more in the backward pass. Here each learned
+position is multiplied twice in all, because the gradient of a frozen head is known as soon as its logits are; logits
+are never whole in memory, on a card as on a CPU. Same numbers as torch's cross entropy (proven in the tests). Where the
+model allows it, the hidden states come from decoder.py; else from the model's own forward pass.
 """
 
 import functools
@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from trl.trainer.utils import FusedCausalLMOutput
 
 from train.decoder import Decoder
 from train.flat_batch import FlatBatch, flatten_batch, flatten_packs
+from train.passes import IN_PLACE, Passes
 from train.tokens import IGNORED
 
 CHUNK_LOGITS = 2**23
-"""Logits at once: 32 MiB in float32."""
+"""Logits at once on a CPU: 32 MiB in float32."""
+CARD_CHUNK_LOGITS = {False: 2**26, True: 2**24}
+"""The same on a card, where few rows at once leave it idle; fewer where layers are recomputed to save memory."""
 BORDERS = frozenset({"position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"})
 """What TRL says about packed documents, several times over; the first says it all."""
 DECODER_INPUTS = BORDERS | {"input_ids", "attention_mask", "use_cache", "return_dict"}
@@ -30,7 +32,9 @@ class FrozenHeadLogProbs(torch.autograd.Function):
     """Log-probability of each label under a frozen head, with the gradient of the hidden states computed on the way."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, passes: Passes = IN_PLACE, chunk_logits: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Compute log-probabilities, entropies, mean logits and hits, chunk by chunk.
 
         Args:
@@ -38,6 +42,8 @@ class FrozenHeadLogProbs(torch.autograd.Function):
             hidden: (N, D).
             weight: Of the head, (V, D), frozen.
             labels: (N,) in [0, V).
+            passes: Who turns logits into scores.
+            chunk_logits: Logits at once; 0 takes a CPU's number.
 
         Returns:
             Log-probabilities, entropies and mean logits, (N,) float32 each, and whether the label is the most likely
@@ -47,32 +53,39 @@ class FrozenHeadLogProbs(torch.autograd.Function):
         entropy, mean = torch.empty_like(log_probs), torch.empty_like(log_probs)
         is_top1 = torch.empty_like(labels, dtype=torch.bool)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        rows = max(1, CHUNK_LOGITS // len(weight))
+        rows = max(1, (chunk_logits or CHUNK_LOGITS) // len(weight))
         for start in range(0, len(labels), rows):
             part = slice(start, start + rows)
-            label = labels[part].unsqueeze(1)  # (n, 1)
-            logits = (hidden[part] @ weight.T).float()  # (n, V)
-            best, best_at = logits.max(1, keepdim=True)
-            p = torch.softmax(logits, dim=1)
-            # The most likely token has a probability of at least 1 / V, so its logarithm is exact.
-            log_sum = best - p.gather(1, best_at).log_()  # (n, 1)
-            log_probs[part] = (logits.gather(1, label) - log_sum).squeeze(1)
-            entropy[part] = log_sum.squeeze(1) - torch.linalg.vecdot(p, logits)
-            mean[part] = logits.mean(1)
-            is_top1[part] = (best_at == label).squeeze(1)
-            if gradient is not None:
-                # d log p(label) / d hidden = (onehot(label) - p) W
-                p.neg_().scatter_add_(1, label, torch.ones_like(label, dtype=p.dtype))
-                gradient[part] = p.to(weight.dtype) @ weight
+            logits = hidden[part] @ weight.T  # (n, V)
+            scores = passes.score(logits, labels[part], gradient is not None)
+            log_probs[part], entropy[part], mean[part], is_top1[part], d_logits = scores
+            if gradient is not None and d_logits is not None:
+                gradient[part] = d_logits @ weight  # d log p(label) / d hidden = (onehot(label) - p) W
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(entropy, mean, is_top1)
         return log_probs, entropy, mean, is_top1
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
         """Scale the stored gradient by what arrives for each log-probability."""
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0].unsqueeze(1).to(gradient.dtype), None, None
+        return gradient * grad_outputs[0].unsqueeze(1).to(gradient.dtype), None, None, None, None
+
+
+def score_hidden(hidden: Tensor, weight: Tensor, labels: Tensor, decoder: Decoder | None) -> tuple[Tensor, ...]:
+    """Return log-probabilities, entropies, mean logits and hits of learned positions, as their machine takes them best.
+
+    Args:
+        hidden: (N, D).
+        weight: Of the head, (V, D), frozen.
+        labels: (N,) in [0, V).
+        decoder: Where the hidden states come from; None: the model's own layers.
+    """
+    passes = decoder.kernels.passes if decoder else IN_PLACE
+    chunk = CARD_CHUNK_LOGITS[decoder is not None and decoder.is_recomputed] if hidden.is_cuda else CHUNK_LOGITS
+    with torch.autocast(hidden.device.type, enabled=False):
+        scores: tuple[Tensor, ...] = FrozenHeadLogProbs.apply(hidden.to(weight.dtype), weight, labels, passes, chunk)  # type: ignore[no-untyped-call]
+    return scores
 
 
 def score_trained_tokens(model: Any, decoder: Decoder | None = None, *, share_prefix: bool = True) -> None:
@@ -81,8 +94,10 @@ def score_trained_tokens(model: Any, decoder: Decoder | None = None, *, share_pr
     Args:
         model: The base model inside the adapter (what TRL patched), with a frozen head without bias.
         decoder: Computes the hidden states; None leaves them to the model's own forward pass.
-        share_prefix: Let the decoder compute what all rows of a micro-batch begin with once.
+        share_prefix: Let the decoder compute what all rows of a micro-batch begin with once, where its kernels can.
     """
+    from trl.trainer.utils import FusedCausalLMOutput
+
     forward_with_logits = model.forward
 
     @functools.wraps(type(model).forward)
@@ -94,7 +109,7 @@ def score_trained_tokens(model: Any, decoder: Decoder | None = None, *, share_pr
         mask = labels[:, 1:] != IGNORED  # (B, T - 1)
         given = {name for name, value in kwargs.items() if value is not None}  # PEFT hands on every name it knows
         if decoder is not None and not args and given <= DECODER_INPUTS:
-            batch = _flatten(kwargs, labels, share=share_prefix)
+            batch = _flatten(kwargs, labels, share=share_prefix and decoder.kernels.shares_prefix)
             hidden, learned, places = decoder.run(kwargs["input_ids"], batch), batch.labels, batch.scored_from
         else:
             states = self.base_model(*args, **{**kwargs, "use_cache": False}).last_hidden_state[:, :-1]  # (B, T-1, D)
@@ -102,7 +117,7 @@ def score_trained_tokens(model: Any, decoder: Decoder | None = None, *, share_pr
             rows, columns = mask.nonzero(as_tuple=True)
             places = rows * labels.shape[1] + columns
         weight = self.get_output_embeddings().weight
-        scores = FrozenHeadLogProbs.apply(hidden.to(weight.dtype), weight, learned)  # type: ignore[no-untyped-call]
+        scores = score_hidden(hidden, weight, learned, decoder)
         log_probs, entropy, mean, is_top1 = (
             score.new_zeros(labels.numel()).index_put((places,), score).view(labels.shape)[:, :-1] for score in scores
         )

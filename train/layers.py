@@ -2,19 +2,21 @@
 
 Autograd runs some two hundred small operations a layer, most of them casts and copies; on two CPU cores they cost as
 much as the matrix products. Here each half of a layer is one node of the graph that keeps what its backward pass needs
-and nothing else. Tokens come flat, without padding (flat_batch.py). Knows neither rows nor the loss.
+and nothing else. Tokens come flat, without padding (flat_batch.py). Who attends and who computes what lies between the
+products is handed in (kernels.py). Knows neither rows nor the loss.
 
 Source: the LoRA paper (arXiv 2106.09685, eq. 3) for the adapter; transformers' modeling_llama.py for the layer.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from train.attention import Attention, attend, attend_backward
+from train.attention import Attention
 from train.flat_batch import FlatBatch
+from train.passes import Passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +32,65 @@ class Norm:
     epsilon: float
 
 
-@dataclass(frozen=True, slots=True)
-class Projection:
+class Projection(Protocol):
     """Frozen linear layers that read the same input, as one matrix, and what their adapters are scaled by.
 
     Attributes:
-        weight: (O, C), the layers' weights one below the other, frozen.
         sizes: Output values of each layer; they sum to O.
         scales: alpha / rank of each layer's adapter.
     """
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Output values of each layer."""
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Of each layer's adapter."""
+
+    @property
+    def weight(self) -> Tensor:
+        """(O, C), the layers' weights one below the other; made anew at each reading where they are packed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainProjection:
+    """A projection whose weights lie in memory as they are multiplied."""
+
     weight: Tensor
     sizes: tuple[int, ...]
     scales: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedProjection:
+    """A projection whose weights are 4-bit codes.
+
+    Attributes:
+        layers: bitsandbytes' Linear4bit layers.
+        sizes: Output values of each.
+        scales: alpha / rank of each layer's adapter.
+    """
+
+    layers: tuple[Any, ...]
+    sizes: tuple[int, ...]
+    scales: tuple[float, ...]
+
+    @property
+    def weight(self) -> Tensor:
+        """(O, C): the exact values of the codes, in new memory."""
+        from bitsandbytes.functional import dequantize_4bit
+
+        states = [layer.weight.quant_state for layer in self.layers]
+        whole = torch.empty(
+            sum(self.sizes), states[0].shape[1], dtype=states[0].dtype, device=self.layers[0].weight.device
+        )
+        for layer, state, part in zip(self.layers, states, whole.split(self.sizes), strict=True):
+            if part.is_cuda:
+                dequantize_4bit(layer.weight.data, state, out=part)
+            else:  # bitsandbytes writes into given memory on cards only
+                part.copy_(dequantize_4bit(layer.weight.data, state))
+        return whole.to(self.layers[0].compute_dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +101,18 @@ class Rotation:
     sin: Tensor
 
 
+class AttentionKernel(Protocol):
+    """Who attends: blocks of matrix products (attention.py), or a kernel of a library (flat_attention.py)."""
+
+    def attend(self, heads: Tensor, attention: Attention, batch: FlatBatch) -> tuple[Tensor, list[Tensor]]:
+        """Return (N, H * D) mixed values of (N, H + 2 KV, D) heads, and what the backward pass wants back."""
+
+    def attend_backward(
+        self, d_mixed: Tensor, heads: Tensor, kept: list[Tensor], attention: Attention, batch: FlatBatch
+    ) -> Tensor:
+        """Return the gradient of the heads."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionWeights:
     """The frozen parts of an attention half: `reads` is q, k and v, `writes` is o."""
@@ -61,6 +121,8 @@ class AttentionWeights:
     reads: Projection
     writes: Projection
     attention: Attention
+    kernel: AttentionKernel
+    passes: Passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +132,7 @@ class MlpWeights:
     norm: Norm
     reads: Projection
     writes: Projection
+    passes: Passes
 
 
 class Adapter:
@@ -88,7 +151,7 @@ class Adapter:
             return
         self.ranks = [len(a) for a in pairs[0::2]]
         self.down = torch.cat([a.to(dtype) for a in pairs[0::2]])  # (R, C)
-        self.up = self.down.new_zeros(len(projection.weight), len(self.down))  # (O, R), one block a layer
+        self.up = self.down.new_zeros(sum(projection.sizes), len(self.down))  # (O, R), one block a layer
         for (rows, columns), b, scale in zip(self._blocks(), pairs[1::2], projection.scales, strict=True):
             self.up[rows, columns] = b * scale
 
@@ -108,50 +171,23 @@ class Adapter:
         narrow = x @ self.down.T
         return y.addmm_(narrow, self.up.T), narrow
 
-    def backward(self, dy: Tensor, x: Tensor, narrow: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """Return the gradient of x (N, C) and of each A and B in turn, float32."""
+    def pull(self, dy: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the gradient of x (N, C), and of x as the adapters see it (N, R)."""
         dx = dy @ self.projection.weight
-        if not self.is_on or narrow is None:
-            return dx, []
-        d_narrow = dy @ self.up  # (N, R)
-        dx.addmm_(d_narrow, self.down)
+        if not self.is_on:
+            return dx, None
+        d_narrow = dy @ self.up
+        return dx.addmm_(d_narrow, self.down), d_narrow
+
+    def collect(self, dy: Tensor, x: Tensor, narrow: Tensor | None, d_narrow: Tensor | None) -> list[Tensor]:
+        """Return the gradient of each A and B in turn, float32."""
+        if narrow is None or d_narrow is None:
+            return []
         d_down, d_up = (d_narrow.T @ x).float(), dy.T @ narrow  # (R, C), (O, R)
         gradients = []
         for (rows, columns), scale in zip(self._blocks(), self.projection.scales, strict=True):
             gradients += [d_down[columns], d_up[rows, columns].float() * scale]
-        return dx, gradients
-
-
-def normalize(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-    """Return the normed x in its dtype and the reciprocal of its root mean square, (N, 1) float32."""
-    wide = x.float()
-    inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(norm.epsilon))
-    return (wide * inverse).to(x.dtype).mul_(norm.weight), inverse
-
-
-def normalize_backward(dy: Tensor, x: Tensor, inverse: Tensor, norm: Norm) -> Tensor:
-    """Return the gradient of x, given that of the normed x."""
-    wide = x.float().mul_(inverse)
-    d_wide = (dy * norm.weight).float()
-    mean = (d_wide * wide).mean(-1, keepdim=True)
-    return d_wide.sub_(wide.mul_(mean)).mul_(inverse).to(x.dtype)
-
-
-def rotate(heads: Tensor, rotation: Rotation, *, back: bool = False) -> Tensor:
-    """Rotate queries or keys by their positions, or a gradient back.
-
-    Args:
-        heads: (N, H, D).
-        rotation: Of the same tokens.
-        back: Rotate the other way.
-    """
-    first, second = heads.chunk(2, dim=-1)
-    sin = -rotation.sin if back else rotation.sin
-    rotated = torch.empty_like(heads)
-    low, high = rotated.chunk(2, dim=-1)
-    torch.mul(first, rotation.cos, out=low).addcmul_(second, sin, value=-1)
-    torch.mul(second, rotation.cos, out=high).addcmul_(first, sin)
-    return rotated
+        return gradients
 
 
 class AttentionHalf(torch.autograd.Function):
@@ -176,12 +212,12 @@ class AttentionHalf(torch.autograd.Function):
         """
         split = 6 if adapters else 0
         reads, writes = Adapter(half.reads, adapters[:split], x.dtype), Adapter(half.writes, adapters[split:], x.dtype)
-        normed, inverse = normalize(x, half.norm)
+        normed, inverse = half.passes.normalize(x, half.norm.weight, half.norm.epsilon)
         qkv, narrow = reads.project(normed)
         heads = qkv.view(len(x), -1, half.attention.head_size)
         turning = half.attention.rotated_heads
-        heads[:, :turning] = rotate(heads[:, :turning], rotation)
-        mixed, kept = attend(heads, half.attention, batch)
+        heads[:, :turning] = half.passes.rotate(heads[:, :turning], rotation.cos, rotation.sin)
+        mixed, kept = half.kernel.attend(heads, half.attention, batch)
         y, narrow_out = writes.project(mixed)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x, inverse, qkv, narrow, mixed, narrow_out, *kept)
@@ -194,14 +230,17 @@ class AttentionHalf(torch.autograd.Function):
         x, inverse, qkv, narrow, mixed, narrow_out, *kept = ctx.saved_tensors
         half, batch, rotation, reads, writes = ctx.parts
         dy = outputs[0]
-        d_mixed, d_writes = writes.backward(dy, mixed, narrow_out)
+        d_mixed, d_narrow = writes.pull(dy)
+        d_writes = writes.collect(dy, mixed, narrow_out, d_narrow)
         heads = qkv.view(len(x), -1, half.attention.head_size)
-        d_heads = attend_backward(d_mixed, heads, kept, half.attention, batch)
+        d_heads = half.kernel.attend_backward(d_mixed, heads, kept, half.attention, batch)
         turning = half.attention.rotated_heads
-        d_heads[:, :turning] = rotate(d_heads[:, :turning], rotation, back=True)
-        normed, _ = normalize(x, half.norm)
-        d_normed, d_reads = reads.backward(d_heads.view(len(x), -1), normed, narrow)
-        dx = normalize_backward(d_normed, x, inverse, half.norm).add_(dy)
+        d_heads[:, :turning] = half.passes.rotate(d_heads[:, :turning], rotation.cos, -rotation.sin)
+        normed, _ = half.passes.normalize(x, half.norm.weight, half.norm.epsilon)
+        d_qkv = d_heads.view(len(x), -1)
+        d_normed, d_narrow = reads.pull(d_qkv)
+        d_reads = reads.collect(d_qkv, normed, narrow, d_narrow)
+        dx = half.passes.normalize_backward(d_normed, x, inverse, half.norm.weight, dy)
         return dx, None, None, None, *d_reads, *d_writes
 
 
@@ -223,10 +262,9 @@ class MlpHalf(torch.autograd.Function):
         """
         split = 4 if adapters else 0
         reads, writes = Adapter(half.reads, adapters[:split], x.dtype), Adapter(half.writes, adapters[split:], x.dtype)
-        normed, inverse = normalize(x, half.norm)
+        normed, inverse = half.passes.normalize(x, half.norm.weight, half.norm.epsilon)
         both, narrow = reads.project(normed)
-        gate, up = both.chunk(2, dim=-1)
-        y, narrow_out = writes.project(torch.nn.functional.silu(gate).mul_(up))
+        y, narrow_out = writes.project(half.passes.activate(both))
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x, inverse, both, narrow, narrow_out)
             ctx.parts = (half, reads, writes)
@@ -238,13 +276,10 @@ class MlpHalf(torch.autograd.Function):
         x, inverse, both, narrow, narrow_out = ctx.saved_tensors
         half, reads, writes = ctx.parts
         dy = outputs[0]
-        gate, up = both.chunk(2, dim=-1)
-        activated = torch.nn.functional.silu(gate)
-        d_product, d_writes = writes.backward(dy, activated * up, narrow_out)
-        d_both = torch.empty_like(both)
-        d_gate, d_up = d_both.chunk(2, dim=-1)
-        torch.mul(d_product, activated, out=d_up)
-        torch.ops.aten.silu_backward.grad_input(d_product.mul_(up), gate, grad_input=d_gate)
-        normed, _ = normalize(x, half.norm)
-        d_normed, d_reads = reads.backward(d_both, normed, narrow)
-        return normalize_backward(d_normed, x, inverse, half.norm).add_(dy), None, *d_reads, *d_writes
+        d_product, d_narrow = writes.pull(dy)
+        product, d_both = half.passes.activate_backward(d_product, both)
+        d_writes = writes.collect(dy, product, narrow_out, d_narrow)
+        normed, _ = half.passes.normalize(x, half.norm.weight, half.norm.epsilon)
+        d_normed, d_narrow = reads.pull(d_both)
+        d_reads = reads.collect(d_both, normed, narrow, d_narrow)
+        return half.passes.normalize_backward(d_normed, x, inverse, half.norm.weight, dy), None, *d_reads, *d_writes

@@ -148,16 +148,18 @@ def _list_choices(choice: Choice) -> list[bool]:
 def _plan_chosen(shape: Shape, demand: Demand, *, is_kept: bool, is_recomputed: bool) -> MemoryPlan:
     """Estimate what a run needs once both choices are made."""
     is_plain = is_kept or demand.quant is QuantKind.none
-    if demand.may_run_by_hand and shape.is_llama and is_plain and not is_recomputed:
+    kind = "cpu" if demand.is_cpu else "card"
+    if demand.may_run_by_hand and shape.is_llama and not demand.is_cpu:
+        activations = count_activations_by_hand(shape, demand, is_recomputed=is_recomputed)
+    elif demand.may_run_by_hand and shape.is_llama and is_plain and not is_recomputed:
         kind, activations = "by hand", count_activations_by_hand(shape, demand)
     else:
-        kind = "cpu" if demand.is_cpu else "card"
         activations = count_activations(shape, demand, is_recomputed=is_recomputed)
     plan = MemoryPlan(
         count_base(shape, demand, is_dequantized=is_kept),
         count_adapter(shape, demand),
         activations,
-        count_logits(shape, demand),
+        count_logits(shape, demand, is_recomputed=is_recomputed),
         RUNTIME_BYTES[kind],
         is_kept,
         is_recomputed,

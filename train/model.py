@@ -162,3 +162,26 @@ def restore_float32(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
+
+
+def fuse_with_liger(model: Any) -> str:
+    """Put Liger's fused norm, rotation and gate into a Llama's own layers, where the package is there and fits.
+
+    Its fused loss stays out: TRL's head, or ours, computes the loss. Nothing is fetched.
+
+    Args:
+        model: The base model inside the adapter.
+
+    Returns:
+        One line for people: whether, and if not, why.
+    """
+    try:
+        from liger_kernel.transformers import apply_liger_kernel_to_llama
+    except ImportError:
+        return "layers: the model's own, without fused kernels (for Liger's: uv pip install liger-kernel)"
+    if model.config.model_type != "llama":
+        return f"layers: the model's own; Liger's kernels are used for Llama only, this is {model.config.model_type}"
+    apply_liger_kernel_to_llama(
+        rope=True, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False, model=model
+    )
+    return "layers: the model's own, with Liger's kernels"

@@ -30,7 +30,7 @@ from core.events import EventWriter
 from core.logs import configure_logging
 from core.manifest import AdapterManifest, BaseIdentity
 from train.checks import CheckedRun, check_run, to_plain
-from train.config import Resume, TrainConfig
+from train.config import Resume, TrainConfig, fill_micro_batch
 from train.folder import claim_folder, open_events, read_evaluations, read_steps, record_failure
 from train.launch import is_launched, is_main, launch
 from train.scratch import hold_scratch
@@ -78,6 +78,7 @@ def check(config: TrainConfig, checked: CheckedRun) -> None:
         check_report.show_check(check_report.open_console(), parts, findings, tokenizer)
         shape, machine = footprint.read_shape(checked.model_folder), hardware.find_machine(config.hardware)
         packed = packing.pack_rows(learned, config, Path(folder))
+        fill_micro_batch(config, packed.longest)
         print("\n".join(duration.estimate_run(config, shape, packed, machine)[1]))
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("check_only=")]
     print(f"nothing stands against this run\nnext: {shlex.join(['python', 'train/run.py', *arguments])}")
@@ -122,6 +123,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         logger.warning("%s", line)
     shape = footprint.read_shape(checked.model_folder)
     packed = packing.pack_rows(learned, config, tokens)
+    fill_micro_batch(config, packed.longest)
     plan, estimates = duration.estimate_run(config, shape, packed, machine)
     for line in (encoding.describe(checked.train, learned), *packing.describe(config, learned, packed), *estimates):
         logger.info("%s", line)
@@ -131,7 +133,6 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         model.keep_dequantized(base)
     adapted = model.add_adapter(base, config.lora, config.model.name, config.trainer.seed)
     logger.info("%s", model.describe(adapted))
-
     checkpoints = checked.folder / "checkpoints"
     last = checkpoint.choose_checkpoint(checkpoints, events) if config.resume is Resume.auto else None
     done = checkpoint.step_of(last) if last else 0

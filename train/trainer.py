@@ -19,14 +19,16 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from core.errors import ConfigError
+from train.attention import Attention
 from train.config import Choice, HardwareConfig, TrainConfig, micro_batch_of
 from train.decoder import Decoder, find_obstacle
 from train.encoding import Encoded
 from train.exactness import ExactTrainer
 from train.hardware import Machine
 from train.head import can_score_trained_tokens, score_trained_tokens
+from train.kernels import choose_kernels
 from train.memory import MemoryPlan
-from train.model import restore_float32
+from train.model import fuse_with_liger, restore_float32
 from train.pairs import PairCollator, pair_up
 from train.recorder import EventCallback, Result, open_tensorboard
 from train.sampler import LengthGroupedBatches
@@ -184,25 +186,49 @@ def build_trainer(
     if arguments.should_save:
         trainer.add_callback(open_tensorboard(Path(str(arguments.output_dir)).parent, callback.result.steps))
     restore_float32(model)
-    base = model.get_base_model()
-    if arguments.use_cpu and hardware.fused_head and can_score_trained_tokens(base):
-        decoder = make_decoder(base, hardware)
-        score_trained_tokens(base, decoder, share_prefix=hardware.share_prefix)
+    use_own_kernels(model.get_base_model(), arguments, hardware)
     return trainer
 
 
-def make_decoder(base: Any, hardware: HardwareConfig) -> Decoder | None:
-    """Return the hand-written layers for a model on a CPU, or None where its own are to be used.
+def use_own_kernels(base: Any, arguments: SFTConfig | DPOConfig, hardware: HardwareConfig) -> None:
+    """Let a model's forward pass in training go through our head and our layers, where the configuration lets it.
+
+    On a card where the layers cannot take the model, Liger's kernels go into its own layers, if they are installed.
+
+    Args:
+        base: The base model inside the adapter.
+        arguments: Of the trainer.
+        hardware: Says which of our own kernels to use.
+    """
+    decoder = None
+    if hardware.fused_head and can_score_trained_tokens(base):
+        decoder = make_decoder(base, arguments, hardware)
+        if decoder is not None or arguments.use_cpu:
+            score_trained_tokens(base, decoder, share_prefix=hardware.share_prefix)
+    if decoder is None and not arguments.use_cpu and hardware.fused_layers is not Choice.never:
+        logger.info("%s", fuse_with_liger(base))
+
+
+def make_decoder(base: Any, arguments: SFTConfig | DPOConfig, hardware: HardwareConfig) -> Decoder | None:
+    """Return the hand-written layers for a model, or None where its own are to be used.
 
     Raises:
         ConfigError: They are wanted always, and the model cannot go through them.
     """
-    wanted = hardware.fused_layers
-    obstacle = "hardware.fused_layers=never" if wanted is Choice.never else find_obstacle(base)
+    wanted, is_recomputed = hardware.fused_layers, bool(arguments.gradient_checkpointing)
+    obstacle = find_obstacle(base, is_card=not arguments.use_cpu, is_recomputed=is_recomputed)
+    if wanted is Choice.never:
+        obstacle = "hardware.fused_layers=never"
     if obstacle is None and is_sharded(hardware):
         obstacle = "hardware.strategy=fsdp2 shares the weights out"
     if obstacle is None:
-        return Decoder(base)
+        config = base.config
+        head_size = base.model.layers[0].self_attn.head_dim
+        shape = Attention(config.num_attention_heads, config.num_key_value_heads, head_size)
+        dtype = torch.bfloat16 if arguments.bf16 else torch.float32
+        kernels = choose_kernels(hardware.flat_attention.value, shape, arguments.device, dtype)
+        logger.info("%s", kernels.describe())
+        return Decoder(base, kernels, is_recomputed=is_recomputed)
     if wanted is Choice.always:
         raise ConfigError(
             f"hardware.fused_layers: wanted the fused layers, but {obstacle}. Use hardware.fused_layers=auto.",

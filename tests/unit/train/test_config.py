@@ -18,6 +18,7 @@ from train.config import (
     Schedule,
     TrainConfig,
     TrainerConfig,
+    fill_micro_batch,
     micro_batch_of,
     resolve_path,
 )
@@ -128,3 +129,21 @@ def test_paths_are_looked_up_here_and_then_in_the_project(tmp_path: Path, monkey
 def test_pairs_are_not_packed() -> None:
     with pytest.raises(ConfigError, match=r"trainer\.packing: pairs cannot be packed"):
         TrainConfig(method=MethodConfig(MethodKind.dpo, beta=0.1), trainer=TrainerConfig(packing=True))
+
+
+@pytest.mark.parametrize(
+    ("micro_tokens", "longest", "batch", "rows"),
+    [(8192, 2048, 16, 4), (8192, 100, 16, 16), (8192, 9000, 16, 1), (8192, 1700, 16, 4), (None, 2048, 16, 4)],
+)
+def test_rows_at_once_can_be_counted_in_tokens(micro_tokens: int | None, longest: int, batch: int, rows: int) -> None:
+    config = TrainConfig(
+        trainer=TrainerConfig(batch_size=batch), hardware=HardwareConfig(micro_batch=4, micro_tokens=micro_tokens)
+    )
+    fill_micro_batch(config, longest)
+    assert micro_batch_of(config) == rows
+
+
+def test_rows_that_are_asked_for_are_not_counted_in_tokens() -> None:
+    config = TrainConfig(trainer=TrainerConfig(micro_batch=2), hardware=HardwareConfig(micro_tokens=10**6))
+    fill_micro_batch(config, 10)
+    assert micro_batch_of(config) == 2

@@ -1,5 +1,6 @@
 """The layers by hand give the loss and the gradients of transformers, PEFT and autograd on the same micro-batch."""
 
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -9,11 +10,17 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from core.layout import DataDir
+from scripts.bench_gpu_models import adapt, make_base, pack_weights
+from scripts.bench_gpu_steps import Setting
 from tests.unit.train.test_flat_batch import pad
 from train import attention
+from train.attention import Attention
 from train.decoder import Decoder, find_obstacle
 from train.flat_batch import FlatBatch
 from train.head import score_trained_tokens
+from train.kernels import choose_kernels
+from train.model import keep_dequantized
 from train.tokens import IGNORED
 
 VOCABULARY = 97
@@ -216,3 +223,54 @@ def test_the_model_itself_stays_as_it_was() -> None:
 def test_it_says_what_stands_in_the_way(lora: dict[str, Any], clause: str | None) -> None:
     obstacle = find_obstacle(make_model(**lora).get_base_model())
     assert (obstacle is None) if clause is None else clause in str(obstacle)
+
+
+@pytest.mark.parametrize("name", ["blocks", "sdpa"])
+def test_recomputed_layers_give_the_same_gradients(name: str) -> None:
+    inputs, model = make_inputs(), make_model()
+    compute_plainly(model, inputs, torch.float32).backward()
+    expected = take_gradients(model)
+    kernels = choose_kernels(name, Attention(4, 2, 16), torch.device("cpu"), torch.float32)
+    assert kernels.names[0] == name
+    score_trained_tokens(model.get_base_model(), Decoder(model.get_base_model(), kernels, is_recomputed=True))
+    model(**inputs, use_cache=False, fused_lm_head=True).loss.backward()
+    for parameter, gradient in take_gradients(model).items():
+        torch.testing.assert_close(gradient, expected[parameter], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_four_bit_codes_are_multiplied_as_their_exact_values(dtype: torch.dtype) -> None:
+    inputs = make_inputs()
+    losses, gradients = [], []
+    for is_kept in (True, False):
+        model = make_packed_model(dtype, is_kept=is_kept)
+        base = model.get_base_model()
+        assert (find_obstacle(base) is None) is is_kept, "on a CPU the model's own layers multiply codes"
+        assert find_obstacle(base, is_card=True) is None
+        score_trained_tokens(base, Decoder(base))
+        loss = model(**inputs, use_cache=False, fused_lm_head=True).loss
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(take_gradients(model))
+    assert torch.equal(*losses)
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradient, gradients[1][name]) for name, gradient in gradients[0].items())
+
+
+def make_packed_model(dtype: torch.dtype, *, is_kept: bool) -> Any:
+    """Return the small model with NF4 codes, or with their exact values."""
+    setting = Setting(torch.device("cpu"), is_small=True, data=DataDir(Path("none")), folder=Path("none"))
+    base = make_base(setting)
+    pack_weights(base, dtype)
+    for parameter in base.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    if is_kept:
+        keep_dequantized(base)
+    return adapt(base)
+
+
+def test_a_card_recomputes_by_hand_and_a_cpu_does_not() -> None:
+    base = make_model().get_base_model()
+    assert "checkpointing" in str(find_obstacle(base, is_recomputed=True))
+    assert find_obstacle(base, is_card=True, is_recomputed=True) is None

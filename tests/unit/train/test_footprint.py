@@ -44,11 +44,12 @@ def test_plain_lora_takes_the_whole_base() -> None:
 )
 def test_a_configuration_tells_whether_layers_run_by_hand(values: dict[str, Any], expected: bool) -> None:
     assert Demand.of_config(TrainConfig(**values), 100, 4, "cpu").may_run_by_hand is expected
-    assert not Demand.of_config(TrainConfig(**values), 100, 4, "cuda").may_run_by_hand
+    assert Demand.of_config(TrainConfig(**values), 100, 4, "cuda").may_run_by_hand is expected
 
 
 def test_the_sizes_of_pieces_are_those_of_the_code() -> None:
     assert footprint.FUSED_CHUNK_LOGITS == head.CHUNK_LOGITS
+    assert footprint.CARD_CHUNK_LOGITS == head.CARD_CHUNK_LOGITS
     assert (footprint.ATTENTION_BLOCK, footprint.KEPT_WEIGHTS) == (attention.BLOCK, attention.MAX_KEPT)
 
 

@@ -179,3 +179,17 @@ def test_the_line_for_people_names_both_sides_and_the_choices() -> None:
     line = plan(LLAMA_3B, 78).describe(78 * GIB)
     assert "of 78.0 GiB free" in line
     assert "base kept dequantized" in line
+
+
+def test_a_card_counts_the_layers_by_hand_in_four_bits_and_recomputed_too() -> None:
+    by_hand = replace(DEMAND, rows=1, has_fused_head=True, may_run_by_hand=True, keep_dequantized=Choice.never)
+    own = replace(by_hand, may_run_by_hand=False)
+    for checkpointing in (Choice.never, Choice.always):
+        pair = [
+            choose_plan(LLAMA_3B, replace(demand, checkpointing=checkpointing), 99 * GIB) for demand in (by_hand, own)
+        ]
+        assert pair[0].activations < pair[1].activations
+    least = choose_plan(LLAMA_3B, replace(by_hand, checkpointing=Choice.always), 99 * GIB)
+    assert (least.total - least.libraries) / 1e9 < 4.0, "tensors of the memory profile, one row of 2,048"
+    kept = choose_plan(LLAMA_3B, replace(by_hand, keep_dequantized=Choice.auto), 78 * GIB)
+    assert (kept.keep_dequantized, kept.gradient_checkpointing) == (True, False)

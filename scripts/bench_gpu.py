@@ -1,0 +1,260 @@
+"""Prove and measure the GPU path: `python scripts/bench_gpu.py [part=all|probe|train|memory|serve|retrieval]`.
+
+Each part is a process of its own, so that one that breaks the card's context does not take the others along, and is
+ended when its time is over. What was measured stands in bench_gpu.json before the next step begins; run again, the
+bench goes on with what is missing. Parts say what they skipped and why. Without a card only the small twins run
+(device=cpu); their speeds mean nothing. Needs torch, transformers, peft and accelerate; everything else is used where
+it is installed, Hydra too.
+"""
+
+from core.offline import switch_offline
+
+switch_offline()
+
+import importlib
+import importlib.util
+import json
+import logging
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.config import Device, PathsConfig, load_config, run_app
+from core.errors import ConfigError, LoamError
+from core.layout import DataDir, write_file
+from core.logs import configure_logging
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+PARTS = ("probe", "train", "memory", "retrieval", "serve")
+BOOK = "bench_gpu.json"
+TABLE = "bench_gpu.md"
+GRACE_S = 30
+WHOLE, NOTHING = "the part itself", "everything"
+"""Steps that stand for a part that broke off, and for one that did not begin."""
+HEAD = ("part", "step", "figure", "value", "goal")
+
+
+class Part(Enum):
+    """What is measured."""
+
+    all = "all"
+    probe = "probe"
+    train = "train"
+    memory = "memory"
+    serve = "serve"
+    retrieval = "retrieval"
+
+
+class Output(Enum):
+    """How the figures are printed."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+
+
+@dataclass(slots=True)
+class BenchConfig:
+    """What scripts/bench_gpu.py can be told.
+
+    Attributes:
+        part: One part, or all of them one after the other.
+        device: Where; on a CPU each part runs its small twin.
+        limit_s: Seconds of a part after which no step begins, 10 to 3600.
+        folder: Where the book and the table go; null: reports/bench_gpu of the data directory.
+        fresh: Whether to measure anew what the book holds of this machine and commit.
+        output: How the figures are printed at the end.
+        unsloth_python: Python of an environment in which Unsloth is installed.
+        worker: Set by the bench itself, for the processes that run one part each.
+        paths: Where the data directory is.
+    """
+
+    part: Part = Part.all
+    device: Device = Device.auto
+    limit_s: int = 480
+    folder: str | None = None
+    fresh: bool = False
+    output: Output = Output.table
+    unsloth_python: str = ".venv-unsloth/bin/python"
+    worker: bool = False
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not 10 <= self.limit_s <= 3600:
+            raise ConfigError(f"limit_s: wanted 10 to 3600, found {self.limit_s}", param="limit_s")
+
+    @property
+    def results(self) -> Path:
+        """The folder of the book."""
+        return Path(self.folder) if self.folder else Path(self.paths.data_dir) / "reports" / "bench_gpu"
+
+
+def main(composed: "DictConfig") -> None:
+    """Run the bench, or one of its parts."""
+    run_bench(load_config(composed, BenchConfig))
+
+
+def run_bench(config: BenchConfig) -> None:
+    """Run the wanted parts, each in a process, and show the book."""
+    configure_logging()
+    if config.worker:
+        run_part(config)
+        return
+    parts = PARTS if config.part is Part.all else (config.part.value,)
+    for part in parts:
+        run_apart(part, config)
+    show(config)
+
+
+def run_apart(part: str, config: BenchConfig) -> None:
+    """Run a part in a process of its own, end it when its time is over, and put down where it ended badly."""
+    options = {
+        "part": part,
+        "device": config.device.value,
+        "limit_s": config.limit_s,
+        "folder": config.results,
+        "fresh": str(config.fresh).lower(),
+        "unsloth_python": config.unsloth_python,
+        "paths.data_dir": config.paths.data_dir,
+        "worker": "true",
+    }
+    command = [sys.executable, __file__, *(f"{key}={value}" for key, value in options.items())]
+    print(f"bench_gpu: {part}, at most {config.limit_s + GRACE_S} s", file=sys.stderr, flush=True)
+    try:
+        code = subprocess.run(command, check=False, timeout=config.limit_s + GRACE_S).returncode
+        ending = f"its process ended with {code}" if code else ""
+    except subprocess.TimeoutExpired:
+        ending = f"a step did not end within {config.limit_s + GRACE_S} s"
+    if ending:
+        note_ending(config.results / BOOK, part, ending)
+
+
+def note_ending(path: Path, part: str, ending: str) -> None:
+    """Write into the book that a part broke off; what it measured stays."""
+    from core.layout import write_json
+
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"machine": {}, "parts": {}}
+    content["parts"].setdefault(part, {})[WHOLE] = {"status": "failed", "reason": ending}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)
+
+
+def run_part(config: BenchConfig) -> None:
+    """Run one part in this process."""
+    import torch
+
+    from scripts.bench_gpu_probe import describe_machine
+    from scripts.bench_gpu_steps import SKIPPED, Book, Setting, run_steps
+
+    has_card = torch.cuda.is_available()
+    wants_twin = config.device is Device.cpu
+    device = torch.device("cuda", 0) if has_card and not wants_twin else torch.device("cpu")
+    book = Book(config.results / BOOK, describe_machine(device, "small" if wants_twin else "full"))
+    part = config.part.value
+    book.forget(part, *(() if config.fresh else (WHOLE, NOTHING)))
+    if not has_card and not wants_twin:
+        reason = f"no CUDA card: torch {torch.__version__} sees none. The small twins run with device=cpu"
+        print(f"bench_gpu: {part}: {reason}", flush=True)
+        book.write(part, NOTHING, {"status": SKIPPED, "reason": reason})
+        return
+    options = {"unsloth_python": config.unsloth_python}
+    setting = Setting(device, wants_twin, DataDir(Path(config.paths.data_dir)), config.results, options)
+    try:
+        steps = importlib.import_module(f"scripts.bench_gpu_{part}").STEPS
+    except ImportError as error:
+        book.write(part, NOTHING, {"status": SKIPPED, "reason": f"not installed: {error.name}"})
+        return
+    run_steps(part, steps, setting, book, time.monotonic() + config.limit_s)
+
+
+def list_rows(content: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a line for each figure, and one for each step without any."""
+    rows: list[tuple[str, ...]] = []
+    for part, steps in content["parts"].items():
+        for step, entry in steps.items():
+            if entry["status"] != "measured":
+                rows.append((part, step, entry["status"], entry.get("reason", ""), ""))
+                continue
+            rows += [
+                (part, step, figure["name"], f"{figure['value']:,.4g} {figure['unit']}", figure["goal"])
+                for figure in entry["figures"]
+            ]
+    return rows
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """Return one line for people about the machine of a book."""
+    versions = ", ".join(f"{name} {found}" for name, found in machine.get("versions", {}).items())
+    card = machine.get("card", {})
+    clocks = f", {card['clocks.sm']} of {card['clocks.max.sm']}" if "clocks.sm" in card else ""
+    name, commit, size = (machine.get(key, "?") for key in ("name", "commit", "size"))
+    return f"{name}{clocks}; commit {commit}; {size} size; {versions}"
+
+
+def render_markdown(content: dict[str, Any]) -> str:
+    """Return the book as a page."""
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in list_rows(content))
+    return f"{describe(content['machine'])}\n\n| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}\n{rows}\n"
+
+
+def show(config: BenchConfig) -> None:
+    """Print the book, and write it as a page beside itself."""
+    path = config.results / BOOK
+    content = json.loads(path.read_text(encoding="utf-8"))
+    write_file(path.with_name(TABLE), render_markdown(content))
+    if config.output is Output.json:
+        print(json.dumps(content))
+    elif config.output is Output.markdown or importlib.util.find_spec("rich") is None:
+        print(render_markdown(content))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*HEAD, title=describe(content["machine"]))
+        for row in list_rows(content):
+            table.add_row(*row)
+        Console(width=None if sys.stdout.isatty() else 150).print(table)
+    print(f"figures: {path}\npage:    {path.with_name(TABLE)}")
+
+
+def read_command_line(arguments: list[str]) -> BenchConfig:
+    """Return the configuration where Hydra is not installed: KEY=VALUE over the defaults, paths.data_dir among them.
+
+    Raises:
+        ConfigError: A key or a value is not known.
+    """
+    kinds: dict[str, Any] = {"part": Part, "device": Device, "output": Output, "limit_s": int}
+    flags = {"true": True, "false": False}
+    known = {one.name for one in fields(BenchConfig)} - {"paths"}
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        if key == "paths.data_dir":
+            values["paths"] = PathsConfig(text)
+        elif key not in known:
+            raise ConfigError(f"{key}: no such configuration key. Known here: {', '.join(sorted(known))}.", param=key)
+        elif text != "null":
+            try:
+                values[key] = flags[text] if key in {"fresh", "worker"} else kinds.get(key, str)(text)
+            except (ValueError, KeyError) as error:
+                raise ConfigError(f"{key}: found {text!r}. See conf/bench_gpu.yaml.", param=key) from error
+    return BenchConfig(**values)
+
+
+if __name__ == "__main__":
+    if importlib.util.find_spec("hydra") is not None:
+        run_app("bench_gpu", main)
+    else:
+        try:
+            run_bench(read_command_line(sys.argv[1:]))
+        except LoamError as fault:
+            logging.getLogger("bench_gpu").debug("refused", exc_info=fault)
+            print(f"error: {fault.message}", file=sys.stderr)
+            sys.exit(fault.exit_code)

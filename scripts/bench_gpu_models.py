@@ -1,0 +1,139 @@
+"""Random Llamas and made-up rows for scripts/bench_gpu.py: Llama-3.2-3B's shape on a card, a tiny one in the small.
+
+Speed does not depend on what the weights say, so nothing has to be downloaded. Does not know what is measured.
+"""
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scripts.bench_gpu_steps import Setting
+from train.config import LoraConfig
+from train.footprint import Shape
+from train.model import add_adapter
+from train.tokens import IGNORED
+
+LLAMA_3B: dict[str, Any] = {
+    "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24,
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128_256, "tie_word_embeddings": True,
+}  # fmt: skip
+"""Of Llama-3.2-3B's config.json."""
+SMALL: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 320, "tie_word_embeddings": True,
+}  # fmt: skip
+PACK_TOKENS = 2048
+RANK = 16
+
+
+def make_shape(values: dict[str, Any]) -> Shape:
+    """Return the shape that operations are counted by."""
+    return Shape(
+        values["hidden_size"],
+        values["intermediate_size"],
+        values["num_hidden_layers"],
+        values["num_attention_heads"],
+        values["num_key_value_heads"],
+        values["head_dim"],
+        values["vocab_size"],
+        values["tie_word_embeddings"],
+    )
+
+
+def make_base(setting: Setting, *, is_packed: bool = False) -> Any:
+    """Return a frozen random Llama of the setting's size.
+
+    Args:
+        setting: Where and at which size.
+        is_packed: Whether its linear layers hold NF4 codes.
+    """
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(0)
+    rope = {"rope_type": "default", "rope_theta": 5e5}
+    config = LlamaConfig(**setting.pick(LLAMA_3B, SMALL), max_position_embeddings=8192, rope_parameters=rope)
+    with torch.device(setting.device):
+        base: Any = AutoModelForCausalLM.from_config(config, dtype=setting.dtype, attn_implementation="sdpa")
+    base.requires_grad_(False)
+    base.config.use_cache = False
+    if is_packed:
+        pack_weights(base, setting.dtype)
+    return base
+
+
+def adapt(base: Any) -> Any:
+    """Put an adapter on a base whose both halves get gradients: a fresh one's B is zero."""
+    adapted = add_adapter(base, LoraConfig(rank=RANK, alpha=2 * RANK), "random-llama", seed=1)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.02)
+    return adapted
+
+
+def pack_weights(base: Any, dtype: torch.dtype) -> None:
+    """Turn the layers' linear weights into NF4 codes with double quantization, as loading in 4 bits does."""
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit
+
+    make_layer: Any = Linear4bit
+
+    for parent in list(base.model.layers.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer) is nn.Linear:
+                packed = make_layer(
+                    layer.in_features,
+                    layer.out_features,
+                    bias=False,
+                    compute_dtype=dtype,
+                    quant_type="nf4",
+                    device="meta",
+                )
+                weight: Any = Params4bit(
+                    layer.weight.data.cpu(),
+                    requires_grad=False,
+                    quant_type="nf4",
+                    compress_statistics=True,
+                    module=packed,
+                )
+                packed.weight = weight.to(layer.weight.device)
+                setattr(parent, name, packed)
+    base.is_loaded_in_4bit = True  # what PEFT asks for
+
+
+def make_packs(setting: Setting, packs: int, length: int = PACK_TOKENS) -> tuple[dict[str, Tensor], list[int]]:
+    """Return packs of documents of mixed lengths, every token learned but each one's first, and the lengths.
+
+    Args:
+        setting: Where and at which size.
+        packs: How many, laid one after the other as TRL's collator does.
+        length: Tokens of each.
+    """
+    chance = random.Random(packs)  # noqa: S311  (made-up data)
+    vocabulary = setting.pick(LLAMA_3B, SMALL)["vocab_size"]
+    lengths: list[int] = []
+    for _ in range(packs):
+        left = length
+        while left:
+            size = min(left, max(8, round(chance.lognormvariate(5.7, 0.9))))
+            lengths.append(size)
+            left -= size
+    positions = torch.cat([torch.arange(size) for size in lengths])
+    ids = torch.randint(vocabulary, (sum(lengths),), generator=torch.Generator().manual_seed(packs))
+    labels = torch.where(positions == 0, IGNORED, ids)
+    batch = {"input_ids": ids, "position_ids": positions, "labels": labels}
+    return {name: values[None].to(setting.device) for name, values in batch.items()}, lengths
+
+
+def make_rows(setting: Setting, count: int) -> list[dict[str, list[int]]]:
+    """Return rows of mixed lengths as token ids and labels; the second half of each is learned."""
+    chance = random.Random(count)  # noqa: S311  (made-up data)
+    vocabulary, most = setting.pick(LLAMA_3B, SMALL)["vocab_size"], setting.pick(PACK_TOKENS, 96)
+    rows = []
+    for _ in range(count):
+        length = min(most, max(8, round(chance.lognormvariate(5.7, 0.9) * most / PACK_TOKENS)))
+        ids = [chance.randrange(vocabulary) for _ in range(length)]
+        rows.append({"input_ids": ids, "labels": [IGNORED] * (length // 2) + ids[length // 2 :]})
+    return rows

@@ -1,0 +1,203 @@
+"""Retrieval in scripts/bench_gpu.py: whether indexes on a GPU find what exact search finds, and how fast they are.
+
+Vectors are made up, clustered as embeddings are. The indexes are those of retrieval/card_index.py, asked through
+retrieval/dense.py where filters matter; the encoders have MiniLM-L6's shape and random weights. A scan by torch alone
+stands beside them as what the card's memory allows.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, time_calls
+
+DEPTH = 10
+PAIR_TOKENS = 256
+MINILM: dict[str, Any] = {
+    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
+    "vocab_size": 30522,
+}  # fmt: skip
+SMALL_BERT: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 500,
+}  # fmt: skip
+NEEDS = ("faiss",)
+
+
+def make_vectors(rows: int, dimension: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return clustered unit vectors, (rows, dimension) float32."""
+    chance = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((max(16, rows // 2000), dimension), dtype=np.float32)
+    vectors = np.empty((rows, dimension), dtype=np.float32)
+    for start in range(0, rows, 2**18):
+        block = chance.standard_normal((min(2**18, rows - start), dimension), dtype=np.float32)
+        block += centres[chance.integers(len(centres), size=len(block))]
+        vectors[start : start + len(block)] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    return vectors
+
+
+def find_place(setting: Setting) -> Any:
+    """Return where indexes are made: FAISS's GPU, or the CPU in the small.
+
+    Raises:
+        Unavailable: This FAISS has no GPU.
+    """
+    from retrieval.card_index import CPU, open_card
+
+    if setting.is_small:
+        return CPU
+    place = open_card()
+    if place is None:
+        raise Unavailable("FAISS has no GPU here that works: is faiss-gpu installed?")
+    return place
+
+
+def measure_index(setting: Setting, kind: str, rows: int, dimension: int, goals: tuple[str, str]) -> list[Figure]:
+    """Make an index, find its recall, and time it at batches of 1 and 256."""
+    from retrieval.card_index import build_card_index, draw_queries
+
+    vectors = make_vectors(rows, dimension)
+    index = build_card_index(vectors, find_place(setting), kinds=[kind])
+    queries, nearest = draw_queries(vectors)
+    found = index.find_rows(queries, DEPTH)
+    recall = float(sum(np.isin(want, row).sum() for want, row in zip(nearest, found, strict=True)) / nearest.size)
+    least = 0.995 if kind == "flat" else 0.98
+    if recall < least:
+        raise Wrong(f"{kind}: recall@10 of {recall:.4f}, wanted {least}")
+    one, many = queries[:1], np.ascontiguousarray(np.tile(queries, (2, 1))[:256])
+    single = time_calls(
+        lambda: index.find_rows(one, DEPTH), torch.device("cpu"), setting.pick(50, 3)
+    )  # it waits itself
+    batch = time_calls(lambda: index.find_rows(many, DEPTH), torch.device("cpu"), setting.pick(20, 3))
+    name = f"{kind}, {rows:,} × {dimension}"
+    figures = [
+        Figure(f"{name}: recall@10", recall, "", f"at least {least:g}"),
+        Figure(f"{name}: one query", single * 1e3, "ms", goals[0]),
+        Figure(f"{name}: 256 queries", len(many) / batch, "queries/s", goals[1]),
+        Figure(f"{name}: effort", float(index.effort), ""),
+    ]
+    if kind == "flat":
+        width = 2 if rows >= 1_000_000 else 4
+        figures.append(Figure(f"{name}: bytes read at one query", rows * dimension * width / single / 1e9, "GB/s"))
+    return figures
+
+
+def measure_flat(setting: Setting) -> list[Figure]:
+    """Exact search, float16 from a million on: 384 dimensions."""
+    goals = ("70% of the bandwidth", "100,000 queries/s")
+    return measure_index(setting, "flat", setting.pick(1_000_000, 4000), setting.pick(384, 32), goals)
+
+
+def measure_flat_wide(setting: Setting) -> list[Figure]:
+    """The same with 1,024 dimensions."""
+    goals = ("70% of the bandwidth", "60,000 queries/s")
+    return measure_index(setting, "flat", setting.pick(1_000_000, 2000), setting.pick(1024, 64), goals)
+
+
+def measure_lists(setting: Setting) -> list[Figure]:
+    """Lists (IVF) of ten million."""
+    return measure_index(setting, "lists", setting.pick(10_000_000, 6000), setting.pick(384, 32), ("", ""))
+
+
+def measure_graph(setting: Setting) -> list[Figure]:
+    """A graph (CAGRA, in the small HNSW) of ten million."""
+    place = find_place(setting)
+    if not place.has_graph:
+        raise Unavailable("this build of FAISS has no GpuIndexCagra: it was built without cuVS")
+    return measure_index(setting, "graph", setting.pick(10_000_000, 4000), setting.pick(384, 32), ("", ""))
+
+
+def prove_filters(setting: Setting) -> list[Figure]:
+    """Compare what is found under masks, as filters and deletions make them, with an exact scan by the CPU."""
+    from retrieval.card_index import build_card_index, draw_queries
+    from retrieval.config import IndexDevice
+    from retrieval.dense import make_dense, make_run, search_dense
+
+    rows, dimension = setting.pick(200_000, 3000), setting.pick(384, 32)
+    vectors = make_vectors(rows, dimension)
+    run = make_run(vectors, np.arange(rows), IndexDevice.cpu)
+    exact = make_dense([run])
+    card = make_dense([replace(run, on_gpu=build_card_index(vectors, find_place(setting), kinds=["flat"]))])
+    chance, figures = np.random.default_rng(1), []
+    queries, _ = draw_queries(vectors)
+    for share in (0.9, 0.3, 0.01, 0.0):
+        allowed = chance.random(rows) < share
+        same = 0
+        for query in queries[:50]:
+            wanted, scores = search_dense(exact, query, DEPTH, allowed)
+            found, values = search_dense(card, query, DEPTH, allowed)
+            if not allowed[found].all():
+                raise Wrong(f"of {share:.0%} allowed: one was found that is not allowed")
+            same += wanted.tolist() == found.tolist() and scores.tolist() == values.tolist()
+        if same < 50:
+            raise Wrong(f"of {share:.0%} allowed: {50 - same} of 50 searches found other chunks than an exact scan")
+        figures.append(Figure(f"searches equal to an exact scan, {share:.0%} allowed", float(same), "of 50", "50"))
+    return figures
+
+
+def scan(queries: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Return (queries, DEPTH) rows of the largest products."""
+    return (queries @ vectors.T).topk(DEPTH, dim=1).indices
+
+
+def measure_torch_scan(setting: Setting) -> list[Figure]:
+    """Scan by torch alone, in float16 on a card: a product and its largest, what FAISS's flat index is held against."""
+    figures = []
+    for dimension in setting.pick((384, 1024), (32,)):
+        rows = setting.pick(1_000_000, 4000)
+        dtype = torch.float16 if setting.device.type == "cuda" else torch.float32
+        vectors = torch.nn.functional.normalize(torch.randn(rows, dimension, device=setting.device), dim=1).to(dtype)
+        picked = torch.arange(256, device=setting.device) * (rows // 256)
+        found = scan(vectors[picked], vectors)[:, 0]
+        if not torch.equal(found, picked):
+            raise Wrong("the nearest of a vector is not itself")
+        for count in (1, 256):
+            queries = vectors[picked[:count]]
+            seconds = time_calls(partial(scan, queries, vectors), setting.device, setting.pick(20, 3))
+            name = f"torch, {rows:,} × {dimension}, {count} at once"
+            figures.append(Figure(name, count / seconds, "queries/s"))
+            if count == 1:
+                figures.append(Figure(f"{name}: bytes read", vectors.nbytes / seconds / 1e9, "GB/s"))
+    return figures
+
+
+def measure_encoders(setting: Setting) -> list[Figure]:
+    """Time a cross-encoder's pairs and an embedder's passages of 256 tokens, MiniLM-L6's shape, random weights."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    shape: Any = {**setting.pick(MINILM, SMALL_BERT), "num_labels": 1}
+    config = BertConfig(**shape)
+    model: Any = BertForSequenceClassification(config).eval()
+    model.to(setting.device)
+    tokens, batch = setting.pick(PAIR_TOKENS, 32), setting.pick(1024, 8)
+    ids = torch.randint(config.vocab_size, (batch, tokens), device=setting.device)
+    with torch.inference_mode():
+        exact = model(input_ids=ids[:8]).logits
+        model.to(setting.dtype)
+        gap = float((model(input_ids=ids[:8]).logits.float() - exact).abs().max())
+        if not gap < 0.05:
+            raise Wrong(f"scores are {gap:g} off those in float32")
+        pairs = time_calls(lambda: model(input_ids=ids), setting.device, setting.pick(10, 3))
+        passages = time_calls(
+            lambda: model.bert(input_ids=ids).last_hidden_state.mean(1), setting.device, setting.pick(10, 3)
+        )
+    return [
+        Figure("scores' largest error", gap, "", "at most 0.05"),
+        Figure(f"cross-encoder, {tokens} tokens", batch / pairs, "pairs/s", "25,000"),
+        Figure(f"embedder, {tokens} tokens", batch / passages, "passages/s"),
+    ]
+
+
+STEPS = (
+    Step("filters and deletions", prove_filters, needs=NEEDS),
+    Step("torch's own scan", measure_torch_scan),
+    Step("encoders", measure_encoders),
+    Step("flat, 384", measure_flat, needs=NEEDS),
+    Step("flat, 1024", measure_flat_wide, needs=NEEDS),
+    Step("lists", measure_lists, needs=NEEDS),
+    Step("graph", measure_graph, needs=NEEDS),
+)

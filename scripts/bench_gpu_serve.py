@@ -1,0 +1,245 @@
+"""Serving in scripts/bench_gpu.py: what adapters, a single stream and the gateway cost, on the engine of serve/.
+
+A random Llama with eight adapters of rank 16 is written to a folder, vLLM is started by serve/engine.py with the
+command that serve/run.py builds, and chats of fixed length are asked at once. The same load goes to the engine's
+socket and to the gateway in front. Does not know vLLM's insides; quality is not judged here.
+"""
+
+import asyncio
+import dataclasses
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+from scripts.bench_gpu_models import RANK, adapt, make_base
+from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, time_calls
+
+ADAPTERS = 8
+NEEDS = ("vllm", "httpx")
+TEMPLATE = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}\n{% endfor %}<assistant> "
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one round of requests came to.
+
+    Attributes:
+        tokens_per_s: Answer tokens of all requests together.
+        seconds: From the first request to the last answer.
+        requests: That were answered.
+    """
+
+    tokens_per_s: float
+    seconds: float
+    requests: int
+
+
+async def measure_load(
+    client: httpx.AsyncClient, models: Sequence[str], concurrency: int, rounds: int, max_tokens: int
+) -> Load:
+    """Ask chats, so many at once, and count the answers' tokens.
+
+    Args:
+        client: Of the engine's socket or of the gateway, with its key.
+        models: Asked in turn.
+        concurrency: Requests at once.
+        rounds: Requests of each of them, one after the other.
+        max_tokens: Of an answer.
+
+    Raises:
+        Wrong: An answer was refused, or has no tokens.
+    """
+    names = itertools.cycle(models)
+    counted: list[int] = []
+
+    async def ask(place: int) -> None:
+        for number in range(rounds):
+            body = {
+                "model": next(names),
+                "messages": [{"role": "user", "content": f"question {place} {number} " + "word " * 64}],
+                "max_tokens": max_tokens,
+                "temperature": 0,
+            }
+            answer = await client.post("/v1/chat/completions", json=body, timeout=300)
+            if answer.status_code != httpx.codes.OK:
+                raise Wrong(f"{answer.status_code}: {answer.text[:200]}")
+            counted.append(int(answer.json()["usage"]["completion_tokens"]))
+
+    began = time.perf_counter()
+    await asyncio.gather(*(ask(place) for place in range(concurrency)))
+    seconds = time.perf_counter() - began
+    if not all(counted):
+        raise Wrong("an answer had no tokens")
+    return Load(sum(counted) / seconds, seconds, len(counted))
+
+
+def write_models(setting: Setting, folder: Path) -> tuple[Path, list[Path]]:
+    """Write a random Llama with a tokenizer of its size, and adapters for it; return their folders."""
+    base = make_base(setting)
+    model = folder / "random-llama"
+    base.save_pretrained(model)
+    make_chat_tokenizer(base.config.vocab_size).save_pretrained(model)
+    adapted = adapt(base)
+    adapters = []
+    for number in range(ADAPTERS):
+        torch.manual_seed(number)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.02)
+        adapted.save_pretrained(folder / f"adapter-{number}")
+        adapters.append(folder / f"adapter-{number}")
+    return model, adapters
+
+
+def make_chat_tokenizer(vocabulary: int) -> Any:
+    """Return a tokenizer of so many words, with a chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<unk>": 0, "<end>": 1, "word": 2, "question": 3}
+    words |= {f"w{number}": number for number in range(len(words), vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>")  # noqa: S106
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def make_engine_config(setting: Setting) -> Any:
+    """Return what the profile of this machine says, made exact for the adapters of the bench."""
+    from serve.engine_command import EngineConfig
+    from serve.hardware import fill_engine_config
+
+    if setting.device.type == "cpu":
+        config = EngineConfig(device="cpu", max_model_len=512, max_num_seqs=8, kv_cache_gib=1, enforce_eager=True)
+    else:
+        config = EngineConfig(
+            device="cuda", dtype="bfloat16", max_model_len=4096, max_num_seqs=64, gpu_memory_utilization=0.85
+        )
+    return dataclasses.replace(
+        fill_engine_config(config), max_loras=ADAPTERS, max_lora_rank=RANK, start_timeout_s=300.0
+    )
+
+
+def measure_engine(setting: Setting) -> list[Figure]:
+    """Time base, one adapter and eight at concurrency 64, and one stream alone, on the engine's own socket."""
+    return asyncio.run(_measure_engine(setting))
+
+
+async def _measure_engine(setting: Setting) -> list[Figure]:
+    from serve.engine import Adapter, Engine
+    from serve.engine_command import build_command
+
+    concurrency, rounds, tokens = setting.pick((64, 4, 128), (4, 1, 8))
+    with tempfile.TemporaryDirectory(prefix="loam-bench-") as folder:
+        model, paths = write_models(setting, Path(folder))
+        size_bytes = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+        torch.cuda.empty_cache()
+        config = make_engine_config(setting)
+        adapters = [Adapter(path.name, path) for path in paths]
+        engine = Engine(config, adapters, setting.folder / "vllm.log")
+        try:
+            await engine.start(build_command(config, model, "base", None, engine.scratch), lambda _s, _line: None)
+            engine.client.headers.update(engine.headers)
+            names = [adapter.name for adapter in adapters]
+            await measure_load(engine.client, ["base", *names], concurrency, 1, tokens)  # warms up
+            base = await measure_load(engine.client, ["base"], concurrency, rounds, tokens)
+            one = await measure_load(engine.client, names[:1], concurrency, rounds, tokens)
+            eight = await measure_load(engine.client, names, concurrency, rounds, tokens)
+            alone = await measure_load(engine.client, ["base"], 1, rounds, tokens)
+        finally:
+            await engine.stop()
+    figures = [
+        Figure(f"base, {concurrency} at once", base.tokens_per_s, "tokens/s"),
+        Figure("one adapter, of base", one.tokens_per_s / base.tokens_per_s, "", "0.96"),
+        Figure(f"{ADAPTERS} adapters, of base", eight.tokens_per_s / base.tokens_per_s, "", "0.93"),
+        Figure("one stream", alone.tokens_per_s, "tokens/s"),
+    ]
+    if setting.device.type == "cuda":
+        bandwidth = measure_bandwidth(setting)
+        share = alone.tokens_per_s * size_bytes / bandwidth
+        figures.append(Figure("one stream, of the memory's bandwidth", share, "", "0.80"))
+    return figures
+
+
+def measure_bandwidth(setting: Setting) -> float:
+    """Return the bytes a second that a large copy reads and writes."""
+    values = torch.ones(2**28, device=setting.device)
+    target = torch.empty_like(values)
+    return 2 * values.nbytes / time_calls(lambda: target.copy_(values), setting.device, 10)
+
+
+def measure_gateway(setting: Setting) -> list[Figure]:
+    """Ask the base through serve/run.py, as an application does."""
+    model = setting.data.model("smollm2-135m-instruct")
+    embedder = setting.data.model("all-minilm-l6-v2")
+    for folder in (model, embedder):
+        if not (folder / "model.json").is_file():
+            raise Unavailable(
+                f"the gateway serves models of the data directory: python scripts/models.py get {folder.name}"
+            )
+    return asyncio.run(_measure_gateway(setting))
+
+
+async def _measure_gateway(setting: Setting) -> list[Figure]:
+    concurrency, rounds, tokens = setting.pick((64, 4, 128), (4, 1, 8))
+    port = find_port()
+    program = Path(__file__).parent.parent / "serve" / "run.py"
+    command = [sys.executable, str(program), "model=smollm2_135m", "adapters=[]", f"gateway.port={port}"]
+    command.append(f"paths.data_dir={setting.data.root}")
+    with (setting.folder / "gateway.log").open("w") as log:
+        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            await wait_until_ready(client, process)
+            names = [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
+            base = next(name for name in names if name.startswith("smollm2"))
+            await measure_load(client, [base], concurrency, 1, tokens)
+            load = await measure_load(client, [base], concurrency, rounds, tokens)
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.wait(), 60)
+    return [Figure(f"SmolLM2 through the gateway, {concurrency} at once", load.tokens_per_s, "tokens/s")]
+
+
+def find_port() -> int:
+    """Return a port that is free now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def wait_until_ready(
+    client: httpx.AsyncClient, process: asyncio.subprocess.Process, patience_s: float = 300
+) -> None:
+    """Wait until a gateway lists its models.
+
+    Raises:
+        Wrong: Its process has ended, or it takes too long.
+    """
+    ends = time.monotonic() + patience_s
+    while time.monotonic() < ends:
+        if process.returncode is not None:
+            raise Wrong(f"serve/run.py ended with {process.returncode}: see gateway.log")
+        try:
+            if (await client.get("/v1/models")).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            await asyncio.sleep(0.5)
+    raise Wrong(f"the gateway was not ready within {patience_s:.0f} s: see gateway.log")
+
+
+STEPS = (
+    Step("engine", measure_engine, needs=NEEDS),
+    Step("gateway", measure_gateway, needs=(*NEEDS, "fastapi", "hydra")),
+)

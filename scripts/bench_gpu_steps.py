@@ -1,0 +1,227 @@
+"""The steps of scripts/bench_gpu.py: what each one needs, how it ends, and the book in which its figures stand.
+
+A step that cannot run says why and is no failure; one that fails does not keep the others from running; what was
+measured is on disk before the next step begins. Does not know what the steps measure.
+"""
+
+import importlib.util
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.layout import DataDir, write_json
+
+logger = logging.getLogger(__name__)
+
+MEASURED, SKIPPED, FAILED = "measured", "skipped", "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        name: What it is.
+        value: As measured.
+        unit: Of the value.
+        goal: What it is held against, in words; empty where nothing is.
+    """
+
+    name: str
+    value: float
+    unit: str
+    goal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where and at which size the steps run.
+
+    Attributes:
+        device: The card, or the CPU for the small twin of each step.
+        is_small: Whether to compute the same in the small.
+        data: Where models lie that correctness is shown with.
+        folder: Where the book lies, and files that a step leaves.
+        options: What the command line says beside: `unsloth_python`.
+    """
+
+    device: torch.device
+    is_small: bool
+    data: DataDir
+    folder: Path
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in: bfloat16 on a card, float32 in the small."""
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    def pick(self, full: Any, small: Any) -> Any:
+        """Return the one that fits the size."""
+        return small if self.is_small else full
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to measure.
+
+    Attributes:
+        name: In the book and in the table.
+        run: Measures; returns its figures, or raises `Unavailable`.
+        needs: Modules that must be importable.
+        card_only: Whether there is nothing to run without a card.
+    """
+
+    name: str
+    run: Callable[[Setting], list[Figure]]
+    needs: tuple[str, ...] = ()
+    card_only: bool = False
+
+
+class Unavailable(Exception):
+    """A step found that what it needs is not here."""
+
+
+class Wrong(Exception):
+    """A step computed something else than its reference; nothing is timed."""
+
+
+class Book:
+    """What was measured on this machine at this commit, on disk."""
+
+    def __init__(self, path: Path, machine: dict[str, Any]) -> None:
+        """Open a book, or begin one where there is none of the same machine.
+
+        Args:
+            path: The JSON file.
+            machine: What identifies the measurements: card, versions, commit, size.
+        """
+        self.path = path
+        self.content: dict[str, Any] = {"machine": machine, "parts": {}}
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found.get("machine", {}).get("identity") == machine["identity"]:
+                self.content["parts"] = found["parts"]
+
+    def forget(self, part: str, *steps: str) -> None:
+        """Drop what the book says of some steps of a part, or of all of it."""
+        if not steps:
+            self.content["parts"].pop(part, None)
+        for step in steps:
+            self.content["parts"].get(part, {}).pop(step, None)
+
+    def is_measured(self, part: str, step: str) -> bool:
+        """Whether a step's figures stand in the book."""
+        return bool(self.content["parts"].get(part, {}).get(step, {}).get("status") == MEASURED)
+
+    def write(self, part: str, step: str, entry: dict[str, Any]) -> None:
+        """Put down how a step ended."""
+        self.content["parts"].setdefault(part, {})[step] = entry
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, self.content)
+
+
+def run_steps(part: str, steps: Sequence[Step], setting: Setting, book: Book, deadline: float) -> None:
+    """Run the steps of a part that the book does not hold yet.
+
+    Args:
+        part: Its name.
+        steps: In order; what shows correctness comes before what is timed.
+        setting: Where and at which size.
+        book: Takes what each came to.
+        deadline: By time.monotonic; no step begins after it.
+    """
+    for step in steps:
+        if book.is_measured(part, step.name):
+            logger.info("%s/%s: measured before", part, step.name)
+            continue
+        began = time.monotonic()
+        entry = _end_step(step, setting, is_late=began >= deadline)
+        entry["seconds"] = round(time.monotonic() - began, 1)
+        book.write(part, step.name, entry)
+        logger.info("%s/%s: %s %s", part, step.name, entry["status"], entry.get("reason", ""))
+
+
+def _end_step(step: Step, setting: Setting, *, is_late: bool) -> dict[str, Any]:
+    """Run one step and return what the book says of it."""
+    missing = [name for name in step.needs if not can_import(name)]
+    if missing:
+        return {"status": SKIPPED, "reason": f"not installed: {', '.join(missing)}"}
+    if step.card_only and setting.device.type != "cuda":
+        return {"status": SKIPPED, "reason": "wanted a CUDA card, found none"}
+    if is_late:
+        return {"status": SKIPPED, "reason": "the part's time was over; run it again to go on"}
+    try:
+        figures = step.run(setting)
+    except Unavailable as error:
+        return {"status": SKIPPED, "reason": str(error)}
+    except Exception as error:
+        logger.exception("%s", step.name)
+        first = (str(error).strip().splitlines() or [""])[0]
+        return {"status": FAILED, "reason": f"{type(error).__name__}: {first[:300]}"}
+    finally:
+        if setting.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return {"status": MEASURED, "figures": [asdict(figure) for figure in figures]}
+
+
+def can_import(name: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_calls(run: Callable[[], Any], device: torch.device, repeats: int, warm_up: int = 2) -> float:
+    """Return the median seconds of a call, by the device's own clock on a card.
+
+    Args:
+        run: What is timed.
+        device: Where it runs.
+        repeats: Calls that count.
+        warm_up: Calls before them.
+    """
+    for _ in range(warm_up):
+        run()
+    synchronize(device)
+    seconds: list[float] = []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in "ab")
+            start.record()
+            run()
+            end.record()
+            end.synchronize()
+            seconds.append(float(start.elapsed_time(end)) / 1000)
+        else:
+            began = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def compare(name: str, found: torch.Tensor, exact: torch.Tensor, limit: float) -> Figure:
+    """Return the relative distance from a reference.
+
+    Raises:
+        Wrong: It is larger than the limit, or not a number.
+    """
+    wanted = exact.detach().double()
+    gap = float((found.detach().double() - wanted).norm() / wanted.norm().clamp(min=1e-30))
+    if not gap <= limit:
+        raise Wrong(f"{name}: wanted at most {limit:g} off, found {gap:g}")
+    return Figure(name, gap, "of the norm", f"at most {limit:g}")
