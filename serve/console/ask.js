@@ -15,10 +15,9 @@ export async function show(root, { query, noteQuery, isLeft }) {
   if (isLeft()) return null;
   const known = new Set(models.map((model) => model.id));
   const wanted = query.getAll("model").filter((name) => known.has(name)).slice(0, MOST_MODELS);
-  const chat = {
-    models, chosen: wanted.length ? wanted : [choose(models)], turns: [], running: new Set(), stores,
-    searched: stores.map((store) => store.id).filter((id) => query.getAll("store").includes(id)),
-  };
+  const searched = stores.map((store) => store.id).filter((id) => query.getAll("store").includes(id));
+  const chosen = wanted.length ? wanted : [choose(models, searched.length > 0)];
+  const chat = { models, chosen, turns: [], running: new Set(), stores, searched };
 
   const field = h("textarea", {
     id: "question", rows: 2, "data-main-field": true, required: true,
@@ -87,8 +86,9 @@ async function listModels() {
   return data.filter((model) => model.kind in GROUPS);
 }
 
-function choose(models) {
-  const order = Object.keys(GROUPS);
+/** Return the model to begin with: an assistant, else a fine-tuned one; over chosen stores not an assistant, which has its own. */
+function choose(models, isSearching) {
+  const order = isSearching ? ["alias", "adapter", "base", "assistant"] : Object.keys(GROUPS);
   return [...models].sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind))[0].id;
 }
 

@@ -47,7 +47,7 @@ function drawStores(stores) {
     h("td", { class: "number" }, bytes(store.usage_bytes)),
     h("td", { class: "wide-only" }, when(store.last_active_at)),
   ));
-  const head = ["Store", "", "Files", "Failed", "Size", "Last used"].map((text, at) => h("th", { class: at > 1 && at < 5 ? "number" : at === 5 ? "wide-only" : "" }, text));
+  const head = ["Store", "Status", "Files", "Failed", "Size", "Last used"].map((text, at) => h("th", { class: at > 1 && at < 5 ? "number" : at === 5 ? "wide-only" : "" }, text));
   return h("div", { class: "card scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)));
 }
 
@@ -68,7 +68,8 @@ async function showStore(root, storeId, context) {
   const head = h(
     "div", { class: "row between" },
     h("h1", {}, h("a", { href: "#/documents" }, title), " / ", store.name || store.id),
-    h("div", { class: "row" }, store.name === store.id ? null : h("code", { class: "quiet small" }, store.id), h("button", { class: "danger", onclick: () => removeStore(store) }, "Delete the store")),
+    h("div", { class: "row" }, store.name === store.id ? null : h("code", { class: "quiet small" }, store.id), h("a", { class: "button", href: `#/ask?${new URLSearchParams({ store: store.id })}` }, "Ask these documents"),
+      h("button", { class: "danger", onclick: () => removeStore(store) }, "Delete the store")),
   );
   put(root, head, drawDrop(view, refresh), drawSearch(store, context), list);
   return () => clearTimeout(view.timer);
@@ -143,7 +144,7 @@ function drawFiles(view, refresh) {
   const counts = view.documents.reduce((sums, one) => ({ ...sums, [one.status]: (sums[one.status] ?? 0) + 1 }), {});
   const summary = Object.entries(counts).map(([status, count]) => `${count} ${status.replace("_", " ")}`).join(", ");
   const rows = view.documents.map((one) => drawFile(view.store, one, refresh));
-  const head = ["Document", "Status", "Size", "", ""].map((text, at) => h("th", { class: at === 2 ? "number" : "" }, text));
+  const head = ["Document", "Status", "Size", "Detail", "Actions"].map((text, at) => h("th", { class: at === 2 ? "number" : "" }, text));
   return h(
     "section", { class: "card", "aria-label": "Files" },
     h("header", {}, h("h2", {}, "Files"), h("span", { class: "quiet", role: "status" }, summary)),

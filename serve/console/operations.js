@@ -155,7 +155,7 @@ async function drawKeys(place, made = null) {
   const rows = data.map((key) => h(
     "tr", {}, h("td", {}, key.owner, key.is_admin ? h("span", { class: "badge" }, "administrator") : null), h("td", {}, h("code", {}, key.id)), h("td", {}, when(key.created_at)),
     h("td", {}, key.revoked_at ? `revoked ${when(key.revoked_at)}` : h("button", { class: "plain danger", onclick: () => revoke(key, place), "aria-label": `Revoke ${key.id}` }, "Revoke"))));
-  const head = ["Owner", "Key", "Made", ""].map((text) => h("th", {}, text));
+  const head = ["Owner", "Key", "Made", "Actions"].map((text) => h("th", {}, text));
   put(
     place,
     h("section", { class: "card stack", "aria-label": "Keys" },

@@ -16,10 +16,15 @@ const policy = window.trustedTypes?.createPolicy("loam-report", { createHTML: (t
  * @param {string} text HTML
  */
 export function drawPage(text) {
-  const inert = new DOMParser().parseFromString(policy.createHTML(text), "text/html");
+  const inert = new DOMParser().parseFromString(policy.createHTML(quieten(text)), "text/html");
   const page = h("div", {}, [...inert.body.childNodes].map(copy).filter(Boolean));
   page.addEventListener("click", follow);
   return page;
+}
+
+/** Rename what the browser would refuse and complain about; what keeps it from running is that it is not copied. */
+function quieten(text) {
+  return text.replace(/<[^>]*>/g, (tag) => tag.replace(/^<(\/?)(?:script|style)\b/i, "<$1template").replace(/\s(style|on\w+)=/gi, " data-$1="));
 }
 
 function copy(node) {
@@ -38,7 +43,7 @@ function copy(node) {
 }
 
 function copyStyles(node, element) {
-  for (const part of (node.getAttribute("style") ?? "").split(";")) {
+  for (const part of (node.getAttribute("data-style") ?? "").split(";")) {
     const [name, ...rest] = part.split(":");
     const value = rest.join(":").trim();
     if (STYLES.includes(name.trim()) && !/url\((?!\s*["']?#)/i.test(value)) element.style.setProperty(name.trim(), value.replace(/url\((["']?)#/g, `url($1#${LOCAL}`));

@@ -104,8 +104,9 @@ async function drawFeedback(place) {
     h("td", {}, h("a", { href: `#/ask?${new URLSearchParams({ model: one.model, q: one.question })}` }, one.question), one.comment ? h("p", { class: "quiet small" }, one.comment) : null),
     h("td", { class: "wide-only" }, one.model), h("td", { class: "wide-only" }, [...new Set(one.passages.map((passage) => passage.file))].join(", ")), h("td", { class: "wide-only" }, when(one.created_at)),
     h("td", {}, h("button", { class: "plain danger", onclick: () => remove(one), "aria-label": `Delete what was said of ${one.question}` }, "Delete"))));
-  const head = ["", "Question", "Model", "Answered by", "Said", ""].map((text, at) => h("th", { class: at > 1 && at < 5 ? "wide-only" : "" }, text));
+  const head = ["Rating", "Question", "Model", "Answered by", "Said", "Actions"].map((text, at) => h("th", { class: at > 1 && at < 5 ? "wide-only" : "" }, text));
   put(place, h("section", { class: "card stack", "aria-label": "Feedback" },
     h("div", { class: "row between" }, h("h2", {}, "What people said of answers"), h("div", { class: "row" }, store, h("button", { onclick: get }, "Export as labelled questions"))),
-    problems, h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)))));
+    problems, h("p", { class: "quiet small" }, "What the search is tuned by: ", h("code", {}, "python retrieval/run.py action=tune store=STORE questions=questions.jsonl")),
+    h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)))));
 }

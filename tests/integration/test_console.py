@@ -16,6 +16,7 @@ pytest.importorskip("playwright", reason="wanted Playwright (the dev extra), fou
 from playwright.sync_api import Browser, Page, expect
 
 from core.layout import DataDir
+from evaluation.report import Link, Section, draw_bars, write_report
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
@@ -214,7 +215,7 @@ def test_ten_files_are_brought_in_and_the_broken_one_says_why(served: Served, wa
     page.keyboard.press("Enter")
     first = page.locator(".hits tbody tr").first
     expect(first).to_contain_text("note-7.md")
-    expect(page.locator(".hits th")).to_have_text(["", "Passage", "lexical", "dense", "fused"])
+    expect(page.locator(".hits th")).to_have_text(["n", "Passage", "lexical", "dense", "fused"])
     expect(first.locator("td").nth(2)).to_contain_text("1.")
     first.get_by_role("button", name="note-7.md").click()
     expect(page.get_by_role("dialog").locator("mark")).to_contain_text("canary7")
@@ -224,3 +225,49 @@ def test_ten_files_are_brought_in_and_the_broken_one_says_why(served: Served, wa
     expect(page.locator(".badge.completed")).to_have_count(8)
     page.get_by_role("button", name="Search").click()
     expect(page.locator(".hits tbody tr").first).not_to_contain_text("note-7.md")
+
+
+def test_a_report_is_shown_and_nothing_in_it_runs(served: Served, watched: Watched) -> None:
+    folder = served.gateway.folder / "reports" / "monday"
+    figure = Section(
+        "Result", "Seven of ten.", figure=draw_bars(["base", "rag"], [0.2, 0.7], [0.1, 0.6], [0.3, 0.8], "right")
+    )
+    table = Section("By arm", "", ("arm", "right"), (("rag", Link(0.7, "rag-q1")),))
+    answers = Section(
+        "Answers", "", ("question", "answer"), (("q1", "45 days <b>[1]</b>"),), ("rag-q1",), is_folded=True
+    )
+    write_report(folder, "Monday", (figure, table, answers), {"figures": {"right": 0.7}}, (("arm",), (("rag",),)))
+    hostile = (
+        '<script>document.title = "run"</script><img src="https://elsewhere.example/a.png" onerror="document.title=1">'
+        '<form action="https://elsewhere.example"><input name="key"></form><iframe srcdoc="x"></iframe>'
+        '<p onclick="document.title=1" style="position:fixed">still here</p><a href="https://elsewhere.example">out</a>'
+        "</body>"
+    )
+    path = folder / "report.html"
+    path.write_text(path.read_text().replace("</body>", hostile))
+    page = watched.page
+    page.get_by_role("link", name="Verdict").click()
+    page.get_by_role("link", name="monday").click()
+    report = page.locator(".report")
+    expect(report.locator("svg text").filter(has_text="base")).to_have_count(1)
+    expect(report.get_by_text("still here")).to_be_visible()
+    expect(report.locator("script, img, form, input, iframe, a[href^='http'], [onclick]")).to_have_count(0)
+    report.get_by_role("link", name="0.700").click()
+    row = report.locator("tr.found")
+    expect(row).to_contain_text("45 days <b>[1]</b>")
+    assert page.title() == "Verdict and evaluation · Loam"
+
+
+def test_one_owner_sees_nothing_of_anothers(served: Served, browser: Browser) -> None:
+    token = create_key(served.gateway.database, "sales")[1]
+    with watched_page(browser, served.gateway.url) as watched:
+        page = watched.page
+        log_in(page, token)
+        expect(page.get_by_role("link", name="Operations")).to_have_count(0)
+        expect(page.get_by_label("Model").locator("option")).to_have_text(["helper", BASE])
+        page.get_by_role("link", name="Documents").click()
+        expect(page.get_by_text("No documents yet")).to_be_visible()
+        page.goto(f"{served.gateway.url}/console/#/documents/acme")
+        expect(page.get_by_role("alert")).to_contain_text("there is none")
+        page.goto(f"{served.gateway.url}/console/#/operations")
+        expect(page.get_by_role("alert")).to_contain_text("administrator")

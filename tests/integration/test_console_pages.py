@@ -17,7 +17,8 @@ pytest.importorskip("playwright", reason="wanted Playwright (the dev extra), fou
 
 from playwright.sync_api import Browser, Page, expect
 
-from core.layout import DataDir, write_json
+from core.layout import DataDir
+from evaluation.report import Link, Section, draw_bars, write_report
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
@@ -57,8 +58,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     data = DataDir(folder)
     sizes, parsing = ChunkingConfig(max_tokens=160, overlap_tokens=0), ParsingConfig()
     ingest(data, "acme-handbook", source, embedder=HashEmbedder(), chunking=sizes, parsing=parsing)
-    write_json(folder / "reports" / "monday" / "report.json", {"figures": {"success": 0.71, "latency_s_p50": 1.9}})
-    write_json(folder / "reports" / "tuesday" / "report.json", {"figures": {"success": 0.83, "latency_s_p50": 2.2}})
+    for name, success, latency_s in (("monday", 0.71, 1.9), ("tuesday", 0.83, 2.2)):
+        write_sample_report(folder / "reports" / name, success, latency_s)
     assistants = {"acme-support": AssistantConfig(model=ALIAS, stores=["acme-handbook"], k=3, min_score=-1)}
     searcher = Searcher(data, make_embedder=HashEmbedder)
     try:
@@ -66,6 +67,27 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             yield Served(gateway, create_key(gateway.database, "local", is_admin=True)[1], "acme-handbook")
     finally:
         searcher.close()
+
+
+def write_sample_report(folder: Path, success: float, latency_s: float) -> None:
+    """Write a report of two figures as an evaluation would, with the answers behind them."""
+    figure = draw_bars(
+        ["base", "rag"], [0.2, success], [0.1, success - 0.1], [0.3, success + 0.1], "answered as demanded"
+    )
+    rows = (("base", 0.2, 1.4), ("rag", Link(success, "rag-q1"), latency_s))
+    answers = Section("Answers", "", ("question", "answer"), ((QUESTION, REPLY),), ("rag-q1",), is_folded=True)
+    sections = [
+        Section(
+            "Result",
+            "Of 67 questions, asked once each.",
+            ("arm", "answered as demanded", "seconds"),
+            rows,
+            figure=figure,
+        ),
+        answers,
+    ]
+    values = {"figures": {"success": success, "latency_s_p50": latency_s}}
+    write_report(folder, f"Evaluation of {folder.name}", sections, values, (("arm", "right"), (("rag", success),)))
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +169,11 @@ def show_compared_reports(page: Page, served: Served) -> None:
     expect(page.get_by_role("row", name="figures / success")).to_contain_text("+0.12")
 
 
+def show_report(page: Page, served: Served) -> None:
+    log_in(page, served, "reports/tuesday")
+    expect(page.locator(".report svg text").filter(has_text="rag")).to_be_visible()
+
+
 def show_operations(page: Page, served: Served) -> None:
     log_in(page, served, "operations")
     page.get_by_role("button", name="Examine the data directory").click()
@@ -156,7 +183,7 @@ def show_operations(page: Page, served: Served) -> None:
 PAGES = {
     "login": show_login, "answer": show_answer, "comparison": show_comparison, "passage": show_passage,
     "stores": show_stores, "store": show_store, "training": show_training, "reports": show_reports,
-    "compared-reports": show_compared_reports, "operations": show_operations,
+    "report": show_report, "compared-reports": show_compared_reports, "operations": show_operations,
 }  # fmt: skip
 
 
