@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo serve test test-unit test-full test-durability test-gpu lint format types docs screenshots bench bench-peers bench-loaders clean
+.PHONY: help setup lock demo serve test test-unit test-full test-durability test-airgap test-gpu bundle audit licences lint format types docs screenshots bench bench-peers bench-loaders clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
@@ -32,8 +32,21 @@ test-full: setup lint types  ## make test with every slow count turned up
 test-durability: setup  ## The full sets of docs/durability.md, going on where it was stopped (options: ARGS='D1 D4')
 	@$(BIN)/python scripts/prove_durability.py $(ARGS)
 
+test-airgap: setup  ## The whole suite where only loopback exists, and what leaves is counted (BUNDLE=DIR: install it and run its demo, too)
+	@$(BIN)/python scripts/prove_airgap.py $(PYTEST) $(ARGS)
+	@[ -z "$(BUNDLE)" ] || $(BIN)/python scripts/prove_airgap.py scripts/install_and_demo.sh "$(BUNDLE)" "$(or $(PREFIX),.cache/airgap)"
+
 test-gpu: setup  ## Only the tests that need a CUDA device
 	@$(PYTEST) tests/gpu $(ARGS)
+
+bundle: setup  ## Make a bundle for a room without a network (options: ARGS='profile=cpu models=[…] out=DIR')
+	@$(BIN)/python scripts/bundle.py create $(ARGS)
+
+audit: setup  ## Ask a public database for known flaws of every locked package (needs a network)
+	@$(BIN)/python scripts/audit.py $(ARGS)
+
+licences: setup  ## Write docs/licences.md from the packages' metadata; judge what is new (needs a network for the CUDA set)
+	@$(BIN)/python scripts/licences.py write=true online=true
 
 lint: setup  ## Check style, format and import directions
 	@$(BIN)/ruff check .

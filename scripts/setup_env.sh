@@ -7,7 +7,7 @@
 # Quick when nothing changed: .venv/loam-setup holds the sha256 of what the environment was made from, and a change of
 # pyproject.toml alone installs only Loam itself anew.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."  # the environment holds its path: the same one through a link
 
 readonly venv=.venv
 readonly stamp=$venv/loam-setup  # line 1: set, sha256 of the lock, folder; line 2: sha256 of pyproject.toml
