@@ -1,8 +1,13 @@
-"""Check a data directory and mend what is derived: python scripts/doctor.py [DATA_DIR] [repair=true] [output=json].
+"""Answer what an operator asks, before and after: can this machine do it, and is the data whole.
 
-Reads every page of the database and every byte of chunks, uploads, indexes, models and adapters, and holds them against
-what was written down when they were stored. Each row of CHECKS is one plain function. Ends with 0 where all is well or
-mended, with 6 where damage remains. May run beside a gateway.
+    python scripts/doctor.py [DATA_DIR] [checks=all|machine|data] [profile=auto|cpu|gpu_24gb|h100|multi_gpu]
+        [model=NAME] [host=127.0.0.1] [port=8000] [repair=true] [output=json]
+
+`machine` (doctor_machine.py) tries driver, packages and their kernels, models, assets, room, ports and keys. `data`
+reads every page of the database and every byte of chunks, uploads, indexes, models and adapters, holds them against
+what was written down when they were stored, and mends what is derived with repair=true. Each row of CHECKS is one plain
+function. Ends with 0 where all is well or mended, with 6 where something remains; each fault comes with its remedy. May
+run beside a gateway.
 """
 
 from core.offline import switch_offline
@@ -15,7 +20,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import Engine, RowMapping, text
@@ -31,6 +36,7 @@ from retrieval.seal import check_chunk, check_embeddings, check_seal, seal_chunk
 from retrieval.store import Store, find_store, list_stores
 from retrieval.uploads import check_upload, find_leftovers, list_uploads
 from retrieval.vectors import unpack_vectors
+from scripts.finding import Finding
 
 ABANDONED_AFTER_S = 3600
 RESTORE = "Restore a backup: python scripts/backup.py restore BACKUP --data-dir NEW"
@@ -38,22 +44,28 @@ BATCH_CHUNKS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that is not as it was stored.
+class Request:
+    """What the command line asks for.
 
     Attributes:
-        check: Which check found it.
-        subject: What it is about: a chunk, a file, a folder.
-        fault: What was found.
-        remedy: What to do.
-        is_mended: Whether it has been put right.
+        data: The data directory.
+        repair: `true` mends what is derived.
+        output: `json` or `table`.
+        checks: `all`, `machine` or `data`.
+        profile: Of the hardware; `auto` asks the machine.
+        model: Name of the base model; `auto` takes the only one there is, else the profile's own.
+        host: Where the gateway will listen.
+        port: Its port.
     """
 
-    check: str
-    subject: str
-    fault: str
-    remedy: str
-    is_mended: bool = False
+    data: DataDir
+    repair: str = "false"
+    output: str = "table"
+    checks: str = "all"
+    profile: str = "auto"
+    model: str = "auto"
+    host: str = "127.0.0.1"
+    port: str = "8000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,38 +333,50 @@ def examine(data: DataDir, *, repair: bool, show: Callable[[str], None] = lambda
     return findings
 
 
-def parse_arguments(words: list[str]) -> tuple[DataDir, bool, bool]:
-    """Return the data directory, whether to repair, and whether to print JSON.
+def parse_arguments(words: list[str]) -> Request:
+    """Return what the command line asks for.
 
     Raises:
         ConfigError: A word is none of these.
     """
-    root, repair, as_json = os.environ.get("LOAM_DATA_DIR", "data"), False, False
+    request = Request(DataDir(Path(os.environ.get("LOAM_DATA_DIR", "data"))))
+    choices = {
+        "repair": ("true", "false"),
+        "output": ("json", "table"),
+        "checks": ("all", "machine", "data"),
+        "profile": ("auto", "cpu", "gpu_24gb", "h100", "multi_gpu"),
+    }
     for word in words:
         key, has_value, value = word.partition("=")
-        if key == "repair" and value in ("true", "false"):
-            repair = value == "true"
-        elif key == "output" and value in ("json", "table"):
-            as_json = value == "json"
+        if (
+            (key in choices and value in choices[key])
+            or (key in ("model", "host") and value)
+            or (key == "port" and value.isdecimal() and int(value) < 65536)
+        ):
+            request = replace(request, **{key: value})
         elif not has_value and not word.startswith("-"):
-            root = word
+            request = replace(request, data=DataDir(Path(word)))
         else:
-            raise ConfigError(f"wanted [DATA_DIR] [repair=true|false] [output=json|table], found {word!r}.")
-    return DataDir(Path(root)), repair, as_json
+            listed = " ".join(f"[{name}={'|'.join(values)}]" for name, values in choices.items())
+            raise ConfigError(f"wanted [DATA_DIR] {listed} [model=NAME] [host=ADDRESS] [port=N], found {word!r}.")
+    return request
 
 
-def show_findings(findings: list[Finding], data: DataDir) -> None:
+def show_findings(findings: list[Finding], facts: dict[str, list[str]], request: Request) -> None:
     """Print what was found, and the next command."""
-    for name, _ in CHECKS:
+    names = [*facts, *(name for name, _ in CHECKS if request.checks != "machine")]
+    for name in dict.fromkeys(names):
         found = [finding for finding in findings if finding.check == name]
-        print(f"{name:<10} {'ok' if not found else ''}".rstrip())
+        print(f"{name:<13} {'' if found else 'ok'}".rstrip())
+        for fact in facts.get(name, []):
+            print(f"  {fact}")
         for finding in found:
-            print(f"  {finding.subject}: {finding.fault}{' (mended)' if finding.is_mended else ''}")
+            print(f"  {'mended' if finding.is_mended else 'FAULT'}  {finding.subject}: {finding.fault}")
     open_ones = [finding for finding in findings if not finding.is_mended]
     if not open_ones:
         print("all is well")
     elif all(finding.remedy.startswith("repair=true") for finding in open_ones):
-        print(f"next: python scripts/doctor.py {data.root} repair=true")
+        print(f"next: python scripts/doctor.py {request.data.root} repair=true")
     else:
         remedies = dict.fromkeys(f.remedy for f in open_ones if not f.remedy.startswith("repair=true"))
         print("next: " + "; ".join(remedies))
@@ -360,15 +384,24 @@ def show_findings(findings: list[Finding], data: DataDir) -> None:
 
 def main() -> None:
     """Check, print, and end with the right code."""
-    data, repair, as_json = parse_arguments(sys.argv[1:])
+    request = parse_arguments(sys.argv[1:])
     configure_logging(level="ERROR")
     show = (lambda name: print(f"checking {name}", file=sys.stderr)) if sys.stderr.isatty() else (lambda _: None)
-    findings = examine(data, repair=repair, show=show)
+    findings: list[Finding] = []
+    facts: dict[str, list[str]] = {}
+    if request.checks != "data":
+        from scripts.doctor_machine import examine_machine, find_wanted
+
+        wanted = find_wanted(request.data, request.profile, request.model, request.host, int(request.port))
+        findings, facts = examine_machine(wanted, show)
+    if request.checks == "data" or (request.checks == "all" and request.data.root.is_dir()):
+        findings += examine(request.data, repair=request.repair == "true", show=show)
     is_well = all(finding.is_mended for finding in findings)
-    if as_json:
-        print(json.dumps({"data_dir": str(data.root), "ok": is_well, "findings": [asdict(f) for f in findings]}))
+    if request.output == "json":
+        report = {"data_dir": str(request.data.root), "ok": is_well, "facts": facts}
+        print(json.dumps({**report, "findings": [asdict(finding) for finding in findings]}))
     else:
-        show_findings(findings, data)
+        show_findings(findings, facts, request)
     sys.exit(0 if is_well else ContractError.exit_code)
 
 

@@ -23,7 +23,7 @@ from retrieval.searcher import Searcher
 from retrieval.snapshot import snapshot_folder
 from retrieval.store import find_store
 from retrieval.uploads import save_upload
-from scripts.doctor import Finding, examine, parse_arguments
+from scripts.doctor import Finding, Request, examine, parse_arguments
 from tests.fakes.hash_embedder import HashEmbedder
 
 REPO = Path(__file__).resolve().parents[3]
@@ -194,7 +194,7 @@ def test_a_damaged_page_is_named_and_never_quoted(
 
 def test_the_command_prints_ends_and_tells_what_is_next(data: DataDir) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "scripts/doctor.py", str(data.root), *words]
+        command = [sys.executable, "scripts/doctor.py", str(data.root), "checks=data", *words]
         return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
 
     run_sql(data, "UPDATE chunks SET text = 'other' WHERE id = 3")
@@ -208,7 +208,8 @@ def test_the_command_prints_ends_and_tells_what_is_next(data: DataDir) -> None:
 
 
 def test_the_command_line_is_read_strictly() -> None:
-    assert parse_arguments(["x", "repair=true", "output=json"]) == (DataDir(Path("x")), True, True)
-    for word in ("--repair", "repair=yes", "other=1"):
+    request = parse_arguments(["x", "repair=true", "output=json", "checks=data", "port=9000"])
+    assert request == Request(DataDir(Path("x")), "true", "json", "data", port="9000")
+    for word in ("--repair", "repair=yes", "other=1", "port=70000", "profile=tpu", "model="):
         with pytest.raises(ConfigError, match="wanted"):
             parse_arguments([word])
