@@ -113,3 +113,37 @@ def test_its_version_is_the_projects() -> None:
     version = re.search(r'^version = "(.+)"$', (REPO / "pyproject.toml").read_text(), re.MULTILINE)
     assert version is not None
     assert f"LOAM_VERSION={version[1]}" in select("ARG", "runtime")
+
+
+def list_ancestors(stage: str) -> list[str]:
+    """Return a stage and what it is built on, down to the base image."""
+    bases = {where: arguments.split()[0] for where, name, arguments in INSTRUCTIONS if name == "FROM"}
+    chain = [stage]
+    while bases.get(chain[-1]) in bases:
+        chain.append(bases[chain[-1]])
+    return chain
+
+
+@pytest.mark.parametrize("target", ["train", "serve"])
+def test_there_is_no_compiler_at_run_time(target: str) -> None:
+    chain = list_ancestors(target)
+    assert chain == [target, "runtime", "base"]
+    words = [word for stage in chain for arguments in select("RUN", stage) for word in arguments.split()]
+    assert {"gcc", "g++", "clang", "build-essential", "libc6-dev", "make"}.isdisjoint(words)
+    assert "gcc" in select("RUN", "environment")[0].split()
+    copied = [arguments for stage in chain for arguments in select("COPY", stage) if "--from=environment" in arguments]
+    assert copied == ["--from=environment /srv/loam/.venv .venv", "--from=environment /srv/loam/lib lib"]
+
+
+def test_all_that_is_written_at_run_time_lies_in_the_volume() -> None:
+    pairs = dict(pair.partition("=")[::2] for arguments in select("ENV", "runtime") for pair in arguments.split())
+    places = [
+        pairs[name] for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TRITON_CACHE_DIR", "LOAM_DATA_DIR")
+    ]
+    assert all(place == "/data" or place.startswith("/data/") for place in places)
+    assert pairs["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+def test_each_target_says_how_its_health_is_told() -> None:
+    assert select("HEALTHCHECK", "train") == ["NONE"]
+    assert "CMD" in select("HEALTHCHECK", "serve")[0]
