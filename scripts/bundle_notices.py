@@ -8,7 +8,7 @@ import email.parser
 import re
 import uuid
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
@@ -24,6 +24,18 @@ from core.manifest import ModelManifest
 
 LICENCE_FILE = re.compile(r"(^|/)(licen[cs]e|copying|notice|copyright)[^/]*$", re.IGNORECASE)
 LLAMA_LICENCE = re.compile(r"Llama (\d[\d.]*) Community License", re.IGNORECASE)
+LLAMA_PACKAGES = {"llama-models": "3"}
+"""Packages that hold Llama Materials without saying so in their metadata, with the version of Meta's licence."""
+SHORT = 60
+"""Longest line that is a licence's name rather than its text."""
+TEXTS = {
+    "Apache-2.0": "Apache License Version 2.0",
+    "MIT": "Permission is hereby granted, free of charge, to any person obtaining a copy",
+    "BSD": "Redistribution and use in source and binary forms, with or without modification, are permitted",
+    "PSF-2.0": "PSF hereby grants Licensee a nonexclusive, royalty-free, world-wide license",
+    "matplotlib (PSF style)": "MDT hereby grants Licensee a nonexclusive, royalty-free, world-wide license",
+}
+"""What the text of a licence is known by."""
 MODEL_LICENCE_FILES = re.compile(r"^(licen[cs]e|use_policy|notice)", re.IGNORECASE)
 
 
@@ -86,24 +98,29 @@ def read_package(path: Path) -> Package:
         sha256=sha256_file(path),
         size_bytes=path.stat().st_size,
         unpacked_bytes=sum(entry.file_size for entry in entries),
-        licence=read_licence(metadata),
+        licence=read_licence(metadata, texts.values()),
         is_expression=bool(metadata["License-Expression"]),
         requires=sorted(_read_requirements(metadata)),
         texts=texts,
     )
 
 
-def read_licence(metadata: Message) -> str:
-    """Return a package's licence: its SPDX expression, else its classifiers, else the first line of its own words."""
+def read_licence(metadata: Message, texts: Iterable[str] = ()) -> str:
+    """Return a package's licence: its SPDX expression, else its own words, its classifiers, or what its text shows."""
     if metadata["License-Expression"]:
         return str(metadata["License-Expression"]).strip()
-    classifiers = [str(line).rpartition(" :: ")[2] for line in metadata.get_all("Classifier", []) if "License" in line]
-    classifiers = [name for name in classifiers if name != "OSI Approved"]
-    words = str(metadata["License"] or "").strip().partition("\n")[0].strip()
-    is_short = bool(words) and words.upper() != "UNKNOWN" and len(words) <= 60
-    if is_short and (not classifiers or len(classifiers) == 1):
-        return words
-    return " / ".join(classifiers) or words[:60] or "unknown"
+    lines = [str(line) for line in metadata.get_all("Classifier", [])]
+    names = [line.rpartition(" :: ")[2] for line in lines if line.startswith("License ::")]
+    names = [name for name in names if name not in ("OSI Approved", "Other/Proprietary License")]
+    words = str(metadata["License"] or "").strip()
+    first = words.partition("\n")[0].strip()
+    if first and words == first and len(first) <= SHORT and first.upper() != "UNKNOWN":
+        return first
+    if names:
+        return " / ".join(names)
+    return next(
+        (name for text in (words, *texts) for name, sign in TEXTS.items() if sign in " ".join(text.split())), "unknown"
+    )
 
 
 def _read_requirements(metadata: Message) -> set[str]:
@@ -137,16 +154,15 @@ def find_llama_notices(models: Sequence[ModelManifest], packages: Sequence[Packa
                     "LICENSE.txt to the folder that you imported, and import it again"
                 )
     for package in packages:
-        found = LLAMA_LICENCE.search(package.licence) or next(
-            filter(None, (LLAMA_LICENCE.search(text) for text in package.texts.values())), None
-        )
-        if found:
-            versions.add(found[1])
+        version = LLAMA_PACKAGES.get(canonicalize_name(package.name))
+        if version:
+            versions.add(version)
             lines.append(f"Package {package.name} {package.version} holds Llama Materials.")
+    names = [f"Meta Llama {version}" if version == "3" else f"Llama {version}" for version in sorted(versions)]
     lines += [
-        f"\nBuilt with Llama.\nLlama {version} is licensed under the Llama {version} Community License, Copyright © "
-        "Meta Platforms, Inc. All Rights Reserved."
-        for version in sorted(versions)
+        f"\nBuilt with Llama.\n{name} is licensed under the {name} Community License, Copyright © Meta Platforms, Inc. "
+        "All Rights Reserved."
+        for name in names
     ]
     return [*lines, ""], faults
 

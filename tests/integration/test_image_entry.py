@@ -40,7 +40,7 @@ def run_entry(image: Path, data: Path, stage: str, *options: str) -> subprocess.
 
 
 def test_the_train_image_composes_and_names_what_it_misses(image: Path, tmp_path: Path) -> None:
-    shown = run_entry(image, tmp_path, "train", "--cfg", "job")
+    shown = run_entry(image, tmp_path, "train", "--cfg", "job", "--resolve")
     assert shown.returncode == 0, shown.stderr
     assert f"data_dir: {tmp_path}" in shown.stdout
     missing = run_entry(image, tmp_path, "train", "data.train=/nowhere.jsonl", "hardware=cpu")
