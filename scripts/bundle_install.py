@@ -150,10 +150,10 @@ def put_release(bundle: Path, manifest: Manifest, prefix: Path, release: Path) -
         reach("install.marked")
     except BaseException:
         say("taking back what was begun")
-        for path in (release, *added):
-            shutil.rmtree(path, ignore_errors=True)
+        for place in (release, *added):
+            shutil.rmtree(place, ignore_errors=True)
             with contextlib.suppress(OSError):
-                path.unlink()
+                place.unlink()
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)

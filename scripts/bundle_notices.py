@@ -124,7 +124,7 @@ def read_licence(metadata: Message, texts: Iterable[str] = ()) -> str:
 
 
 def _read_requirements(metadata: Message) -> set[str]:
-    names = set()
+    names: set[str] = set()
     for line in metadata.get_all("Requires-Dist", []):
         try:
             wanted = Requirement(str(line))
@@ -180,7 +180,7 @@ def render_texts(packages: Sequence[Package]) -> str:
 
 def render_bill(facts: dict[str, Any], packages: Sequence[Package], models: Sequence[ModelManifest]) -> dict[str, Any]:
     """Return the bill of materials: packages with hash, licence and what they need, models with their licence."""
-    references = {canonicalize_name(package.name): package.reference for package in packages}
+    references: dict[str, str] = {canonicalize_name(package.name): package.reference for package in packages}
     components: list[dict[str, Any]] = [
         {
             "type": "library",

@@ -38,19 +38,20 @@ def probe_torch(device: str) -> str:
 
 def probe_bitsandbytes(device: str) -> str:
     """Round weights to NF4 and back, and multiply with them in four bits."""
-    import bitsandbytes as bnb
+    import bitsandbytes
     import torch
 
+    library: Any = bitsandbytes  # matmul_4bit is not on its list of exports
     torch.manual_seed(7)
     weight = torch.randn(WIDTH, WIDTH, device=device)
-    packed, state = bnb.functional.quantize_4bit(weight, compress_statistics=True, quant_type="nf4")
-    again = bnb.functional.dequantize_4bit(packed, state)
+    packed, state = library.functional.quantize_4bit(weight, compress_statistics=True, quant_type="nf4")
+    again = library.functional.dequantize_4bit(packed, state)
     error = float((again - weight).abs().mean())
     expect(0.01 < error < 0.12, f"NF4 rounds standard normal weights by {error:.3f} on average, wanted about 0.07")
     rows = torch.randn(ROWS, WIDTH, device=device)
-    difference = float((bnb.matmul_4bit(rows, packed.t(), quant_state=state) - rows @ again.t()).abs().max())
+    difference = float((library.matmul_4bit(rows, packed.t(), quant_state=state) - rows @ again.t()).abs().max())
     expect(difference < 0.1, f"the product in four bits is off by {difference}")
-    return f"bitsandbytes {bnb.__version__}: NF4 there and back, off by {error:.3f}; a product in four bits"
+    return f"bitsandbytes {library.__version__}: NF4 there and back, off by {error:.3f}; a product in four bits"
 
 
 def probe_faiss(device: str) -> str:

@@ -101,7 +101,7 @@ def read_page() -> dict[str, str]:
 
 def read_installed() -> dict[str, str]:
     """Return the licence of each installed package."""
-    found = {}
+    found: dict[str, str] = {}
     for item in importlib.metadata.distributions():
         files = [file for file in item.files or () if LICENCE_FILE.search(str(file)) and ".dist-info" in str(file)]
         texts = (file.read_text(encoding="utf-8") for file in files)
