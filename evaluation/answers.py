@@ -20,7 +20,6 @@ from typing import Any
 
 import httpx2  # the client openai is built on; a stream that breaks off raises its errors
 import openai
-from omegaconf import MISSING
 
 from core.errors import ConfigError, Conflict, ContractError, EngineUnavailable, InputError, ModelNotFound
 from core.lines import LineWriter, read_whole_lines
@@ -44,7 +43,7 @@ class AskConfig:
         retries: How often a question is sent again after 408, 409, 429, 5xx or a broken connection.
     """
 
-    url: str = MISSING
+    url: str = "http://127.0.0.1:8000/v1"
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int | None = None

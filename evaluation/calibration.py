@@ -17,7 +17,7 @@ from core.errors import InputError, describe_os_error
 from evaluation.judge import RAGAS_METRICS
 from evaluation.judgements import Judgement, Sample
 from evaluation.metrics import Scored, judge_content
-from evaluation.questions import Kind
+from evaluation.questions import Kind, spread
 
 CONTROL_METRIC = "context_recall"
 """One call of the judge each; the answer is given, so nothing but the judge is tried."""
@@ -134,14 +134,14 @@ def make_controls(scored: Sequence[Scored], count: int) -> list[Labelled]:
         if one.answer.hits and one.question.kind is not Kind.unanswerable and one.question.answers and _holds(one, one)
     }
     rows = list(usable.values())
-    chosen = [rows[at * len(rows) // count] for at in range(count)] if len(rows) > count else rows
-    controls = []
-    for one in chosen:
-        place = rows.index(one)
+    pairs = []
+    for place, one in enumerate(rows):
         others = rows[place + 1 :] + rows[:place]
         foreign = next((other for other in others if not _holds(one, other)), None)
-        if foreign is None:
-            continue
+        if foreign is not None:
+            pairs.append((one, foreign))
+    controls = []
+    for one, foreign in spread(pairs, count):
         for contexts, label in ((_list_contexts(one), 1), (_list_contexts(foreign), 0)):
             reference = one.question.answers[0]
             sample = Sample(CONTROLS, f"{one.question.id} {label}", one.question.question, None, contexts, reference)

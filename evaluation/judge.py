@@ -19,7 +19,7 @@ class JudgeConfig:
         url: Base URL of an OpenAI-compatible server, with /v1; its key comes from LOAM_JUDGE_API_KEY. null: no judge.
         model: Its model; null: the only one that it serves.
         embedder_url: Where texts are embedded for answer relevancy; null: the endpoint that is evaluated.
-        embedder: The embedding model there; null: the one whose kind is `embedder`.
+        embedder: The embedding model there; null: the one that the evaluated endpoint lists as its embedder.
         metrics: Which of RAGAS's are measured: faithfulness, answer_relevancy, context_precision, context_recall.
         limit: Judge so many answers of each arm, spread evenly; null: all.
         labels: File of answers that people have judged; the judge is compared with it.
@@ -54,6 +54,7 @@ class JudgeConfig:
             for name, is_good, wanted, value in (
                 ("url", is_url, "http://HOST:PORT/v1 or null", self.url),
                 ("metrics", set(self.metrics) <= set(RAGAS_METRICS), wanted_metrics, self.metrics),
+                ("embedder", self.embedder_url is None or self.embedder, "a name beside embedder_url", self.embedder),
                 ("limit", self.limit is None or self.limit >= 1, "at least 1 or null", self.limit),
                 ("controls", 0 <= self.controls <= 1000, "0 to 1000", self.controls),
                 ("max_tokens", self.max_tokens >= 16, "at least 16", self.max_tokens),
@@ -74,7 +75,14 @@ class JudgeConfig:
 
 @dataclass(frozen=True, slots=True)
 class EmbedderEndpoint:
-    """Where texts are embedded: a server's base URL, with /v1, and its name of the model."""
+    """Where texts are embedded.
+
+    Attributes:
+        url: A server's base URL, with /v1.
+        model: Its name of the embedding model.
+        key_variable: Environment variable that holds the server's key.
+    """
 
     url: str
     model: str
+    key_variable: str = "LOAM_API_KEY"

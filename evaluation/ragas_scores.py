@@ -29,7 +29,7 @@ from core.layout import sha256_bytes
 from core.lines import LineWriter
 from evaluation.judge import EmbedderEndpoint
 from evaluation.judgements import Judgement, Sample, read_judgements
-from evaluation.structured import StructuredModel, UnusableAnswer, make_client
+from evaluation.structured import KEY_VARIABLE, StructuredModel, UnusableAnswer, make_client
 
 
 class _RagasJudge(InstructorBaseRagasLLM):
@@ -132,8 +132,9 @@ async def _judge_pending(
     on_judgement: Callable[[Judgement], None],
 ) -> None:
     rest = iter(pending)
-    url = embedder.url if embedder else judge.url
-    async with make_client(url, os.environ.get("LOAM_API_KEY", "none"), judge.asking.timeout_s) as client:
+    endpoint = embedder or EmbedderEndpoint(judge.url, "", KEY_VARIABLE)  # without one, nothing is embedded
+    key = os.environ.get(endpoint.key_variable, "none")
+    async with make_client(endpoint.url, key, judge.asking.timeout_s) as client:
         scorers = make_scorers(judge, client, embedder)
 
         async def work() -> None:

@@ -1,5 +1,7 @@
 """evaluation.judge: every wrong setting is named at once."""
 
+from typing import Any
+
 import pytest
 
 from core.errors import ConfigError
@@ -8,11 +10,21 @@ from evaluation.structured import Asking
 
 
 def test_every_setting_out_of_range_is_named() -> None:
+    wrong: dict[str, Any] = {
+        "url": "x",
+        "embedder_url": "http://x/v1",
+        "metrics": ["bleu"],
+        "limit": 0,
+        "controls": -1,
+        "max_tokens": 1,
+        "temperature": 3.0,
+        "timeout_s": 0.0,
+        "retries": 99,
+        "concurrency": 0,
+    }
     with pytest.raises(ConfigError) as refusal:
-        JudgeConfig(
-            url="x", metrics=["bleu"], limit=0, controls=-1, max_tokens=1, timeout_s=0, retries=99, concurrency=0
-        )
-    for key in ("url", "metrics", "limit", "controls", "max_tokens", "timeout_s", "retries", "concurrency"):
+        JudgeConfig(**wrong)
+    for key in {"embedder", *wrong} - {"embedder_url"}:
         assert f"judge.{key}: wanted" in refusal.value.message
 
 
