@@ -21,6 +21,10 @@ function readRoute() {
   return { page: page in PAGES ? page : "ask", parts, query: new URLSearchParams(query ?? "") };
 }
 
+function readLabel(page) {
+  return page.label ?? page.title;
+}
+
 /** Write settings into the URL without going anywhere, so that it can be sent to somebody. */
 function noteQuery(query) {
   const { page, parts } = readRoute();
@@ -84,7 +88,7 @@ function brand() {
 function showFrame() {
   const links = Object.entries(PAGES)
     .filter(([, page]) => !page.isForAdmins || account.is_admin)
-    .map(([name, page]) => h("a", { href: `#/${name}`, "data-page": name }, page.label ?? page.title));
+    .map(([name, page]) => h("a", { href: `#/${name}`, "data-page": name }, readLabel(page)));
   const who = account.key_id === null && !hasKey() ? `${account.owner}, no key needed here` : account.owner;
   const head = h(
     "header",
@@ -138,7 +142,7 @@ function applyTheme() {
   document.documentElement.dataset.theme = theme;
 }
 
-const GOTO = Object.fromEntries(Object.keys(PAGES).map((name) => [name[0], name]));
+const GOTO = Object.fromEntries(Object.entries(PAGES).map(([name, page]) => [readLabel(page)[0].toLowerCase(), name]));
 let isGoing = false;
 
 /** «/» to the page's main field, «g» and a page's first letter to that page. */

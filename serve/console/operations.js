@@ -115,28 +115,37 @@ function drawMachine({ memory, disk }) {
 
 function drawDoctor() {
   const result = h("div");
-  const button = h("button", {}, "Examine the data directory");
-  button.addEventListener("click", async () => {
-    button.disabled = true;
-    const started = performance.now();
-    put(result, h("p", { class: "quiet", role: "status" }, "Reading every byte …"));
-    try {
-      const found = await call("POST", "loam/doctor");
-      put(result, drawFindings(found, (performance.now() - started) / 1000));
-    } catch (error) {
-      put(result, problem(error));
-    }
-    button.disabled = false;
-  });
-  return h("section", { class: "card stack", "aria-label": "Doctor" }, h("h2", {}, "Doctor"), h("p", { class: "quiet" }, "Holds everything on disk against what was written down when it was stored."), h("div", {}, button), result);
+  const buttons = [];
+  const make = (label, checks, doing) => {
+    const button = h("button", {}, label);
+    button.addEventListener("click", async () => {
+      for (const one of buttons) one.disabled = true;
+      const started = performance.now();
+      put(result, h("p", { class: "quiet", role: "status" }, doing));
+      try {
+        const found = await call("POST", "loam/doctor", { query: { checks } });
+        put(result, drawFindings(found, (performance.now() - started) / 1000));
+      } catch (error) {
+        put(result, problem(error));
+      }
+      for (const one of buttons) one.disabled = false;
+    });
+    buttons.push(button);
+  };
+  make("Examine the data directory", "data", "Reading every byte …");
+  make("Examine the machine", "machine", "Trying driver, packages and kernels …");
+  const what = "Holds everything on disk against what was written down when it was stored, and tries what the machine is needed for.";
+  return h("section", { class: "card stack", "aria-label": "Doctor" }, h("h2", {}, "Doctor"), h("p", { class: "quiet" }, what), h("div", { class: "row" }, buttons), result);
 }
 
 function drawFindings(found, seconds) {
   const summary = h("p", { role: "status" }, h("span", { class: `badge ${found.ok ? "completed" : "failed"}` }, found.ok ? "all is well" : "something is wrong"), ` after ${span(seconds)}`);
-  if (!found.findings.length) return summary;
+  const facts = Object.entries(found.facts).flatMap(([name, lines]) => [h("dt", {}, name), h("dd", {}, lines.map((line) => h("span", {}, line)))]);
+  const known = facts.length ? h("dl", { class: "names" }, facts) : null;
+  if (!found.findings.length) return [summary, known];
   const rows = found.findings.map((one) => h("tr", {}, h("td", {}, one.check), h("td", {}, one.subject), h("td", {}, one.fault), h("td", {}, one.is_mended ? "mended" : one.remedy)));
   const head = ["Check", "What", "Found", "What to do"].map((text) => h("th", {}, text));
-  return [summary, h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)))];
+  return [summary, h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows))), known];
 }
 
 async function drawKeys(place, made = null) {

@@ -6,10 +6,10 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import psutil
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from sqlalchemy import text
 
 from core.config import CONF_DIR
@@ -21,11 +21,18 @@ from serve.catalog import EntryKind
 from serve.gateway_state import CurrentGateway, run_for_client
 from serve.owners import CurrentCaller
 from serve.routes.api_keys import check_admin
+from serve.schemas.files import QueryModel
 
 router = APIRouter(prefix="/v1/loam", tags=["operations"])
 
 DOCTOR = CONF_DIR.parent / "scripts" / "doctor.py"
 DOCTOR_TIMEOUT_S = 540.0
+
+
+class DoctorQuery(QueryModel):
+    """What is looked at."""
+
+    checks: Literal["data", "machine"] = "data"
 
 
 @router.get("/status")
@@ -91,20 +98,26 @@ def measure_folder(folder: Path) -> int:
 
 
 @router.post("/doctor")
-async def run_doctor(request: Request, gateway: CurrentGateway, caller: CurrentCaller) -> dict[str, Any]:
-    """Check every byte of the data directory, as `python scripts/doctor.py` does, in a process of its own."""
+async def run_doctor(
+    query: Annotated[DoctorQuery, Query()], request: Request, gateway: CurrentGateway, caller: CurrentCaller
+) -> dict[str, Any]:
+    """Look at the data directory's every byte or at the machine, as `python scripts/doctor.py` does, in a process."""
     check_admin(caller)
-    return await run_for_client(request, examine(gateway.archive.data.root))
+    return await run_for_client(request, examine(gateway.archive.data.root, query.checks))
 
 
-async def examine(root: Path) -> dict[str, Any]:
-    """Run the doctor on a data directory.
+async def examine(root: Path, checks: str) -> dict[str, Any]:
+    """Run the doctor.
+
+    Args:
+        root: The data directory.
+        checks: `data`, or `machine` (whose own port is this gateway's, so that none is tried).
 
     Raises:
         InputError: It could not be run to its end.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(DOCTOR), str(root), "output=json",
+        sys.executable, str(DOCTOR), str(root), "output=json", f"checks={checks}", "port=0",
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
@@ -118,4 +131,4 @@ async def examine(root: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(output)
     except ValueError as error:
         raise InputError(f"the doctor ended with {process.returncode} and said nothing that can be read.") from error
-    return {"object": "loam.diagnosis", "ok": found["ok"], "findings": found["findings"]}
+    return {"object": "loam.diagnosis", "ok": found["ok"], "facts": found["facts"], "findings": found["findings"]}

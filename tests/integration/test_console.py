@@ -271,3 +271,18 @@ def test_one_owner_sees_nothing_of_anothers(served: Served, browser: Browser) ->
         expect(page.get_by_role("alert")).to_contain_text("there is none")
         page.goto(f"{served.gateway.url}/console/#/operations")
         expect(page.get_by_role("alert")).to_contain_text("administrator")
+
+
+def test_pages_are_reached_by_keyboard(served: Served, watched: Watched) -> None:
+    page = watched.page
+    page.get_by_role("heading", name="Ask").wait_for(state="attached")
+    page.locator("body").evaluate("() => document.activeElement.blur()")
+    page.keyboard.type("gd")
+    expect(page.get_by_role("heading", name="Documents")).to_be_visible()
+    page.keyboard.press("/")
+    expect(page.get_by_label("New store")).to_be_focused()
+    page.keyboard.type("gd/")
+    expect(page.get_by_label("New store")).to_have_value("gd/")
+    page.get_by_label("New store").blur()
+    page.keyboard.type("gv")
+    expect(page.get_by_role("heading", name="Verdict and evaluation")).to_be_visible()
