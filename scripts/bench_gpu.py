@@ -31,7 +31,8 @@ from core.logs import configure_logging
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-PARTS = ("probe", "train", "memory", "retrieval", "serve")
+PARTS = {"probe": 60, "train": 480, "memory": 200, "retrieval": 400, "serve": 440}
+"""The parts, in their order, and seconds after which no step of each begins: under 30 minutes in all."""
 BOOK = "bench_gpu.json"
 TABLE = "bench_gpu.md"
 GRACE_S = 30
@@ -66,7 +67,7 @@ class BenchConfig:
     Attributes:
         part: One part, or all of them one after the other.
         device: Where; on a CPU each part runs its small twin.
-        limit_s: Seconds of a part after which no step begins, 10 to 3600.
+        limit_s: Most seconds of a part after which no step begins, 10 to 3600; each has its own limit below 480.
         folder: Where the book and the table go; null: reports/bench_gpu of the data directory.
         fresh: Whether to measure anew what the book holds of this machine and commit.
         output: How the figures are printed at the end.
@@ -107,7 +108,7 @@ def run_bench(config: BenchConfig) -> None:
     if config.worker:
         run_part(config)
         return
-    parts = PARTS if config.part is Part.all else (config.part.value,)
+    parts = list(PARTS) if config.part is Part.all else [config.part.value]
     for part in parts:
         run_apart(part, config)
     show(config)
@@ -115,10 +116,11 @@ def run_bench(config: BenchConfig) -> None:
 
 def run_apart(part: str, config: BenchConfig) -> None:
     """Run a part in a process of its own, end it when its time is over, and put down where it ended badly."""
+    limit_s = min(config.limit_s, PARTS[part])
     options = {
         "part": part,
         "device": config.device.value,
-        "limit_s": config.limit_s,
+        "limit_s": limit_s,
         "folder": config.results,
         "fresh": str(config.fresh).lower(),
         "unsloth_python": config.unsloth_python,
@@ -126,12 +128,12 @@ def run_apart(part: str, config: BenchConfig) -> None:
         "worker": "true",
     }
     command = [sys.executable, __file__, *(f"{key}={value}" for key, value in options.items())]
-    print(f"bench_gpu: {part}, at most {config.limit_s + GRACE_S} s", file=sys.stderr, flush=True)
+    print(f"bench_gpu: {part}, at most {limit_s + GRACE_S} s", file=sys.stderr, flush=True)
     try:
-        code = subprocess.run(command, check=False, timeout=config.limit_s + GRACE_S).returncode
+        code = subprocess.run(command, check=False, timeout=limit_s + GRACE_S).returncode
         ending = f"its process ended with {code}" if code else ""
     except subprocess.TimeoutExpired:
-        ending = f"a step did not end within {config.limit_s + GRACE_S} s"
+        ending = f"a step did not end within {limit_s + GRACE_S} s"
     if ending:
         note_ending(config.results / BOOK, part, ending)
 

@@ -105,8 +105,13 @@ def time_trainer(trainer: Any, setting: Setting) -> float:
     return statistics.median((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs)
 
 
-def time_loam(setting: Setting) -> float:
-    """Return non-padding tokens a second of Loam's trainer, packed, as train/run.py builds it."""
+def time_loam(setting: Setting, rows: Any) -> float:
+    """Return non-padding tokens a second of Loam's trainer, packed, as train/run.py builds it.
+
+    Args:
+        setting: Where and at which size.
+        rows: Token ids and labels; those of full length stay packs of their own.
+    """
     from core.config import Device
     from core.events import EventWriter
     from scripts.bench_gpu_models import adapt
@@ -123,7 +128,6 @@ def time_loam(setting: Setting) -> float:
     )
     from train.encoding import Encoded
 
-    rows: Any = make_rows(setting, ROWS_A_STEP * setting.pick(STEPS, WARM_UP + 1) * 4)
     longest = setting.pick(PACK_TOKENS, 96)
     config = TrainConfig(
         quant=QuantConfig(QuantKind.none),
@@ -153,8 +157,16 @@ def time_loam(setting: Setting) -> float:
 
 
 def measure_loam(setting: Setting) -> list[Figure]:
-    """Loam's trainer, packed."""
-    return [Figure("non-padding tokens", time_loam(setting), "tokens/s")]
+    """Loam's trainer, on rows of mixed lengths packed and on rows of full length."""
+    rows = make_rows(setting, ROWS_A_STEP * setting.pick(STEPS, WARM_UP + 1) * 4)
+    longest = setting.pick(PACK_TOKENS, 96)
+    full = [
+        {key: (row[key] * longest)[:longest] for key in row} for row in rows[: 4 * setting.pick(STEPS, WARM_UP + 1)]
+    ]
+    return [
+        Figure("non-padding tokens, packed", time_loam(setting, rows), "tokens/s"),
+        Figure("tokens, full rows", time_loam(setting, full), "tokens/s"),
+    ]
 
 
 def measure_trl_default(setting: Setting) -> list[Figure]:
@@ -176,15 +188,32 @@ def measure_trl_tuned(setting: Setting) -> list[Figure]:
 
 
 def measure_unsloth(setting: Setting) -> list[Figure]:
-    """Unsloth on the same rows, in its own environment."""
+    """Unsloth in its own environment, on the same rows packed and on rows of full length."""
     python = Path(setting.options.get("unsloth_python", ""))
     if not python.is_file():
         raise Unavailable(f"no Unsloth: {python} is not there; make an environment for it and say unsloth_python=PATH")
     model = setting.data.model("llama-3.2-3b-instruct")
     if not (model / "config.json").is_file():
         raise Unavailable(f"Unsloth loads a model from a folder: {model} holds none")
+    mixed = make_rows(setting, ROWS_A_STEP * STEPS)
+    full = [{key: (row[key] * PACK_TOKENS)[:PACK_TOKENS] for key in row} for row in mixed[: 4 * STEPS]]
+    speeds = {
+        kind: ask_unsloth(python, model, rows, kind == "packed") for kind, rows in (("packed", mixed), ("full", full))
+    }
+    return [
+        Figure("non-padding tokens, packed", speeds["packed"], "tokens/s", "Loam at least equal"),
+        Figure("tokens, full rows", speeds["full"], "tokens/s", "Loam at least 1.15 times it"),
+    ]
+
+
+def ask_unsloth(python: Path, model: Path, rows: list[dict[str, list[int]]], is_packed: bool) -> float:
+    """Return the tokens a second that Unsloth trains on some rows.
+
+    Raises:
+        Unavailable: It failed.
+    """
     with tempfile.TemporaryDirectory(prefix="loam-bench-") as folder:
-        job: dict[str, Any] = {"model": str(model), "rows": make_rows(setting, ROWS_A_STEP * STEPS), "folder": folder}
+        job: dict[str, Any] = {"model": str(model), "rows": rows, "folder": folder, "packing": is_packed}
         job |= {"rank": RANK, "length": PACK_TOKENS, "steps": STEPS, "warm_up": WARM_UP}
         path = Path(folder) / "job.json"
         path.write_text(json.dumps(job), encoding="utf-8")
@@ -192,8 +221,7 @@ def measure_unsloth(setting: Setting) -> list[Figure]:
         answer = subprocess.run([python, program, path], capture_output=True, text=True, check=False, timeout=240)
     if answer.returncode:
         raise Unavailable(f"Unsloth failed: {(answer.stderr.strip().splitlines() or ['?'])[-1][:200]}")
-    found = json.loads(answer.stdout.strip().splitlines()[-1])
-    return [Figure("non-padding tokens", float(found["tokens_per_s"]), "tokens/s", "Loam at least equal, packed")]
+    return float(json.loads(answer.stdout.strip().splitlines()[-1])["tokens_per_s"])
 
 
 PEER_STEPS = (

@@ -5,6 +5,7 @@ retrieval/dense.py where filters matter; the encoders have MiniLM-L6's shape and
 stands beside them as what the card's memory allows.
 """
 
+import itertools
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, time_calls
 
 DEPTH = 10
+RERANKED = 20
 PAIR_TOKENS = 256
 MINILM: dict[str, Any] = {
     "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
@@ -164,17 +166,21 @@ def measure_torch_scan(setting: Setting) -> list[Figure]:
     return figures
 
 
-def measure_encoders(setting: Setting) -> list[Figure]:
-    """Time a cross-encoder's pairs and an embedder's passages of 256 tokens, MiniLM-L6's shape, random weights."""
+def make_encoder(setting: Setting) -> Any:
+    """Return a cross-encoder of MiniLM-L6's shape with random weights, in float32."""
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
     shape: Any = {**setting.pick(MINILM, SMALL_BERT), "num_labels": 1}
-    config = BertConfig(**shape)
-    model: Any = BertForSequenceClassification(config).eval()
-    model.to(setting.device)
+    model: Any = BertForSequenceClassification(BertConfig(**shape)).eval()
+    return model.to(setting.device)
+
+
+def measure_encoders(setting: Setting) -> list[Figure]:
+    """Time a cross-encoder's pairs and an embedder's passages of 256 tokens, MiniLM-L6's shape, random weights."""
+    model = make_encoder(setting)
     tokens, batch = setting.pick(PAIR_TOKENS, 32), setting.pick(1024, 8)
-    ids = torch.randint(config.vocab_size, (batch, tokens), device=setting.device)
+    ids = torch.randint(model.config.vocab_size, (batch, tokens), device=setting.device)
     with torch.inference_mode():
         exact = model(input_ids=ids[:8]).logits
         model.to(setting.dtype)
@@ -192,12 +198,38 @@ def measure_encoders(setting: Setting) -> list[Figure]:
     ]
 
 
+def measure_search(setting: Setting) -> list[Figure]:
+    """Time a dense search and the reranking of what it finds, one query after the other; words are not searched."""
+    from retrieval.card_index import build_card_index, draw_queries
+    from retrieval.config import IndexDevice
+    from retrieval.dense import make_dense, make_run, search_dense
+
+    rows, dimension = setting.pick(1_000_000, 3000), setting.pick(384, 32)
+    vectors = make_vectors(rows, dimension)
+    run = make_run(vectors, np.arange(rows), IndexDevice.cpu)
+    index = make_dense([replace(run, on_gpu=build_card_index(vectors, find_place(setting), kinds=["flat"]))])
+    model = make_encoder(setting).to(setting.dtype)
+    tokens = setting.pick(PAIR_TOKENS, 32)
+    passages = torch.randint(model.config.vocab_size, (1000, tokens), device=setting.device)
+    queries = itertools.cycle(draw_queries(vectors)[0])
+
+    def search() -> None:
+        found, _ = search_dense(index, next(queries), RERANKED)
+        with torch.inference_mode():
+            pairs = passages[torch.from_numpy(found % len(passages)).to(setting.device)]
+            model(input_ids=pairs).logits.float().cpu()
+
+    seconds = time_calls(search, torch.device("cpu"), setting.pick(100, 3), warm_up=5)  # it waits itself
+    return [Figure(f"dense search of {rows:,} and {RERANKED} pairs reranked, p50", seconds * 1000, "ms", "12")]
+
+
 STEPS = (
     Step("filters and deletions", prove_filters, needs=NEEDS),
     Step("torch's own scan", measure_torch_scan),
     Step("encoders", measure_encoders),
     Step("flat, 384", measure_flat, needs=NEEDS),
     Step("flat, 1024", measure_flat_wide, needs=NEEDS),
+    Step("search and rerank", measure_search, needs=NEEDS),
     Step("lists", measure_lists, needs=NEEDS),
     Step("graph", measure_graph, needs=NEEDS),
 )

@@ -2,7 +2,7 @@
 
     .venv-unsloth/bin/python scripts/bench_gpu_unsloth.py JOB.json
 
-Reads rows of token ids, trains LoRA on them as Unsloth's documentation shows, packed, and prints one line of JSON.
+Reads rows of token ids, trains LoRA on them as Unsloth's documentation shows, and prints one line of JSON.
 Imports nothing of Loam.
 """
 
@@ -44,7 +44,7 @@ def main(path: Path) -> None:
         output_dir=job["folder"],
         max_steps=job["steps"],
         max_length=job["length"],
-        packing=True,
+        packing=job["packing"],
         per_device_train_batch_size=4,
         gradient_accumulation_steps=1,
         dataset_kwargs={"skip_prepare_dataset": False},

@@ -21,7 +21,7 @@ from train.attention import Attention
 from train.flat_batch import FlatBatch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Borders:
     """Where documents begin in a flat array of N tokens.
 
@@ -50,11 +50,23 @@ class Borders:
         """Tokens of the longest document."""
         return max(self.lengths)
 
-    @property
+    @functools.cached_property
     def documents(self) -> Tensor:
         """(N,) int64: the document of each token."""
         device = self.starts.device
         return torch.arange(len(self.lengths), device=device).repeat_interleave(self.starts.diff())
+
+    @functools.cached_property
+    def block_mask(self) -> Any:
+        """Which blocks flex attention computes: made once, read by every layer."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        documents, total = self.documents, len(self.documents)
+
+        def is_seen(_: Tensor, __: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (query >= key) & (documents[query] == documents[key])
+
+        return create_block_mask(is_seen, None, None, total, total, device=documents.device.type)
 
 
 AttendFunction = Callable[[Tensor, Tensor, Tensor, Borders], Tensor]
@@ -163,16 +175,8 @@ def attend_flash2(q: Tensor, k: Tensor, v: Tensor, borders: Borders) -> Tensor:
 
 def attend_flex(q: Tensor, k: Tensor, v: Tensor, borders: Borders) -> Tensor:
     """Attend by torch's flex attention over the blocks that the borders leave; compiled on a card."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    documents, total = borders.documents, len(q)
-
-    def is_seen(_: Tensor, __: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (documents[query] == documents[key])
-
-    mask = create_block_mask(is_seen, None, None, total, total, device=q.device.type)
     one, two, three = (part.transpose(0, 1).unsqueeze(0) for part in (q, k, v))  # (1, H, N, D)
-    mixed: Tensor = _get_flex(q.device.type)(one, two, three, block_mask=mask, enable_gqa=True)
+    mixed: Tensor = _get_flex(q.device.type)(one, two, three, block_mask=borders.block_mask, enable_gqa=True)
     return mixed[0].transpose(0, 1)
 
 

@@ -178,7 +178,7 @@ def fuse_with_liger(model: Any) -> str:
     try:
         from liger_kernel.transformers import apply_liger_kernel_to_llama
     except ImportError:
-        return "layers: the model's own, without fused kernels (for Liger's: uv pip install liger-kernel)"
+        return "layers: the model's own; Liger's kernels, which come with the CUDA set, are not installed"
     if model.config.model_type != "llama":
         return f"layers: the model's own; Liger's kernels are used for Llama only, this is {model.config.model_type}"
     apply_liger_kernel_to_llama(

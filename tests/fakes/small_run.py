@@ -53,7 +53,13 @@ class SmallRun:
 
 
 def run_small(
-    folder: Path, learned: Encoded, held_out: Encoded | None, options: TrainerConfig, *, beta: float | None = None
+    folder: Path,
+    learned: Encoded,
+    held_out: Encoded | None,
+    options: TrainerConfig,
+    *,
+    beta: float | None = None,
+    hardware: HardwareConfig | None = None,
 ) -> SmallRun:
     """Train the small model as train/run.py would, answering one prompt.
 
@@ -63,9 +69,10 @@ def run_small(
         held_out: What to evaluate, or None.
         options: The trainer group.
         beta: Of DPO; None for SFT.
+        hardware: The hardware group.
     """
     method = MethodConfig() if beta is None else MethodConfig(MethodKind.dpo, beta)
-    config = TrainConfig(trainer=options, method=method, hardware=HardwareConfig(micro_batch=4))
+    config = TrainConfig(trainer=options, method=method, hardware=hardware or HardwareConfig(micro_batch=4))
     machine = Machine(torch.device("cpu"), "cpu", torch.float32, 0, 1)
     model = make_model()
     with EventWriter(folder / "events.jsonl") as events:
