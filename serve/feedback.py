@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 from core.errors import NotFound
 from retrieval.database import read_transaction, write_transaction
 from retrieval.store import MAX_SQL_PARAMETERS, Passage, parse_chunk_id
+from serve.sentences import remove_marks
 from serve.vector_stores import Window, cut_window
 
 ID_PREFIX = "fb_"
@@ -134,7 +135,7 @@ def delete_feedback(engine: Engine, owner: str, feedback_id: str) -> None:
         raise _describe_missing(feedback_id)
 
 
-def export_questions(engine: Engine, owner: str, store: str | None) -> list[dict[str, Any]]:
+def export_questions(engine: Engine, owner: str, store: str | None, use: str) -> list[dict[str, Any]]:
     """Return an owner's feedback as labelled questions, oldest first.
 
     A passage that is still there is named by its chunk, one that was replaced by its document, one that has gone not at
@@ -144,6 +145,7 @@ def export_questions(engine: Engine, owner: str, store: str | None) -> list[dict
         engine: The database.
         owner: Whose.
         store: Only questions with a passage of this store, and only its passages; None: all.
+        use: `evaluation`: those that say what is right; `tuning`: those that name what answers them.
     """
     query = text("SELECT * FROM feedback WHERE owner = :owner ORDER BY number")
     with read_transaction(engine) as connection:
@@ -152,7 +154,8 @@ def export_questions(engine: Engine, owner: str, store: str | None) -> list[dict
         naming = text("SELECT s.name, d.name FROM documents d JOIN stores s ON s.id = d.store_id")
         documents = {(name, file) for name, file in connection.execute(naming)}
     rows = [_to_question(one, store, living, documents) for one in found]
-    return [row for row in rows if row is not None]
+    needed = {"answer"} if use == "evaluation" else {"chunks", "files"}
+    return [row for row in rows if row is not None and needed & row.keys()]
 
 
 def _find_living(connection: Connection, chunk_ids: set[str]) -> set[str]:
@@ -174,7 +177,7 @@ def _to_question(
     if store is not None and not passages:
         return None
     row: dict[str, Any] = {"id": one.id, "question": one.question}
-    answer = one.expected or (one.answer if one.rating == "up" else None)
+    answer = one.expected or (remove_marks(one.answer) if one.rating == "up" else None)
     if answer:
         row["answer"] = answer
     chunks = [passage["chunk_id"] for passage in passages if passage["chunk_id"] in living]

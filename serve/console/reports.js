@@ -87,10 +87,11 @@ async function drawFeedback(place) {
     return;
   }
   const store = h("select", { "aria-label": "Store" }, h("option", { value: "" }, "of all stores"), stores.map((one) => h("option", { value: one.id }, one.name || one.id)));
+  const use = h("select", { "aria-label": "Use" }, h("option", { value: "evaluation" }, "for evaluation"), h("option", { value: "tuning" }, "for tuning the search"));
   const problems = h("div");
   const get = async () => {
     try {
-      save("questions.jsonl", await fetchText("loam/feedback/questions", { vector_store_id: store.value }), "application/x-ndjson");
+      save("questions.jsonl", await fetchText("loam/feedback/questions", { vector_store_id: store.value, use: use.value }), "application/x-ndjson");
     } catch (error) {
       put(problems, problem(error));
     }
@@ -106,7 +107,7 @@ async function drawFeedback(place) {
     h("td", {}, h("button", { class: "plain danger", onclick: () => remove(one), "aria-label": `Delete what was said of ${one.question}` }, "Delete"))));
   const head = ["Rating", "Question", "Model", "Answered by", "Said", "Actions"].map((text, at) => h("th", { class: at > 1 && at < 5 ? "wide-only" : "" }, text));
   put(place, h("section", { class: "card stack", "aria-label": "Feedback" },
-    h("div", { class: "row between" }, h("h2", {}, "What people said of answers"), h("div", { class: "row" }, store, h("button", { onclick: get }, "Export as labelled questions"))),
-    problems, h("p", { class: "quiet small" }, "What the search is tuned by: ", h("code", {}, "python retrieval/run.py action=tune store=STORE questions=questions.jsonl")),
+    h("div", { class: "row between" }, h("h2", {}, "What people said of answers"), h("div", { class: "row" }, use, store, h("button", { onclick: get }, "Export as labelled questions"))),
+    problems, h("p", { class: "quiet small" }, "Then: ", h("code", {}, "python scripts/evaluate.py questions=questions.jsonl model=NAME"), " or ", h("code", {}, "python retrieval/run.py action=tune store=STORE questions=questions.jsonl")),
     h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)))));
 }

@@ -56,7 +56,7 @@ async def get_questions(
     archive, store = gateway.archive, query.vector_store_id
     if store is not None:
         await find_store(gateway, store, caller.owner)
-    rows = await archive.run(export_questions, archive.engine, caller.owner, store)
+    rows = await archive.run(export_questions, archive.engine, caller.owner, store, query.use)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     headers = {"content-disposition": 'attachment; filename="questions.jsonl"', "x-content-type-options": "nosniff"}
     return Response(lines, media_type="application/x-ndjson", headers=headers)

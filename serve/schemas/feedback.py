@@ -36,3 +36,4 @@ class QuestionsQuery(QueryModel):
     """Which labelled questions are wanted."""
 
     vector_store_id: str | None = Field(None, max_length=256)
+    use: Literal["evaluation", "tuning"] = "evaluation"

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from core.layout import write_file
+from evaluation.questions import read_questions
 from retrieval.labels import read_labels
 from retrieval.store import find_store
 from serve.keys import create_key
@@ -90,7 +91,7 @@ def test_a_passage_stands_in_its_document_at_its_offsets(client: Client) -> None
     assert client.ask("GET", "loam/passages/chunk-999999999").status_code == 404
 
 
-def test_feedback_is_what_tuning_reads(client: Client, tmp_path: Path) -> None:
+def test_feedback_is_what_tuning_and_evaluation_read(client: Client, tmp_path: Path) -> None:
     store = client.fill_store()
     chunk = client.ask("POST", "loam/search", {"vector_store_ids": [store], "query": "return"}).json()["data"][0][
         "chunk_id"
@@ -100,9 +101,10 @@ def test_feedback_is_what_tuning_reads(client: Client, tmp_path: Path) -> None:
     client.ask("POST", "loam/feedback", {**said, "rating": "down", "expected": "45 days", "comment": "too short"})
     exported = client.ask("GET", f"loam/feedback/questions?vector_store_id={store}").text
     good, bad = (json.loads(line) for line in exported.splitlines())
-    assert (good["answer"], good["chunks"], good["files"]) == ("45 days [1]", [chunk], ["returns.md"])
+    assert (good["answer"], good["chunks"], good["files"]) == ("45 days", [chunk], ["returns.md"])
     assert (bad["answer"], bad["accept"], bad["given"]) == ("45 days", ["45 days"], "45 days [1]")
     (tmp_path / "questions.jsonl").write_text(exported)
+    assert [question.answers for question in read_questions(tmp_path / "questions.jsonl")] == [("45 days",)] * 2
     engine = client.gateway.database
     labels = read_labels(engine, find_store(engine, store), tmp_path / "questions.jsonl")
     assert [question.relevant for question in labels.questions] == [frozenset({int(chunk.removeprefix("chunk-"))})] * 2
@@ -120,6 +122,7 @@ def test_feedback_outlives_its_passages_without_naming_them(client: Client) -> N
     kept = client.ask("POST", "loam/feedback", said).json()
     client.ask("DELETE", f"vector_stores/{store}")
     rows = [json.loads(line) for line in client.ask("GET", "loam/feedback/questions").text.splitlines()]
+    assert kept["id"] not in client.ask("GET", "loam/feedback/questions?use=tuning").text
     row = next(row for row in rows if row["id"] == kept["id"])
     assert "chunks" not in row
     assert "files" not in row
