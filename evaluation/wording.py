@@ -177,10 +177,12 @@ def _word_changes(verdict: Verdict, break_evens: Sequence[BreakEven]) -> list[st
     changes += [
         f"Volume: above {one.volume:,} answers a month {one.cheaper_above} is cheaper than {one.cheaper_below}."
         for one in break_evens
-        if one.volume is not None and verdict.arm in {_arm_of(one.cheaper_above), _arm_of(one.cheaper_below)}
+        if one.volume is not None and _concerns(one, verdict.arm)
     ]
     return changes
 
 
-def _arm_of(place: str) -> str:
-    return place.partition(",")[0]
+def _concerns(one: BreakEven, arm: str | None) -> bool:
+    """Tell whether a break-even is about an arm, and about more than which of two arms spends less power."""
+    sides = [side.split(", ") for side in (one.cheaper_below, one.cheaper_above)]
+    return any(name == arm for name, _ in sides) and any(place != "local" for _, place in sides)

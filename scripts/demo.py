@@ -9,27 +9,21 @@ import argparse
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from core import offline
 from core.config import run_command
-from core.errors import EngineUnavailable, InputError, LoamError
+from core.errors import InputError, LoamError
 from core.events import read_events
 from core.layout import DataDir, write_json
 
 offline.switch_offline()
 
-import httpx
 import openai
 from rich.console import Console
 from rich.markup import escape
@@ -37,6 +31,7 @@ from rich.table import Table
 
 from evaluation.answers import read_citations
 from evaluation.metrics import holds_text, remove_marks
+from scripts.server_process import run_server
 
 PROJECT = Path(__file__).resolve().parent.parent
 EXAMPLE = PROJECT / "examples" / "acme"
@@ -50,7 +45,6 @@ MODES = {"base": BASE_MODEL, "rag": "acme_rag", "fine-tuned": RUN_ID, "hybrid": 
 HOUSE_STYLE = re.compile(
     r"Acme Desk answer:\n1\. .+\nReply here if a step does not work\.\nRef: ACME-[A-Z]{3}-\d", re.DOTALL
 )
-SERVE_TIMEOUT_S = 300
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
@@ -141,65 +135,16 @@ def train(data: DataDir) -> dict[str, Any]:
     return {key: done[key] for key in ("steps", "loss_first", "loss_last", "tokens_per_s")}
 
 
-@contextmanager
-def serve(data: DataDir, port: int) -> Iterator[str]:
-    """Run the server for the time of the block.
-
-    Yields:
-        The endpoint's base URL.
-
-    Raises:
-        EngineUnavailable: It ended or was not ready in time.
-    """
+def list_serve_options(data: DataDir) -> list[str]:
+    """Return what serve/run.py is told: the base model, the adapter and an assistant over each."""
     assistant = f'stores: [{STORE}], instructions: "{INSTRUCTIONS}"'
-    command = [
-        "serve/run.py",
+    return [
         "model=smollm2_135m",
         f"adapters=[{RUN_ID}]",
         f"+assistants.{MODES['rag']}={{model: {BASE_MODEL}, {assistant}}}",
         f"+assistants.{MODES['hybrid']}={{model: {RUN_ID}, {assistant}}}",
-        f"gateway.port={port}",
         f"paths.data_dir={data.root}",
     ]
-    console.print(f"[dim]$ python {escape(' '.join(command))}[/dim]")
-    process = subprocess.Popen([sys.executable, *command], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
-    Thread(target=show_words, args=(process, data.root / "logs" / "demo-serve.log"), daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(process, url)
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def show_words(process: subprocess.Popen[str], log: Path) -> None:
-    """Copy what the server tells people to the terminal, and its JSON log lines to a file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as file:
-        for line in process.stderr or ():
-            is_log_line = line.startswith("{")
-            print(line, end="", file=file if is_log_line else sys.stderr, flush=True)
-
-
-def wait_until_ready(process: subprocess.Popen[str], url: str) -> None:
-    """Wait for the gateway and the engine behind it; the server prints its own progress."""
-    deadline = time.monotonic() + SERVE_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise EngineUnavailable(
-                f"serve/run.py ended with exit code {process.returncode}; its message stands above."
-            )
-        try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            time.sleep(1)
-    raise EngineUnavailable(f"wanted a ready server within {SERVE_TIMEOUT_S} s, found none. See data/logs/vllm.log.")
 
 
 def ask(client: openai.OpenAI, question: str, mode: str) -> Answer:
@@ -291,13 +236,6 @@ def draw_summary(questions: list[dict[str, Any]], answers: list[Answer]) -> Tabl
     return table
 
 
-def find_free_port() -> int:
-    """Return a loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def print_next_commands(data: DataDir) -> None:
     """Print what to type next, ready to be copied."""
     print(
@@ -329,7 +267,9 @@ def main() -> None:
     announce(3, "Fine-tune with 4-bit QLoRA on the example's chats")
     report.train = train(data)
     announce(4, "Serve base, adapter and two assistants")
-    with serve(data, find_free_port()) as url:
+    options = list_serve_options(data)
+    console.print(f"[dim]$ python serve/run.py {escape(' '.join(options))}[/dim]")
+    with run_server(options, data.root / "logs" / "demo-serve.log") as url:
         announce(5, "Ask four questions of all four")
         report.answers = ask_all(url)
     announce(6, "Report")

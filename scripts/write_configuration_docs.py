@@ -34,6 +34,8 @@ SCHEMAS = {
     "score_exact": ("scripts.score_exact", "ScoreConfig"),
     "evaluate": ("scripts.evaluate", "EvaluateConfig"),
     "testset": ("scripts.testset", "WritingConfig"),
+    "verdict": ("scripts.verdict_plan", "VerdictConfig"),
+    "sweep": ("scripts.sweep", "SweepConfig"),
     "bench_sync": ("scripts.bench_sync", "BenchConfig"),
     "bench_index": ("scripts.bench_index", "BenchConfig"),
     "bench_approximate": ("scripts.bench_approximate", "BenchConfig"),

@@ -3,7 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from core.config import CONF_DIR
 from core.errors import ConfigError
 from evaluation.cost import (
     CostConfig,
@@ -55,6 +57,12 @@ def test_hosted_figures_are_the_owners() -> None:
     tuned = price_hosted(Usage(30, 100, is_tuned=True, training_tokens=500_000), plain)
     assert tuned.fixed_usd == pytest.approx(4.0)  # 500 thousand tokens at 0.008 USD a thousand
     assert tuned.per_answer_usd == pytest.approx(2 * (0.000045 + 0.0002))
+
+
+def test_what_stands_in_conf_is_what_the_dataclass_says() -> None:
+    values = OmegaConf.load(CONF_DIR / "cost" / "default.yaml")
+    loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CostConfig), values))
+    assert loaded == CostConfig()
 
 
 def test_a_break_even_is_where_the_lines_cross() -> None:
