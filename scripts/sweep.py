@@ -194,13 +194,13 @@ def open_study(folder: Path, config: SweepConfig) -> "optuna.Study":
     Raises:
         ConfigError: It was made for another space.
     """
-    optuna = import_optuna()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
+    library = import_optuna()
+    library.logging.set_verbosity(library.logging.WARNING)
+    study: optuna.Study = library.create_study(
         study_name="sweep",
         storage=f"sqlite:///{folder / 'study.db'}",
         directions=["maximize", "minimize"],
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
+        sampler=library.samplers.TPESampler(seed=config.seed),
         load_if_exists=True,
     )
     made_for = {
@@ -213,8 +213,8 @@ def open_study(folder: Path, config: SweepConfig) -> "optuna.Study":
     if earlier not in (None, made_for):
         raise ConfigError(f"name: wanted the study of {earlier}, found other settings: {made_for}. Give another name.")
     study.set_user_attr("made_for", made_for)
-    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    for trial in study.get_trials(states=(library.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=library.trial.TrialState.FAIL)
         if trial.params:
             study.enqueue_trial(trial.params)
     return study
