@@ -67,6 +67,20 @@ def test_a_hit_tells_all_about_its_chunk(searcher: Searcher) -> None:
     assert {"refresh", "embed", "dense", "lexical", "fuse", "read", "total"} <= set(result.timings_ms)
 
 
+def test_ranks_follow_the_scores_of_each_stage(searcher: Searcher) -> None:
+    hits = searcher.search(["acme"], "warranty of the pump", k=5).hits
+    assert len(hits) == 5
+    for stage in ("dense", "fused"):
+        ordered = sorted(hits, key=lambda hit: -getattr(hit, f"{stage}_score"))
+        assert [getattr(hit, f"{stage}_rank") for hit in ordered] == [1, 2, 3, 4, 5]
+    with_words = sorted((hit for hit in hits if hit.lexical_score), key=lambda hit: -hit.lexical_score)
+    assert [hit.lexical_rank for hit in with_words] == list(range(1, len(with_words) + 1))
+    without = [hit for hit in hits if not hit.lexical_score]
+    assert without
+    assert {hit.lexical_rank for hit in without} == {None}
+    assert "reranked" not in hits[0].describe_stages()
+
+
 def test_the_dense_score_is_the_cosine_whatever_the_weight(data: DataDir, searcher: Searcher) -> None:
     embedder = HashEmbedder()
     query = "what do ducks eat"

@@ -16,7 +16,7 @@ from retrieval.database import open_database, write_transaction
 from retrieval.document import Document, Section
 from retrieval.embedding import embed_passages
 from retrieval.store import NewChunk, NewDocument, commit_document, make_store, read_chunks
-from retrieval.surroundings import read_surroundings
+from retrieval.surroundings import read_surroundings, read_window
 from tests.fakes.hash_embedder import HashEmbedder
 
 EMBEDDER = HashEmbedder()
@@ -91,3 +91,24 @@ def test_damage_is_refused(engine: Engine, change: str) -> None:
         connection.execute(text(change))
     with pytest.raises(ContractError, match="not what was stored"):
         read_surroundings(engine, [number], 1)
+
+
+def test_a_window_is_the_documents_own_text_around_a_chunk(engine: Engine) -> None:
+    body = f"Été 🌍 {sentences(0, 12)}"
+    chunks = add(engine, Document(body, (Section(0, len(body), None, "Pump"),)))
+    for number, chunk in chunks:
+        for around in (0, 1, 7, 10_000):
+            window = read_window(engine, number, around)
+            assert window is not None
+            first, end = max(0, chunk.start - around), min(len(body), chunk.end + around)
+            assert (window.start, window.text, window.length) == (first, body[first:end], len(body))
+    assert read_window(engine, 999, 5) is None
+
+
+def test_a_window_whose_chunk_is_not_there_is_refused(engine: Engine) -> None:
+    body = sentences(0, 4)
+    number = add(engine, Document(body, (Section(0, len(body), None, None),)))[0][0]
+    with write_transaction(engine) as connection:
+        connection.execute(text("UPDATE documents SET text = replace(text, 'pump', 'lamp')"))
+    with pytest.raises(ContractError, match="damaged"):
+        read_window(engine, number, 5)
