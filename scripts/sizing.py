@@ -9,10 +9,13 @@ from core.offline import switch_offline
 
 switch_offline()
 
+import sys
 from dataclasses import dataclass
 
+from core.config import run_command
+from core.errors import ConfigError
 from scripts.doctor_machine import CARD_ENGINE_BYTES
-from train.config import QuantKind
+from train.config import QuantKind, Strategy
 from train.duration import EFFICIENCY
 from train.footprint import GIB, Demand, Shape
 from train.memory import MemoryPlan, choose_plan
@@ -94,8 +97,31 @@ def _round(number: float) -> str:
     return f"{round(number, -digits) if digits > 0 else number:,.0f}"
 
 
+def describe_shared(shape: Shape, card: Card, cards: int) -> str:
+    """Return what each of several cards needs for training when they share the base out (FSDP2)."""
+    demand = Demand(QuantKind.nf4, RANK, 1, ROW_TOKENS, 2, processes=cards, strategy=Strategy.fsdp2)
+    plan = choose_plan(shape, demand, int(card.memory_gib * GIB))
+    fits = plan.total <= 0.92 * card.memory_gib * GIB
+    return f"{plan.total / GIB:.0f} GiB each" if fits else f"does not fit ({plan.total / GIB:.0f} GiB each)"
+
+
+def print_shared(cards: int) -> None:
+    """Print the table of several cards that train together."""
+    print(f"| {cards} cards of | " + " | ".join(SHAPES) + " |")
+    print("|---" * (len(SHAPES) + 1) + "|")
+    for name, card in CARDS.items():
+        print(f"| {name} | " + " | ".join(describe_shared(shape, card, cards) for shape in SHAPES.values()) + " |")
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the table of one card, or with cards=N that of several that share a base out."""
+    words = sys.argv[1:]
+    if words:
+        count = words[0].removeprefix("cards=")
+        if len(words) > 1 or not count.isdecimal() or int(count) < 2:
+            raise ConfigError(f"wanted nothing, or cards=N with N of 2 and more; found {' '.join(words)}.")
+        print_shared(int(count))
+        return
     print(f"| card | model | training in NF4, {ROWS} rows of {ROW_TOKENS:,} tokens | serving in bfloat16 |")
     print("|---|---|---|---|")
     for name, card in CARDS.items():
@@ -104,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
