@@ -72,3 +72,19 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """
     for line in read_whole_lines(path):
         yield json.loads(line)
+
+
+def read_events_from(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the events behind a place in a file, and the place to go on from.
+
+    Args:
+        path: events.jsonl; a missing file has no events.
+        offset: In bytes, at the beginning of a line: 0, or what the last call returned.
+    """
+    if not path.exists():
+        return [], 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        content = file.read()
+    whole = content[: content.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()], offset + len(whole)

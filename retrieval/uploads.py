@@ -79,6 +79,11 @@ class UploadWriter:
         except OSError as error:
             raise describe_os_error(error, "keep an uploaded file") from error
 
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far."""
+        return self._digest.hexdigest()
+
     def write(self, piece: bytes) -> None:
         """Write the next bytes.
 

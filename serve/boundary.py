@@ -7,7 +7,7 @@ Knows no route.
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from fastapi import Request
@@ -175,7 +175,8 @@ class Boundary:
             await self._app(scope, receive, send)
             return
         request_id = f"req_{secrets.token_hex(16)}"
-        scope.setdefault("state", {})["request_id"] = request_id
+        releases: list[Callable[[], None]] = []
+        scope.setdefault("state", {}).update(request_id=request_id, releases=releases)
         started = time.perf_counter()
         status = 0
 
@@ -197,6 +198,8 @@ class Boundary:
                 raise
             await answer_error(Request(scope), error)(scope, receive, send_with_id)
         finally:
+            for release in releases:
+                release()
             ms = round((time.perf_counter() - started) * 1000, 1)
             extra = {
                 "request_id": request_id,

@@ -57,6 +57,10 @@ class Catalog:
         """Add a name; the caller has made sure that it is free."""
         self.entries[entry.name] = entry
 
+    def remove(self, name: str) -> None:
+        """Take a name out; requests that have found it go on."""
+        self.entries.pop(name, None)
+
     def list_entries(self, owner: str) -> list[Entry]:
         """Return what an owner may use."""
         return [entry for entry in self.entries.values() if entry.is_visible(owner)]

@@ -6,16 +6,18 @@ routes and nothing of what the command starts, so that the tests can let it run 
 """
 
 import asyncio
+import dataclasses
 import logging
 import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 LOG_LINES_SHOWN = 12
 POLL_INTERVAL_S = 0.25
 SILENCES_ALLOWED = 3
+PROBE_IDS = list(range(100, 132))
+"""Token ids that every vocabulary has."""
 HEALTH_TIMEOUT_S = 10.0
 MAX_TEMPORARY_PATH = 50
 """Bytes that leave room for our folder's name and for the names of vLLM's own sockets, 36 bytes each."""
@@ -44,6 +48,7 @@ class EngineState(Enum):
     STARTING = "starting"
     READY = "ready"
     RESTARTING = "restarting"
+    PAUSED = "paused"
 
 
 class Health(Enum):
@@ -62,11 +67,13 @@ class Adapter:
         name: Its name in requests to the engine; never reused for other weights.
         path: Its folder.
         canary: What shows that it is at work, or None.
+        is_needed: Whether the engine is of no use without it; another that it refuses is left out.
     """
 
     name: str
     path: Path
     canary: Canary | None = None
+    is_needed: bool = True
 
 
 def make_scratch() -> Path:
@@ -96,12 +103,17 @@ class Engine:
         self.state = EngineState.STOPPED
         self.restarts = 0
         self.max_model_len = 0
+        self.base_name = ""
         self.scratch = make_scratch()
+        self.refused: dict[str, str] = {}
         self._adapters = list(adapters)
+        self._changes = asyncio.Lock()
         self._log_path = log_path
         self._process: EngineProcess | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._suspected = asyncio.Event()
+        self._command: EngineCommand | None = None
+        self._pause_left_s: Callable[[], float] = lambda: 0.0
         self._last_ready_s = 30.0
         self._started_at = 0.0
         self.client = httpx.AsyncClient(
@@ -129,8 +141,9 @@ class Engine:
         if self.state is EngineState.READY:
             return
         retry_after_s = self.expected_wait_s()
+        why = " while a fine-tuning job has the card" if self.state is EngineState.PAUSED else ""
         raise EngineUnavailable(
-            f"The model server is {self.state.value}. Try again in about {retry_after_s} s.",
+            f"The model server is {self.state.value}{why}. Try again in about {retry_after_s} s.",
             retry_after_s=retry_after_s,
         )
 
@@ -142,6 +155,8 @@ class Engine:
         """Return the whole seconds after which the engine should be ready, judging by its last start; at least 1."""
         if self.state is EngineState.READY:
             return 1
+        if self.state is EngineState.PAUSED:
+            return max(1, math.ceil(self._pause_left_s() + self._last_ready_s))
         return max(1, math.ceil(self._last_ready_s - (time.monotonic() - self._started_at)))
 
     async def start(self, command: EngineCommand, progress: Progress) -> None:
@@ -158,35 +173,64 @@ class Engine:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log_path.write_bytes(b"")
         self.state = EngineState.STARTING
+        self._command = command
         try:
             await self._launch(command, progress)
         except BaseException:
             await self.stop()
             raise
-        self._watcher = asyncio.create_task(self._watch(command), name="engine-watcher")
-        self._watcher.add_done_callback(report_crash)
+        self._guard(command)
+
+    async def pause(self, left_s: Callable[[], float], drain: Callable[[], Awaitable[None]]) -> None:
+        """Stop the process, so that something else can have the card; requests are told when to come again.
+
+        Args:
+            left_s: Returns how many seconds that will last, as far as can be told.
+            drain: Waits for the requests that run; new ones are refused from the beginning.
+        """
+        async with self._changes:
+            self._pause_left_s = left_s
+            self.state = EngineState.PAUSED
+            await drain()
+            await self._end(EngineState.PAUSED)
+
+    def resume(self) -> None:
+        """Start the process again after a pause, with all adapters; where it does not come up, it is tried again."""
+        if self.state is EngineState.PAUSED and self._command is not None:
+            self._started_at = time.monotonic()
+            self.state = EngineState.RESTARTING
+            self._guard(self._command)
 
     async def stop(self) -> None:
         """Stop the engine and everything it started, and remove its folder. May be called twice."""
+        await self._end(EngineState.STOPPED)
+        await self.client.aclose()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    async def _end(self, state: EngineState) -> None:
+        """End the watching and the process."""
         if self._watcher is not None:
             self._watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watcher
             self._watcher = None
-        self.state = EngineState.STOPPED
+        self.state = state
         if self._process is not None:
             await self._process.end(self.config.stop_timeout_s)
-        await self.client.aclose()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _guard(self, command: EngineCommand) -> None:
+        """Watch over the engine from now on."""
+        self._watcher = asyncio.create_task(self._watch(command), name="engine-watcher")
+        self._watcher.add_done_callback(report_crash)
 
     async def _launch(self, command: EngineCommand, progress: Progress) -> None:
         """Start the process, wait for its health, load the adapters."""
         self._started_at = time.monotonic()
         self._process = await launch(command, self.socket, self._log_path)
         await self._wait_until_healthy(self._process, progress)
-        self.max_model_len = await self._read_context_length()
+        self.base_name, self.max_model_len = await self._read_base()
         for adapter in self._adapters:
-            await self._load(adapter)
+            await self._load_at_start(adapter)
         self._last_ready_s = time.monotonic() - self._started_at
         self.state = EngineState.READY
         logger.info("engine ready", extra={"seconds": round(self._last_ready_s, 1), "adapters": len(self._adapters)})
@@ -216,17 +260,106 @@ class Engine:
             return Health.SILENT
         return Health.GOOD if answer.status_code == httpx.codes.OK else Health.DEAD
 
-    async def _read_context_length(self) -> int:
-        """Return how many tokens prompt and answer may have together.
+    async def _read_base(self) -> tuple[str, int]:
+        """Return the base model's name, and how many tokens prompt and answer may have together.
 
         Raises:
             EngineUnavailable: The engine does not say.
         """
         try:
             answer = await self.client.get("/v1/models", headers=self.headers, timeout=30.0)
-            return int(answer.json()["data"][0]["max_model_len"])
+            base = answer.json()["data"][0]
+            return str(base["id"]), int(base["max_model_len"])
         except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
             raise EngineUnavailable("vLLM did not tell its context length.") from error
+
+    async def _load_at_start(self, adapter: Adapter) -> None:
+        """Load one of the adapters of every start; one that is not needed and refused is left out, and said so."""
+        try:
+            await self._load(adapter)
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            if adapter.is_needed:
+                raise
+            self.refused[adapter.name] = error.message
+            logger.error("adapter left out", extra={"adapter": adapter.name, "reason": error.message})
+
+    def expect(self, adapter: Adapter) -> None:
+        """Load an adapter at each start from the first on."""
+        self._adapters.append(adapter)
+
+    async def wait_until_ready(self) -> None:
+        """Wait until requests can be answered, however long that takes."""
+        while self.state is not EngineState.READY:  # noqa: ASYNC110  (waited for seldom, and changed in many places)
+            await asyncio.sleep(POLL_INTERVAL_S)
+
+    async def add_adapter(self, adapter: Adapter) -> None:
+        """Load one more adapter into the running engine, and from now on at each start.
+
+        Raises:
+            EngineError: The engine refused it.
+        """
+        async with self._changes:
+            while True:
+                await self.wait_until_ready()
+                try:
+                    await self._load(adapter)
+                    break
+                except EngineUnavailable:  # it went meanwhile, and comes back without this one
+                    await asyncio.sleep(POLL_INTERVAL_S)
+                    await self._unload(adapter.name)
+            self._adapters.append(dataclasses.replace(adapter, is_needed=False))
+
+    async def remove_adapter(self, name: str) -> None:
+        """Drop an adapter from the running engine and from its starts; one that is not there is what was wanted."""
+        async with self._changes:
+            self._adapters = [adapter for adapter in self._adapters if adapter.name != name]
+            self.refused.pop(name, None)
+            if self.state in (EngineState.STARTING, EngineState.RESTARTING):
+                await self.wait_until_ready()  # it may be loading this one
+            await self._unload(name)
+
+    async def _unload(self, name: str) -> None:
+        """Have the engine drop an adapter, if the engine is there and has it."""
+        body = {"lora_name": name}
+        try:
+            await self.client.post("/v1/unload_lora_adapter", json=body, headers=self.headers, timeout=60.0)
+        except httpx.HTTPError:
+            logger.info("no engine to drop an adapter from", extra={"adapter": name})
+
+    async def check_difference(self, name: str) -> None:
+        """See that an adapter changes what is answered: vLLM can take one and not apply it.
+
+        Raises:
+            EngineError: It answers as the base model, to the last digit.
+        """
+        while True:
+            await self.wait_until_ready()
+            try:
+                first, second = [await self._measure(model) for model in (name, self.base_name)]
+                break
+            except (httpx.HTTPError, EngineUnavailable):
+                await asyncio.sleep(POLL_INTERVAL_S)
+        if first == second:
+            raise EngineError(
+                f"adapter {name}: wanted it to answer otherwise than the base model, found the same to the last digit: "
+                "vLLM has loaded it and does not apply it, or nothing was learned. Train longer or with a higher "
+                "learning_rate_multiplier."
+            )
+
+    async def _measure(self, model: str) -> Any:
+        """Return what a model answers first to fixed token ids, with the likelihoods."""
+        body = {"model": model, "prompt": PROBE_IDS, "max_tokens": 8, "temperature": 0, "logprobs": 1}
+        body |= {"return_token_ids": True, "add_special_tokens": False}
+        answer = await self.client.post("/v1/completions", json=body, headers=self.headers, timeout=300.0)
+        if answer.is_server_error:
+            raise EngineUnavailable(f"vLLM could not answer a probe of {model} (status {answer.status_code}).")
+        try:
+            choice = answer.json()["choices"][0]
+            return choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise EngineError(f"wanted an answer of {model} to a probe, found: {answer.text[:500]}.") from error
 
     async def _load(self, adapter: Adapter) -> None:
         """Load one adapter into the running engine.

@@ -24,6 +24,7 @@ from serve.routes import (
     embeddings,
     feedback,
     files,
+    fine_tuning,
     health,
     models,
     operations,
@@ -109,7 +110,7 @@ def build_app(gateway: Gateway, keys: KeyRing, max_body_bytes: int, max_file_byt
     app = FastAPI(title="Loam", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
     app.state.previews = asyncio.Semaphore(MAX_PREVIEWS)
-    for noun in (health, models, chat, embeddings, sources, files, vector_stores, vector_store_files):
+    for noun in (health, models, chat, embeddings, sources, files, vector_stores, vector_store_files, fine_tuning):
         app.include_router(noun.router)
     for noun in (
         account,

@@ -10,10 +10,12 @@ from fastapi import Depends, Request
 from retrieval.config import ChunkingConfig
 from serve.answering import Answering
 from serve.archive import Archive
-from serve.catalog import Catalog
+from serve.catalog import Catalog, Entry
 from serve.engine import Engine
 from serve.ingestion import IngestionWorker
+from serve.job_runner import JobRunner
 from serve.library import Library
+from serve.repeats import Repeats
 
 T = TypeVar("T")
 
@@ -33,6 +35,8 @@ class Gateway:
         url: How clients reach the gateway; None: as the request says.
         first_byte_timeout_s: Longest wait for the first byte of a stream.
         answer_timeout_s: Longest wait for a whole answer.
+        jobs: What runs the fine-tuning jobs.
+        repeats: What was made for requests that may come again.
     """
 
     engine: Engine
@@ -45,6 +49,8 @@ class Gateway:
     url: str | None
     first_byte_timeout_s: float
     answer_timeout_s: float
+    jobs: JobRunner
+    repeats: Repeats
 
 
 def get_gateway(request: Request) -> Gateway:
@@ -56,6 +62,17 @@ def get_gateway(request: Request) -> Gateway:
 def read_base_url(request: Request, gateway: Gateway) -> str:
     """Return the gateway's own URL as this client reaches it."""
     return gateway.url or str(request.base_url)
+
+
+def take_model(request: Request, gateway: Gateway, name: str, owner: str) -> Entry:
+    """Return what answers an owner's chat under a name, and keep it from being taken away until the request has ended.
+
+    Raises:
+        ModelNotFound: Nothing has that name, or what has it does not chat.
+    """
+    entry = gateway.catalog.resolve_chat(name, owner)
+    request.state.releases.append(gateway.jobs.models.hold(entry.target))
+    return entry
 
 
 CurrentGateway = Annotated[Gateway, Depends(get_gateway)]

@@ -1,11 +1,13 @@
-"""The keeper: a tiny parent for vLLM that takes it down when the gateway is gone, however it went.
+"""The keeper: a tiny parent for vLLM and for trainers that takes them down when the gateway is gone, however it went.
 
-Run as a script by serve/engine.py. Starts the given command in a process group of its own, prints its process id, and
-then waits for one of two things. The command ends: the rest of its group is killed and its exit code is passed on.
-Standard input ends, which happens when the gateway dies (kill -9 included): the whole group is killed and its folder
-removed. SIGTERM is passed on. Standard library only, so that it starts in a moment. Does not know what it runs.
+Run as a script by serve/kept_process.py. Starts the given command in a process group of its own, prints its process
+id, and then waits for one of two things. The command ends: the rest of its group is killed and its exit code is passed
+on. Standard input ends, which happens when the gateway dies (kill -9 included): the whole group is killed and its
+folder removed. The keeper itself is killed: the kernel kills the command. SIGTERM is passed on. Standard library only,
+so that it starts in a moment. Does not know what it runs.
 """
 
+import ctypes
 import os
 import shutil
 import signal
@@ -13,6 +15,8 @@ import subprocess
 import sys
 import threading
 from types import FrameType
+
+PR_SET_PDEATHSIG = 1
 
 
 def kill_group(group: int) -> None:
@@ -31,6 +35,11 @@ def kill_at_end_of_input(group: int, is_orphan: threading.Event) -> None:
     kill_group(group)
 
 
+def die_with_keeper() -> None:
+    """Have the kernel kill this process when the keeper is killed itself. Source: prctl(2), PR_SET_PDEATHSIG."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(scratch: str, command: list[str]) -> int:
     """Run a command and return its exit code, 128 + the signal's number where a signal ended it.
 
@@ -38,7 +47,13 @@ def main(scratch: str, command: list[str]) -> int:
         scratch: The command's private folder; removed only when the gateway is gone.
         command: Program and arguments.
     """
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True)
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        start_new_session=True,
+        preexec_fn=die_with_keeper,  # noqa: PLW1509  (no thread has started yet)
+    )
     sys.stdout.write(f"{child.pid}\n")
     sys.stdout.flush()
 

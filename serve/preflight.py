@@ -4,10 +4,10 @@ Looks at folders, manifests and sockets only: loads no weight and starts no proc
 """
 
 import errno
-import json
 import shutil
 import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,21 @@ from typing import Any
 from core.config import CONF_DIR, PathsConfig
 from core.errors import ConfigError, LoamError
 from core.layout import DataDir, check_name, sha256_bytes
-from core.manifest import AdapterManifest, BaseIdentity, ModelKind, ModelManifest, check_adapter, read_chat_template
+from core.manifest import AdapterManifest, BaseIdentity, ModelKind, ModelManifest, read_chat_template
 from retrieval.config import ChunkingConfig, EmbedderConfig, ParsingConfig, SearchConfig
+from serve.adapter_check import check_served_adapter
 from serve.answering import Assistant, AssistantConfig
 from serve.catalog import Catalog, Entry, EntryKind
 from serve.engine_command import LORA_RANKS, EngineConfig
 from serve.gateway import LOOPBACK_HOSTS, GatewayConfig
+from serve.job_command import JobsConfig
+from serve.jobs import ID_PREFIX
+from serve.tuned_models import TunedModel, list_model
 
 DEFAULT_MODEL = "llama-3.2-3b-instruct"
 MIN_FREE_BYTES = 256 * 2**20
 MIN_LORA_RANK = 16
 LEAST_LORAS, MOST_LORAS = 4, 32
-PLAIN_INITIALIZATIONS = frozenset({"True", "true", "False", "false", "gaussian", "None"})
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class ServeConfig:
         chunking: How uploaded documents are cut where the request does not say.
         parsing: What parsing one of them may cost.
         template_date: What Llama 3 templates print, where no adapter says otherwise.
+        jobs: Fine-tuning through the API.
     """
 
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -67,6 +71,7 @@ class ServeConfig:
     chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
     parsing: ParsingConfig = field(default_factory=ParsingConfig)
     template_date: str = "26 Jul 2024"
+    jobs: JobsConfig = field(default_factory=JobsConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,9 @@ class Plan:
     listener: socket.socket
 
 
-def make_plan(config: ServeConfig, data: DataDir, stores: set[str], *, has_key: bool) -> Plan:
+def make_plan(
+    config: ServeConfig, data: DataDir, stores: set[str], *, has_key: bool, tuned: Sequence[TunedModel] = ()
+) -> Plan:
     """Check everything that serving needs.
 
     Args:
@@ -119,6 +126,7 @@ def make_plan(config: ServeConfig, data: DataDir, stores: set[str], *, has_key: 
         data: The data directory.
         stores: Names of the stores that exist.
         has_key: Whether anybody has a key that the gateway would take.
+        tuned: Models that came of fine-tuning jobs; they are checked when everything else is known.
 
     Returns:
         What will be served.
@@ -131,11 +139,14 @@ def make_plan(config: ServeConfig, data: DataDir, stores: set[str], *, has_key: 
     model = choose_model(config, data, faults)
     embedder = find_model(data, config.embedder.name, ModelKind.EMBEDDER, faults)
     adapters, left_out = ([], []) if model is None else choose_adapters(config, data, model, faults)
-    max_rank = config.engine.max_lora_rank or fit_rank([int(adapter.manifest.lora["rank"]) for adapter in adapters])
+    ranks = [int(adapter.manifest.lora["rank"]) for adapter in adapters] + read_ranks(data, model, tuned)
+    max_rank = config.engine.max_lora_rank or fit_rank(ranks)
     catalog = Catalog()
     if model is not None and embedder is not None:
         fill_catalog(catalog, model, embedder, adapters, config.gateway.granted_adapters)
         faults += find_grant_faults(config.gateway.granted_adapters, adapters)
+        for made in tuned:
+            list_model(catalog, made)
         faults += add_assistants(catalog, config.assistants, stores)
     date = choose_template_date(config, model, adapters, faults)
     listener = bind_listener(config.gateway, faults)
@@ -283,8 +294,22 @@ def choose_adapters(
 
 
 def find_finished_runs(data: DataDir) -> list[str]:
-    """Return the ids of the runs that have published an adapter."""
-    return sorted(path.parent.parent.name for path in data.runs.glob("*/adapter/manifest.json"))
+    """Return the ids of the command line's runs that have published an adapter; those of jobs have owners."""
+    found = sorted(path.parent.parent.name for path in data.runs.glob("*/adapter/manifest.json"))
+    return [run_id for run_id in found if not run_id.startswith(ID_PREFIX)]
+
+
+def read_ranks(data: DataDir, model: Path | None, tuned: Sequence[TunedModel]) -> list[int]:
+    """Return the ranks of the jobs' models on a base model; what cannot be read is reported when it is checked."""
+    ranks = []
+    for made in tuned:
+        try:
+            manifest = AdapterManifest.read(data.run(made.job_id) / made.folder)
+        except LoamError:
+            continue
+        if model is not None and manifest.base.name == model.name:
+            ranks.append(int(manifest.lora["rank"]))
+    return ranks
 
 
 def check_run(data: DataDir, run_id: str, base: BaseIdentity, max_rank: int) -> ServedAdapter:
@@ -294,24 +319,11 @@ def check_run(data: DataDir, run_id: str, base: BaseIdentity, max_rank: int) -> 
         LoamError: It does not; the message says what differs.
     """
     folder = data.run(run_id) / "adapter"
-    manifest = check_adapter(folder, base, max_rank)
-    found = find_unservable(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
-    if found:
-        raise ConfigError(f"adapter {run_id}: vLLM cannot serve {', '.join(found)}. Train it again without")
+    if run_id.startswith(ID_PREFIX):
+        raise ConfigError(f"adapter {run_id}: it came of a fine-tuning job and is its owner's. Leave it out")
+    manifest = check_served_adapter(folder, base, max_rank)
     identity = sha256_bytes("".join(sorted(manifest.files.values())).encode())[:8]
     return ServedAdapter(run_id, f"ft:{base.name}:local:{run_id}:{identity}", folder, manifest)
-
-
-def find_unservable(adapter: dict[str, Any]) -> list[str]:
-    """Return what in a PEFT configuration vLLM 0.32 refuses. Source: vllm/lora/peft_helper.py and docs of PEFT."""
-    checks = {
-        "DoRA": bool(adapter.get("use_dora")),
-        "modules_to_save": bool(adapter.get("modules_to_save")),
-        "a bias": adapter.get("bias", "none") != "none" or bool(adapter.get("lora_bias")),
-        "aLoRA": bool(adapter.get("alora_invocation_tokens")),
-        "an initialization that changed the base": str(adapter.get("init_lora_weights")) not in PLAIN_INITIALIZATIONS,
-    }
-    return [name for name, is_found in checks.items() if is_found]
 
 
 def fit_loras(count: int) -> int:

@@ -31,6 +31,7 @@ from core.config import load_config, run_app
 from core.errors import LoamError
 from core.layout import DataDir
 from core.logs import configure_logging
+from core.manifest import BaseIdentity
 from retrieval.searcher import Searcher
 from retrieval.store import StoreStatus
 from retrieval.uploads import remove_expired, remove_leftovers
@@ -42,11 +43,15 @@ from serve.gateway import build_app
 from serve.gateway_state import Gateway
 from serve.hardware import fill_engine_config, share_card
 from serve.ingestion import IngestionWorker
+from serve.job_command import decide_gpu
+from serve.job_runner import JobRunner
 from serve.keys import KeyRing
 from serve.library import Library
 from serve.lock import lock_data_dir
 from serve.preflight import Plan, ServeConfig, fit_loras, make_plan
 from serve.progress import StartProgress, say
+from serve.repeats import Repeats, WatchedProtocol
+from serve.tuned_models import TunedModel, TunedModels, list_tuned
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +78,13 @@ def main(composed: DictConfig) -> None:
         searcher = Searcher(data, config.embedder, config.search)
         try:
             stores = searcher.list_stores()
-            plan = make_plan(config, data, {status.store for status in stores}, has_key=keys.has_good_key)
+            tuned = list_tuned(archive.engine)
+            names = {status.store for status in stores}
+            plan = make_plan(config, data, names, has_key=keys.has_good_key, tuned=tuned)
             print_plan(plan)
             engine_config = fit_engine(engine_config, config, data, plan, stores)
-            asyncio.run(serve(config, engine_config, data, plan, searcher, archive, keys))
+            config.jobs = decide_gpu(config.jobs, engine_config)
+            asyncio.run(serve(config, engine_config, data, plan, tuned, searcher, archive, keys))
         finally:
             searcher.close()
 
@@ -131,6 +139,7 @@ async def serve(
     engine_config: EngineConfig,
     data: DataDir,
     plan: Plan,
+    tuned: list[TunedModel],
     searcher: Searcher,
     archive: Archive,
     keys: KeyRing,
@@ -141,6 +150,8 @@ async def serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     adapters = [Adapter(adapter.name, adapter.path, adapter.manifest.canary) for adapter in plan.adapters]
     engine = Engine(engine_config, adapters, data.root / "logs" / "vllm.log")
+    models = restore_models(plan, tuned, archive, engine)
+    jobs = JobRunner(archive, engine, models, config.jobs, str(config.hardware.get("name", "auto")))
     command = build_command(engine_config, plan.model, plan.model.name, plan.template_date, engine.scratch)
     library = Library(searcher, config.embedder.name)
     worker = IngestionWorker(data, archive.engine, library.open_embedder, config.parsing)
@@ -148,20 +159,39 @@ async def serve(
         progress = StartProgress()
         if not await finish_unless_stopped(start(engine, command, library, plan, progress), stop):
             return
-        gateway = build_gateway(config, engine_config, engine, library, archive, worker, plan)
+        models.drop_refused()
+        gateway = build_gateway(config, engine_config, engine, library, archive, worker, plan, jobs)
         app = build_app(gateway, keys, config.gateway.max_body_mib * 2**20, archive.max_file_bytes)
         host, port = plan.listener.getsockname()[:2]
         scheme = "https" if config.gateway.tls_cert else "http"
         worker.start()
+        await jobs.start()
         progress.end(f"ready        {scheme}://{host}:{port}/v1  (Ctrl-C stops it)")
         say(f"console      {scheme}://{host}:{port}/console")
         await listen(app, config, plan, stop)
     finally:
         plan.listener.close()
+        await jobs.stop()
+        await models.close()
         await asyncio.to_thread(worker.stop, config.gateway.stop_timeout_s)
         await engine.stop()
         library.close()
         say("stopped")
+
+
+def restore_models(plan: Plan, tuned: list[TunedModel], archive: Archive, engine: Engine) -> TunedModels:
+    """Check what fine-tuning jobs have made, and have the engine load what fits; say what is left out."""
+    models = TunedModels(
+        archive,
+        engine,
+        plan.catalog,
+        BaseIdentity.of(plan.model),
+        max_rank=plan.max_lora_rank,
+        used_by_assistants=frozenset(assistant.engine_model for assistant in plan.assistants.values()),
+    )
+    for reason in models.restore(tuned):
+        say(f"left out     {reason}")
+    return models
 
 
 async def start(engine: Engine, command: EngineCommand, library: Library, plan: Plan, progress: StartProgress) -> None:
@@ -187,6 +217,7 @@ def build_gateway(
     archive: Archive,
     worker: IngestionWorker,
     plan: Plan,
+    jobs: JobRunner,
 ) -> Gateway:
     """Put the gateway's parts together."""
     tokenizer = Tokenizer.from_file(str(plan.model / "tokenizer.json"))
@@ -208,6 +239,8 @@ def build_gateway(
         url=config.gateway.url,
         first_byte_timeout_s=engine_config.first_byte_timeout_s,
         answer_timeout_s=config.gateway.answer_timeout_s,
+        jobs=jobs,
+        repeats=Repeats(archive),
     )
 
 
@@ -230,6 +263,7 @@ async def listen(app: FastAPI, config: ServeConfig, plan: Plan, stop: asyncio.Ev
     server = Server(
         uvicorn.Config(
             app,
+            http=WatchedProtocol,
             log_config=None,
             access_log=False,
             server_header=False,

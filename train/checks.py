@@ -14,6 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from core.errors import ConfigError, Conflict, LoamError, ModelNotFound
+from core.events import read_events
 from core.layout import DataDir
 from core.manifest import ADAPTER_MANIFEST
 from train.config import Choice, QuantKind, Resume, Strategy, TrainConfig, resolve_path
@@ -37,6 +38,7 @@ class CheckedRun:
         template: The base model's training template.
         train: The training chats.
         valid: The held-out chats, or None.
+        is_published: Whether the adapter stands already and only its report is missing.
     """
 
     run_id: str
@@ -45,6 +47,7 @@ class CheckedRun:
     template: TrainingTemplate
     train: DataFile
     valid: DataFile | None
+    is_published: bool = False
 
 
 def check_run(config: TrainConfig) -> CheckedRun:
@@ -70,7 +73,7 @@ def check_run(config: TrainConfig) -> CheckedRun:
     _attempt(faults, lambda: check_processes(config.hardware, config.run_id))
     if faults or template is None or train is None:
         raise _join(faults)
-    return CheckedRun(run_id, folder, model_folder, template, train, valid)
+    return CheckedRun(run_id, folder, model_folder, template, train, valid, is_published=has_adapter(folder))
 
 
 def _attempt(faults: list[LoamError], check: Callable[[], T]) -> T | None:
@@ -129,7 +132,7 @@ def _check_folder(folder: Path, config: TrainConfig) -> None:
     """Refuse a run that would overwrite another, or go on with one that was told otherwise."""
     if not folder.exists() or is_launched() or config.hardware.node_rank:  # the first process has checked
         return
-    if (folder / "adapter" / ADAPTER_MANIFEST).is_file():
+    if has_adapter(folder) and (config.resume is Resume.never or has_ended(folder)):
         raise Conflict(
             f"run_id: {folder} holds a finished run. Choose another run_id, or remove the folder.", param="run_id"
         )
@@ -153,6 +156,16 @@ def _check_folder(folder: Path, config: TrainConfig) -> None:
                 "another run_id.",
                 param="resume",
             )
+
+
+def has_adapter(folder: Path) -> bool:
+    """Whether a run has published its adapter."""
+    return (folder / "adapter" / ADAPTER_MANIFEST).is_file()
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether a run has said that it is done, which it does after its report."""
+    return any(event["type"] == "done" for event in read_events(folder / "events.jsonl"))
 
 
 def _check_sizes(config: TrainConfig) -> None:

@@ -61,7 +61,10 @@ def main(composed: DictConfig) -> None:
         record_failure(events),
         hold_scratch(checked.folder / "tokens") as tokens,
     ):
-        train(config, checked, events, tokens)
+        if not checked.is_published:
+            train(config, checked, events, tokens)
+        elif is_main():
+            finish_report(config, checked, events, tokens)
 
 
 def check(config: TrainConfig, checked: CheckedRun) -> None:
@@ -106,7 +109,6 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         model,
         packing,
         recorder,
-        report,
         samples,
         sharding,
         trainer,
@@ -160,9 +162,36 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
     data = findings.add_counts(encoding.summarize_all(checked.train, learned, checked.valid, held_out))
     manifest = describe_adapter(config, checked, machine, data, asdict(result), export.read_versions())
     export.publish_adapter(adapted, checked.folder / "adapter", manifest, weights)
-    lengths = encoding.measure_lengths(learned).tolist()
-    path = report.write_report(checked.folder, manifest, to_plain(config), sys.argv[1:], machine.name, lengths)
-    events.write("done", **asdict(result))
+    conclude(config, checked, events, manifest, encoding.measure_lengths(learned).tolist())
+
+
+def finish_report(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens: Path) -> None:
+    """Write what a run lacks that was killed between publishing its adapter and its report.
+
+    Args:
+        config: The run's configuration.
+        checked: What was found when it was checked.
+        events: Where to record that it is done.
+        tokens: Folder for the rows as token ids, for a moment.
+    """
+    from train import encoding, model
+
+    tokenizer = model.load_tokenizer(checked.model_folder)
+    learned, _ = encoding.encode_all(checked.train, checked.valid, tokenizer, checked.template, config, tokens)
+    events.write("log", message="the adapter stood already: its report is written")
+    manifest = AdapterManifest.read(checked.folder / "adapter")
+    conclude(config, checked, events, manifest, encoding.measure_lengths(learned).tolist())
+
+
+def conclude(
+    config: TrainConfig, checked: CheckedRun, events: EventWriter, manifest: AdapterManifest, lengths: list[int]
+) -> None:
+    """Report on a run whose adapter stands, and say that it is done."""
+    from train import report
+
+    hardware = str(manifest.hardware["name"])
+    path = report.write_report(checked.folder, manifest, to_plain(config), sys.argv[1:], hardware, lengths)
+    events.write("done", **manifest.metrics)
     print(f"adapter: {checked.folder / 'adapter'}\nreport:  {path}\nnext:    {report.next_command(checked.run_id)}")
 
 

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from core.errors import LoamError
 from serve.answering import AnswerEvent, EndEvent, GroundsEvent, TextEvent
 from serve.catalog import EntryKind
-from serve.gateway_state import CurrentGateway, Gateway, read_base_url, run_for_client
+from serve.gateway_state import CurrentGateway, Gateway, read_base_url, run_for_client, take_model
 from serve.owners import CurrentCaller
 from serve.relay import DONE_EVENT, describe_silence, fetch, format_error_event, open_stream
 from serve.schemas.chat import ChatRequest
@@ -58,7 +58,7 @@ async def create_chat_completion(
     body: ChatRequest, request: Request, gateway: CurrentGateway, caller: CurrentCaller
 ) -> Response:
     """Answer a chat."""
-    entry = gateway.catalog.resolve_chat(body.model, caller.owner)
+    entry = take_model(request, gateway, body.model, caller.owner)
     request.state.log |= {"model": entry.name, "stream": bool(body.stream)}
     if entry.kind is EntryKind.ASSISTANT:
         return await answer_as_assistant(entry.name, body, request, gateway)

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from retrieval.uploads import Upload, UploadWriter, delete_upload, find_upload, list_page, open_upload
@@ -22,7 +22,7 @@ WRITE_BYTES = 1 << 20
 
 
 @router.post("")
-async def create_file(request: Request, gateway: CurrentGateway, caller: CurrentCaller) -> dict[str, Any]:
+async def create_file(request: Request, gateway: CurrentGateway, caller: CurrentCaller) -> Response:
     """Keep a file; answered once it is on disk."""
     archive = gateway.archive
     reader = FormReader(request.headers.get("content-type", ""), FORM_FIELDS)
@@ -31,19 +31,24 @@ async def create_file(request: Request, gateway: CurrentGateway, caller: Current
         await receive_file(request, reader, writer, gateway)
         form = reader.finish()
         fields = read_file_form(form.fields)
-        upload = await archive.run(
-            writer.keep,
-            archive.engine,
-            owner=caller.owner,
-            name=form.file_name or "",
-            purpose=fields.purpose,
-            lifetime_s=fields.seconds,
-        )
+
+        async def keep() -> Response:
+            upload = await archive.run(
+                writer.keep,
+                archive.engine,
+                owner=caller.owner,
+                name=form.file_name or "",
+                purpose=fields.purpose,
+                lifetime_s=fields.seconds,
+            )
+            return JSONResponse(shape_file(upload))
+
+        content = repr((writer.sha256, form.file_name, fields.purpose, fields.seconds)).encode()
+        return await gateway.repeats.answer(request, caller.owner, content, keep)
     except ClientDisconnect as error:
         raise ClientGone from error
     finally:
         writer.discard()
-    return shape_file(upload)
 
 
 async def receive_file(request: Request, reader: FormReader, writer: UploadWriter, gateway: Gateway) -> None:

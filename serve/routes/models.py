@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: the catalogue in OpenAI's shape."""
+"""/v1/models: the catalogue in OpenAI's shape, and taking fine-tuned models away."""
 
 from typing import Any
 
@@ -21,6 +21,13 @@ async def list_models(gateway: CurrentGateway, caller: CurrentCaller) -> dict[st
 async def get_model(name: str, gateway: CurrentGateway, caller: CurrentCaller) -> dict[str, Any]:
     """Return one of them."""
     return shape_model(gateway.catalog.get(name, caller.owner))
+
+
+@router.delete("/{name:path}")
+async def delete_model(name: str, gateway: CurrentGateway, caller: CurrentCaller) -> dict[str, Any]:
+    """Take a fine-tuned model away for good, once the requests that use it have ended."""
+    await gateway.jobs.models.retire(name, caller.owner)
+    return {"id": name, "object": "model", "deleted": True}
 
 
 def shape_model(entry: Entry) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json, to_json
 
+from serve.owners import get_caller
+from serve.repeats import REPEATABLE_PATHS, Repeats
+
 MAX_OPEN_JSON_BYTES = 65_536
 """Of a JSON schema or another free-form value inside a request."""
 
@@ -38,14 +41,21 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that reads its requests strictly."""
+    """A route that reads its requests strictly, and makes one object of one request however often it comes."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler, given a StrictRequest."""
         handler = super().get_route_handler()
 
+        is_repeatable = "POST" in self.methods and self.path_format in REPEATABLE_PATHS
+
         async def handle(request: Request) -> Response:
-            return await handler(StrictRequest(request.scope, request.receive))
+            strict = StrictRequest(request.scope, request.receive)
+            if not is_repeatable:
+                return await handler(strict)
+            repeats: Repeats = request.app.state.gateway.repeats
+            owner = get_caller(request).owner
+            return await repeats.answer(request, owner, await strict.body(), lambda: handler(strict))
 
         return handle
 

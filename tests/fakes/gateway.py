@@ -16,6 +16,7 @@ import uvicorn
 
 from core.errors import LoamError
 from core.layout import DataDir
+from core.manifest import BaseIdentity
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.searcher import Searcher
 from retrieval.store import Passage
@@ -26,12 +27,18 @@ from serve.engine import Adapter, Engine
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
 from serve.ingestion import IngestionWorker
+from serve.job_command import GpuUse, JobsConfig
+from serve.job_runner import JobRunner
 from serve.keys import KeyRing
 from serve.library import Library
 from serve.owners import LOCAL
+from serve.repeats import Repeats, WatchedProtocol
+from serve.tuned_models import TunedModels, list_model, list_tuned
+from tests.fakes.base_model import write_base
 from tests.fakes.engine import BASE, fake_command, quick_config, read_state, set_script
 from tests.fakes.hash_embedder import HashEmbedder
 from tests.fakes.searcher import FakeSearcher
+from tests.fakes.trainer import PROGRAM
 
 EMBEDDER = "hash-embedder"
 ADAPTER = f"ft:{BASE}:local:mine:0123abcd"
@@ -51,6 +58,7 @@ class RunningGateway:
         database: Of its data directory.
         folder: Its data directory.
         loop: The loop that it runs on.
+        parts: Its parts.
         clients: Closed with it.
     """
 
@@ -60,6 +68,7 @@ class RunningGateway:
     database: sqlalchemy.Engine
     folder: Path
     loop: asyncio.AbstractEventLoop
+    parts: Gateway
     clients: list[openai.OpenAI] = field(default_factory=list)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -112,13 +121,25 @@ def make_gateway(
     archive: Archive,
     assistants: dict[str, AssistantConfig],
     timeouts_s: tuple[float, float],
+    jobs: JobsConfig | None = None,
 ) -> Gateway:
     """Put a gateway's parts together; the timeouts are those of the first byte and of a whole answer."""
     catalog = make_catalog(assistants)
     served = make_assistants(catalog, assistants)
     answering = Answering(engine, library, served, lambda text: len(text.split()), timeouts_s[0])
     worker = IngestionWorker(archive.data, archive.engine, library.open_embedder, ParsingConfig())
-    return Gateway(engine, catalog, library, answering, archive, worker, ChunkingConfig(), None, *timeouts_s)
+    base = BaseIdentity.of(write_base(archive.data, BASE))
+    models = TunedModels(archive, engine, catalog, base, max_rank=16)
+    tuned = list_tuned(archive.engine)
+    for model in tuned:
+        list_model(catalog, model)
+    models.restore(tuned)
+    quick = JobsConfig(GpuUse.share, save_every=5, max_unfinished=10_000, stop_timeout_s=5)
+    runner = JobRunner(archive, engine, models, jobs or quick, "cpu", PROGRAM)
+    return Gateway(
+        engine, catalog, library, answering, archive, worker, ChunkingConfig(), None, *timeouts_s, jobs=runner,
+        repeats=Repeats(archive),
+    )  # fmt: skip
 
 
 @contextmanager
@@ -129,12 +150,17 @@ def running_gateway(
     *,
     api_key: str | None = None,
     stores: Searcher | None = None,
+    trains: bool = False,
+    jobs: JobsConfig | None = None,
     max_body_bytes: int = 2**20,
     max_file_bytes: int = 2**20,
     first_byte_timeout_s: float = 5.0,
     answer_timeout_s: float = 10.0,
 ) -> Iterator[RunningGateway]:
-    """Run a gateway on a free port for the time of the block; `stores` searches for real what the worker ingests."""
+    """Run a gateway on a free port for the time of the block; `stores` searches for real what the worker ingests.
+
+    `trains` works on fine-tuning jobs, by the scripted trainer.
+    """
     adapter = folder / "adapter"
     adapter.mkdir(exist_ok=True)
     (adapter / "adapter_config.json").write_text("{}")
@@ -149,26 +175,26 @@ def running_gateway(
         engine = Engine(quick_config(), [Adapter(ADAPTER, adapter)], folder / "vllm.log")
         library = Library(cast("Searcher", searched), EMBEDDER)
         archive = Archive(DataDir(folder), max_file_bytes)
-        gateway = make_gateway(engine, library, archive, assistants or {}, (first_byte_timeout_s, answer_timeout_s))
+        timeouts_s = (first_byte_timeout_s, answer_timeout_s)
+        gateway = make_gateway(engine, library, archive, assistants or {}, timeouts_s, jobs)
         keys = KeyRing(archive.engine, api_key)
         app = build_app(gateway, keys, max_body_bytes, max_file_bytes)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+        server = uvicorn.Server(uvicorn.Config(app, http=WatchedProtocol, log_config=None, timeout_graceful_shutdown=1))
         server.capture_signals = no_signals  # type: ignore[method-assign]
         stop.append(asyncio.Event())
         try:
             await engine.start(fake_command(), lambda _seconds, _line: None)
             port = listener.getsockname()[1]
             url, loop = f"http://127.0.0.1:{port}", asyncio.get_running_loop()
-            made.append(RunningGateway(url, engine, searcher, archive.engine, folder, loop))
-            if stores is not None:
-                gateway.worker.start()
+            made.append(RunningGateway(url, engine, searcher, archive.engine, folder, loop, gateway))
+            await start_work(gateway, ingests=stores is not None, trains=trains)
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
             ready.set()
             await stop[0].wait()
             server.should_exit = True
             await serving
         finally:
-            gateway.worker.stop(10)
+            await stop_work(gateway)
             await engine.stop()
             library.close()
             keys.close()
@@ -195,6 +221,22 @@ def running_gateway(
             made[0].loop.call_soon_threadsafe(stop[0].set)
         thread.join(30)
         listener.close()
+
+
+async def start_work(gateway: Gateway, *, ingests: bool, trains: bool) -> None:
+    """Begin with what a gateway does beside answering."""
+    gateway.jobs.models.drop_refused()
+    if ingests:
+        gateway.worker.start()
+    if trains:
+        await gateway.jobs.start()
+
+
+async def stop_work(gateway: Gateway) -> None:
+    """End it."""
+    await gateway.jobs.stop()
+    await gateway.jobs.models.close()
+    gateway.worker.stop(10)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import pytest
 
 from core.errors import TrainingDataError
 from core.training_file import MAX_LINE_BYTES, check_file
+from serve.file_check import check_rows
 from tests.rules.checkout import REPO
 
 SEED = int(os.environ.get("LOAM_SEED", "20261125"))
@@ -108,6 +109,15 @@ def test_each_is_refused_with_its_line(bad_files: dict[Path, int]) -> None:
             check_file(path)
         assert caught.value.to_openai()["error"]["param"] == "training_file", f"{path.name}, LOAM_SEED={SEED}"
         assert set(re.findall(r"\n  line (\d+)", caught.value.message)) == {str(line)}, f"{path.name}, LOAM_SEED={SEED}"
+
+
+def test_each_fails_a_job_with_its_line(bad_files: dict[Path, int]) -> None:
+    for path, line in bad_files.items():
+        with pytest.raises(TrainingDataError) as caught:
+            check_rows(path, "a.jsonl", "training_file", "supervised")
+        assert caught.value.param == "training_file", f"{path.name}, LOAM_SEED={SEED}"
+        assert re.findall(r"\n  line (\d+)", caught.value.message)[0] == str(line), f"{path.name}, LOAM_SEED={SEED}"
+        assert str(path.parent) not in caught.value.message
 
 
 def test_the_terminal_shows_faults_and_never_a_traceback(bad_files: dict[Path, int]) -> None:

@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from retrieval import database
-from retrieval.database import MIGRATIONS, find_damage, open_database, read_transaction, read_version, write_transaction
+from retrieval.database import find_damage, open_database, read_transaction, read_version, write_transaction
+from retrieval.migrations import MIGRATIONS
 
 REPO = Path(__file__).resolve().parents[2]
 STEPS = sum(len(migration) for migration in MIGRATIONS[1:])

@@ -27,9 +27,10 @@ from serve.gateway_state import Gateway
 from serve.keys import KeyRing, create_key, revoke_key
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import ALIAS, EMBEDDER, RunningGateway, searching_gateway
+from tests.fakes.tuned import add_tuned
 
 RANDOM_STEPS = 2000 if os.environ.get("LOAM_TEST_FULL") else 150
-LOOKS_LIKE_AN_ID = re.compile(r"(^|_)(id|ids)$|^(after|before|model|name)$")
+LOOKS_LIKE_AN_ID = re.compile(r"(^|_)(id|ids)$|_file$|^(after|before|model|name)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ STORE = {"path:vector_store_id": "store"}
 STORE_FILE = {**STORE, "path:file_id": "file"}
 BATCH = {**STORE, "path:batch_id": "batch"}
 PAGED_FILES = {"query:after": "file", "query:before": "file"}
+JOBS = "GET /v1/fine_tuning/jobs/{fine_tuning_job_id}"
+JOB = {"path:fine_tuning_job_id": "job"}
 CHAT = {"model": "«model»", "messages": [{"role": "user", "content": "hello"}]}
 OPERATIONS = {
     "GET /health": Operation(),
@@ -113,6 +116,17 @@ OPERATIONS = {
     "GET /v1/loam/keys": Operation(),
     "POST /v1/loam/keys": Operation(body={"owner": "somebody"}),
     "DELETE /v1/loam/keys/{key_id}": Operation({"path:key_id": "key"}),
+    "DELETE /v1/models/{name}": Operation({"path:name": "tuned"}),
+    "POST /v1/fine_tuning/jobs": Operation(
+        {"body:training_file": "training", "body:validation_file": "validation"},
+        {"model": BASE, "training_file": "«training»", "validation_file": "«validation»"},
+        free=("body:model",),  # base models, which are everybody's; see test_a_job_starts_from_no_adapter_of_others
+    ),
+    "GET /v1/fine_tuning/jobs": Operation({"query:after": "job"}),
+    JOBS: Operation(JOB),
+    f"{JOBS}/events": Operation({**JOB, "query:after": "event"}),
+    f"{JOBS}/checkpoints": Operation({**JOB, "query:after": "checkpoint"}),
+    **{f"POST {JOBS[4:]}/{verb}": Operation(JOB) for verb in ("pause", "resume", "cancel")},
 }  # fmt: skip
 ADMIN_ONLY = {"GET /v1/loam/status", "POST /v1/loam/doctor", "GET /v1/loam/keys", "POST /v1/loam/keys",
               "DELETE /v1/loam/keys/{key_id}"}  # fmt: skip
@@ -209,10 +223,19 @@ class Owner:
         said = {"rating": "up", "model": model, "question": words, "answer": "a", "chunk_ids": [f"chunk-{chunk}"]}
         headers = {"authorization": f"Bearer {self.token}"}
         feedback = httpx.post(f"{self.gateway.url}/v1/loam/feedback", json=said, headers=headers, timeout=20).json()
+        row = {"messages": [{"role": "user", "content": words}, {"role": "assistant", "content": "yes"}]}
+        content = json.dumps(row).encode() + b"\n"
+        training, validation = (client.files.create(file=("t.jsonl", content), purpose="fine-tune").id for _ in "tv")
+        job = client.fine_tuning.jobs.create(model=BASE, training_file=training, suffix="s").id
+        tuned = add_tuned(self.gateway, self.key.owner, job)
+        add_tuned(self.gateway, self.key.owner, job, step=5)
         self.ids = {
             "file": file_id, "store": store.id, "batch": batch.id, "chunk": f"chunk-{chunk}", "model": model,
             "feedback": feedback["id"], "key": create_key(self.gateway.database, self.key.owner)[0].id,
             "report": f"of-{self.key.owner}", "report_file": "report.json",
+            "training": training, "validation": validation, "job": job, "tuned": tuned.name,
+            "event": client.fine_tuning.jobs.list_events(job).data[0].id,
+            "checkpoint": client.fine_tuning.jobs.checkpoints.list(job).data[0].id,
         }  # fmt: skip
         if self.key.owner == "local":
             write_file(self.gateway.folder / "reports" / "of-local" / "report.json", "{}")
@@ -304,13 +327,26 @@ def test_each_kind_of_key_gets_what_it_may(
 def test_lists_hold_ones_own_only(gateway: RunningGateway, owners: tuple[Owner, Owner]) -> None:
     victim, other = owners
     victim.refill()
-    for name in ("GET /v1/files", "GET /v1/vector_stores", "GET /v1/models"):
+    for name in ("GET /v1/files", "GET /v1/vector_stores", "GET /v1/models", "GET /v1/fine_tuning/jobs"):
         mine, theirs = (one.ask(name, {}, None).text for one in owners)
         kind = name.rpartition("/")[2]
-        wanted = {"files": "file", "vector_stores": "store", "models": "model"}[kind]
+        wanted = {"files": "file", "vector_stores": "store", "models": "tuned", "jobs": "job"}[kind]
         assert victim.ids[wanted] in mine
         assert victim.ids[wanted] not in theirs
         assert other.ids[wanted] in theirs
+
+
+def test_a_job_starts_from_no_adapter_of_others(owners: tuple[Owner, Owner]) -> None:
+    victim, other = owners
+    other.refill()
+    answers = []
+    for model in (victim.ids["tuned"], "x" * len(victim.ids["tuned"])):
+        body = {"model": model, "training_file": other.ids["training"]}
+        headers = {"authorization": f"Bearer {other.token}"}
+        answer = httpx.post(f"{other.gateway.url}/v1/fine_tuning/jobs", json=body, headers=headers, timeout=20)
+        answers.append((answer.status_code, answer.text.replace(model, "")))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 404
 
 
 def test_random_requests_of_three_owners_never_meet(gateway: RunningGateway) -> None:

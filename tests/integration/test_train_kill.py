@@ -16,14 +16,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.events import EventWriter, read_events
-from core.manifest import AdapterManifest
+from core.layout import DataDir
+from core.manifest import AdapterManifest, BaseIdentity
+from serve.adapter_check import check_served_adapter
+from serve.job_command import JobsConfig, Profile, build_arguments, build_command
+from serve.jobs import Job
+from serve.tuned_models import is_whole
 from tests.fakes.tiny_llama import write_byte_llama
+from tests.fakes.trainer import PROGRAM
 from tests.fakes.warm_trainer import REPO, Training, WarmTrainer
 from train.checkpoint import MARKER, choose_checkpoint, find_last_complete, is_complete, list_checkpoints, step_of
 from train.folder import read_steps
@@ -286,6 +293,12 @@ def test_an_adapter_is_published_whole_or_not_at_all(server: WarmTrainer, data: 
             assert list(run.glob(".adapter.*.tmp"))
     check_same(run, untouched)
     assert len([event for event in read_events(run / "events.jsonl") if event["type"] == "step"]) == STEPS
+    assert not (run / "report.md").exists()
+    mended = server.start(arguments(data, run.name))
+    assert mended.wait() == 0, mended.log.read_text()
+    assert (run / "report.md").is_file()
+    assert list(read_events(run / "events.jsonl"))[-1]["type"] == "done"
+    check_same(run, untouched)
     again = server.start(arguments(data, run.name))
     assert again.wait() == 5
     assert "finished run" in again.log.read_text()
@@ -372,3 +385,58 @@ def test_two_processes_go_on_alike_after_a_kill_and_after_a_signal(data: Path) -
         found = {step["step"]: (step["batch"], step["loss"]) for step in read_steps(run)}
         assert found == wanted
         assert read_adapter(run) == read_adapter(data / "runs" / "two")
+
+
+def run_scripted(command: list[str]) -> tuple[int, str]:
+    ended = subprocess.run([*PROGRAM, *command], cwd=REPO, capture_output=True, text=True, timeout=60, check=False)
+    return ended.returncode, ended.stderr
+
+
+def test_the_scripted_trainer_does_what_this_one_does(server: WarmTrainer, data: Path, tmp_path: Path) -> None:
+    """The contract behind tests/fakes/trainer.py: one command line as serve/ makes it, the same traces of both."""
+    (data / "files").mkdir(exist_ok=True)
+    shutil.copyfile(data / "train.jsonl", data / "files" / "file-a")
+    shutil.copyfile(data / "valid.jsonl", data / "files" / "file-b")
+    seen = []
+    for is_real in (True, False):
+        job = Job(
+            id=f"ftjob-{'real' if is_real else 'scripted'}", owner="local", model="byte-llama", suffix=None, seed=3,
+            training_file="file-a", validation_file="file-b", method="supervised", metadata=None,
+            hyperparameters={"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 1.0},
+            options={"lora_rank": 8, "max_steps": 10},
+        )  # fmt: skip
+        profile = Profile(epochs=3, batch_size=16, learning_rate=1e-3, beta=0.1, rank=16)
+        config = JobsConfig(save_every=4, keep_checkpoints=2)
+        made, steps = build_arguments(job, config, profile, DataDir(data), "cpu", rows=ROWS)
+        command = build_command(replace(job, arguments=made), DataDir(data), ())
+        codes = []
+        for _ in range(2):
+            if is_real:
+                training = server.start(command)
+                codes.append((training.wait(), "finished run" in training.log.read_text()))
+            else:
+                code, words = run_scripted(command)
+                codes.append((code, "finished run" in words))
+        run = data / "runs" / job.id
+        events = list(read_events(run / "events.jsonl"))
+        manifest = check_served_adapter(run / "adapter", BaseIdentity.of(data / "models" / "byte-llama"), 16)
+        checkpoints = list_checkpoints(run / "checkpoints")
+        seen.append(
+            {
+                "codes": codes,
+                "steps": [event["step"] for event in events if event["type"] == "step"],
+                "last": events[-1]["type"],
+                "saved": [event["step"] for event in events if event["type"] == "checkpoint"],
+                "evaluated": [event["step"] for event in events if event["type"] == "eval" and event["step"]],
+                "kept": [step_of(path) for path in checkpoints],
+                "whole": all(is_whole(path) for path in checkpoints),
+                "manifest": (manifest.run_id, manifest.lora["rank"], manifest.seed)[1:],
+                "planned": steps,
+                "done": sorted(set(events[-1]) & {"steps", "tokens", "seconds", "loss_last"}),
+                "fields": {"step", "loss", "learning_rate", "tokens", "time"}
+                <= set(next(event for event in events if event["type"] == "step")),
+            }
+        )
+    assert seen[0] == seen[1]
+    assert seen[0]["codes"] == [(0, False), (5, True)]
+    assert seen[0]["planned"] == len(seen[0]["steps"]) == 10

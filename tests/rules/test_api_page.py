@@ -15,6 +15,8 @@ from openai.types import (
     vector_store_update_params,
 )
 from openai.types.chat import completion_create_params
+from openai.types.fine_tuning import job_create_params, job_list_events_params, job_list_params
+from openai.types.fine_tuning.jobs import checkpoint_list_params
 from openai.types.vector_stores import (
     file_batch_create_params,
 )
@@ -33,6 +35,7 @@ from tests.rules.checkout import REPO
 
 VERDICTS = ("served", "ignored", "refused")
 STORES = "/v1/vector_stores"
+JOBS = "/v1/fine_tuning/jobs"
 CLIENT_TYPES = {
     "POST /v1/chat/completions": completion_create_params.CompletionCreateParamsNonStreaming,
     "POST /v1/embeddings": embedding_create_params.EmbeddingCreateParams,
@@ -45,6 +48,10 @@ CLIENT_TYPES = {
     f"POST {STORES}/{{vector_store_id}}/files": attach_params.FileCreateParams,
     f"GET {STORES}/{{vector_store_id}}/files": attached_params.FileListParams,
     f"POST {STORES}/{{vector_store_id}}/file_batches": file_batch_create_params.FileBatchCreateParams,
+    f"POST {JOBS}": job_create_params.JobCreateParams,
+    f"GET {JOBS}": job_list_params.JobListParams,
+    f"GET {JOBS}/{{fine_tuning_job_id}}/events": job_list_events_params.JobListEventsParams,
+    f"GET {JOBS}/{{fine_tuning_job_id}}/checkpoints": checkpoint_list_params.CheckpointListParams,
 }
 
 

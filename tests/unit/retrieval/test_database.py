@@ -13,13 +13,13 @@ from sqlalchemy import create_engine, text
 from core.errors import Conflict, ContractError, InputError, StorageFull
 from retrieval import database
 from retrieval.database import (
-    MIGRATIONS,
     copy_database,
     open_database,
     read_transaction,
     read_version,
     write_transaction,
 )
+from retrieval.migrations import MIGRATIONS
 
 
 def test_commits_are_durable_and_readers_do_not_wait(tmp_path: Path) -> None:

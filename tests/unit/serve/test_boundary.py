@@ -29,7 +29,9 @@ class BrokenCatalog(Catalog):
 
 def ask(error: Exception, folder: Path) -> httpx.Response:
     nothing = cast("Any", None)
-    gateway = Gateway(nothing, BrokenCatalog(error), nothing, nothing, nothing, nothing, nothing, None, 1.0, 1.0)
+    gateway = Gateway(
+        nothing, BrokenCatalog(error), nothing, nothing, nothing, nothing, nothing, None, 1.0, 1.0, nothing, nothing
+    )
     database = open_database(folder / "loam.db")
     keys = KeyRing(database, None)
     app = build_app(gateway, keys, max_body_bytes=10, max_file_bytes=10)

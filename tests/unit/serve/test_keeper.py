@@ -101,3 +101,13 @@ def test_killing_a_group_that_is_gone_is_fine() -> None:
     child.wait()
     keeper.kill_group(child.pid)
     assert os.waitstatus_to_exitcode(child.returncode) == 0
+
+
+def test_a_keeper_that_is_killed_takes_its_command_along(tmp_path: Path) -> None:
+    process, command = start_keeper(tmp_path, sys.executable, "-c", "import time; time.sleep(60)")
+    assert process.stdin is not None
+    process.kill()
+    process.wait(10)
+    process.stdin.close()
+    wait_for_end(command)
+    assert not is_alive(command)

@@ -11,11 +11,13 @@ import pytest
 from core.errors import ConfigError
 from core.layout import DataDir
 from core.manifest import AdapterManifest, BaseIdentity, ModelKind, ModelManifest, hash_files
+from serve.adapter_check import find_unservable
 from serve.answering import AssistantConfig
 from serve.catalog import EntryKind
 from serve.engine_command import EngineConfig
 from serve.gateway import GatewayConfig
-from serve.preflight import ModelChoice, Plan, ServeConfig, find_unservable, make_plan
+from serve.preflight import ModelChoice, Plan, ServeConfig, make_plan
+from tests.fakes.trainer import write_adapter_config, write_weights
 
 TEMPLATE = "{{ messages }}"
 DATED = "{{ date_string }}{{ messages }}"
@@ -33,8 +35,10 @@ def write_model(data: DataDir, name: str, kind: ModelKind = ModelKind.LLM, templ
 def write_run(data: DataDir, run_id: str, base: str, rank: int = 8, date: str | None = None, **adapter: Any) -> Path:
     folder = data.run(run_id) / "adapter"
     folder.mkdir(parents=True)
-    (folder / "adapter_config.json").write_text(json.dumps({"r": rank, "init_lora_weights": True, **adapter}))
-    (folder / "adapter_model.safetensors").write_bytes(run_id.encode())
+    write_adapter_config(folder / "adapter_config.json", base, rank)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, **adapter}))
+    write_weights(folder / "adapter_model.safetensors", rank, float(sum(run_id.encode())))
     AdapterManifest(
         run_id, BaseIdentity.of(data.model(base)), "sft", {"rank": rank}, {}, {}, 1, date, {}, {}, 7
     ).write(folder)  # fmt: skip
@@ -82,7 +86,7 @@ def test_an_adapters_name_follows_its_weights(data: DataDir, plan: Callable[...,
     before = plan().adapters[0].name
     assert plan().adapters[0].name == before
     manifest = AdapterManifest.read(folder)
-    (folder / "adapter_model.safetensors").write_bytes(b"other weights")
+    write_weights(folder / "adapter_model.safetensors", 8, 0.5)
     manifest.write(folder)
     assert plan().adapters[0].name != before
 

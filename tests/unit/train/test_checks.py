@@ -7,6 +7,7 @@ import pytest
 
 from core.config import PathsConfig
 from core.errors import ConfigError, Conflict, InputError, ModelNotFound
+from core.events import EventWriter
 from core.layout import write_json
 from tests.fakes.byte_tokenizer import read_smollm2_template
 from train.checks import check_run, to_plain
@@ -41,8 +42,14 @@ def config(tmp_path: Path) -> TrainConfig:
     )
 
 
-def finish(folder: Path) -> None:
+def publish(folder: Path) -> None:
     write_json(folder / "adapter" / "manifest.json", {})
+
+
+def finish(folder: Path) -> None:
+    publish(folder)
+    with EventWriter(folder / "events.jsonl") as events:
+        events.write("done", steps=1)
 
 
 def test_a_good_run_passes(config: TrainConfig, tmp_path: Path) -> None:
@@ -101,6 +108,14 @@ def test_a_finished_run_is_never_overwritten(config: TrainConfig, tmp_path: Path
     config.resume = resume
     with pytest.raises(Conflict, match="finished run"):
         check_run(config)
+
+
+def test_a_run_that_lacks_its_report_only_is_gone_on_with(config: TrainConfig, tmp_path: Path) -> None:
+    publish(tmp_path / "runs" / "mine")
+    with pytest.raises(Conflict, match="finished run"):
+        check_run(config)
+    config.resume = Resume.auto
+    assert check_run(config).is_published
 
 
 def test_an_unfinished_run_is_resumed_only_when_asked(config: TrainConfig, tmp_path: Path) -> None:

@@ -1,0 +1,204 @@
+"""POSTs that make something and are safe to repeat: one object, however often the request comes.
+
+With an `Idempotency-Key`, the first answer is kept for a day and given again; the same key with another content is
+refused, and so is a second one while the first is being answered. Without a key, a retry of the stock client
+(`x-stainless-retry-count` of 1 and more) is taken for an earlier attempt of the same content whose connection was lost
+before its answer was read, for ten minutes. Does not know what is made.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request, Response
+from sqlalchemy import Engine, text
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from core.errors import Conflict, InputError
+from retrieval.database import write_transaction
+from serve.archive import Archive
+
+KEY_HEADER = "idempotency-key"
+RETRY_HEADER = "x-stainless-retry-count"
+KEY_LIFETIME_S = 86_400
+RETRY_WINDOW_S = 600
+MAX_KEY_CHARS = 255
+MAX_ATTEMPTS = 10_000
+"""Attempts that are remembered; the oldest go first."""
+REPEATABLE_PATHS = frozenset(
+    {
+        "/v1/files",
+        "/v1/vector_stores",
+        "/v1/vector_stores/{vector_store_id}/files",
+        "/v1/vector_stores/{vector_store_id}/file_batches",
+        "/v1/fine_tuning/jobs",
+    }
+)
+
+
+class KeyReused(InputError):
+    """An Idempotency-Key came with another content before."""
+
+    http_status = 422
+    openai_code = "idempotency_key_reused"
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A request that makes something.
+
+    Attributes:
+        answer: Its answer, once there is one; cancelled where it failed.
+        began_at: Monotonic seconds.
+        states: Of the requests that the answer went to; `is_lost` stands in those whose connection was lost.
+    """
+
+    answer: "asyncio.Future[Response]"
+    began_at: float = field(default_factory=time.monotonic)
+    states: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the answer is still to come, or has reached nobody."""
+        return not self.answer.done() or all(state.get("is_lost") for state in self.states)
+
+
+class WatchedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # uvicorn takes httptools' or h11's
+    """uvicorn's HTTP, which also notes in a request's state that its connection was lost before its answer was read.
+
+    A client that closes a connection with an answer unread in it resets it: that is the kernel's rule (RFC 2525, 2.17).
+    """
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note it, then do as uvicorn does."""
+        cycle = self.cycle
+        if cycle is not None and (exc is not None or not cycle.response_complete):
+            cycle.scope["state"]["is_lost"] = True
+        super().connection_lost(exc)
+
+
+class Repeats:
+    """What one gateway knows of earlier requests."""
+
+    def __init__(self, archive: Archive) -> None:
+        """Begin; keys whose answer an earlier gateway did not live to give are forgotten."""
+        self._archive = archive
+        self._attempts: dict[tuple[str, str, str], Attempt] = {}
+        with write_transaction(archive.engine) as connection:
+            connection.execute(text("DELETE FROM idempotency_keys WHERE status IS NULL"))
+
+    async def answer(
+        self, request: Request, owner: str, content: bytes, make: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        """Answer a request that makes something, or give the answer to an earlier one like it.
+
+        Args:
+            request: Its headers and path count.
+            owner: Who asks; nobody's request is taken for another's.
+            content: What decides whether two requests want the same.
+            make: Makes it and returns the answer; called once at most.
+
+        Raises:
+            KeyReused: The key came with another content before.
+            Conflict: The key's first request is still being answered.
+            InputError: The key is empty or too long.
+        """
+        digest = hashlib.sha256(request.url.path.encode() + b"\0" + content).hexdigest()
+        key = request.headers.get(KEY_HEADER)
+        if key is not None:
+            if not 1 <= len(key) <= MAX_KEY_CHARS:
+                raise InputError(f"Idempotency-Key: wanted 1 to {MAX_KEY_CHARS} characters, found {len(key)}.")
+            return await self._answer_key(key, owner, digest, make)
+        place = (owner, request.url.path, digest)
+        if request.headers.get(RETRY_HEADER, "0").strip() not in ("", "0"):
+            earlier = self._attempts.get(place)
+            if earlier is not None and earlier.is_open and earlier.began_at > time.monotonic() - RETRY_WINDOW_S:
+                await asyncio.wait({earlier.answer})
+                if not earlier.answer.cancelled():
+                    earlier.states.append(request.scope["state"])
+                    return copy_answer(earlier.answer.result())
+        return await self._answer_new(request, place, make)
+
+    async def _answer_new(
+        self, request: Request, place: tuple[str, str, str], make: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        attempt = Attempt(asyncio.get_running_loop().create_future(), states=[request.scope["state"]])
+        self._attempts.pop(place, None)
+        self._attempts[place] = attempt  # the last, as the newest
+        if len(self._attempts) > MAX_ATTEMPTS:
+            del self._attempts[next(iter(self._attempts))]
+        try:
+            response = await make()
+        except BaseException:
+            attempt.answer.cancel()
+            if self._attempts.get(place) is attempt:
+                del self._attempts[place]
+            raise
+        attempt.answer.set_result(response)
+        return response
+
+    async def _answer_key(self, key: str, owner: str, digest: str, make: Callable[[], Awaitable[Response]]) -> Response:
+        engine = self._archive.engine
+        known = await self._archive.run(take_key, engine, owner, key, digest)
+        if known is not None:
+            return known
+        try:
+            response = await make()
+        except BaseException:
+            await self._archive.run(settle_key, engine, owner, key, None)
+            raise
+        await self._archive.run(settle_key, engine, owner, key, response)
+        return response
+
+
+def copy_answer(answer: Response) -> Response:
+    """Return an answer once more."""
+    return Response(bytes(answer.body), answer.status_code, media_type="application/json")
+
+
+def take_key(engine: Engine, owner: str, key: str, digest: str) -> Response | None:
+    """Take a key for a request, or return what was answered to it before.
+
+    Raises:
+        KeyReused: It came with another content.
+        Conflict: Its first request is still being answered.
+    """
+    now = int(time.time())
+    place: dict[str, object] = {"owner": owner, "key": key}
+    with write_transaction(engine) as connection:
+        connection.execute(
+            text("DELETE FROM idempotency_keys WHERE created_at < :limit"), {"limit": now - KEY_LIFETIME_S}
+        )
+        query = text("SELECT * FROM idempotency_keys WHERE owner = :owner AND key = :key")
+        row = connection.execute(query, place).mappings().first()
+        if row is None:
+            statement = text(
+                "INSERT INTO idempotency_keys (owner, key, content_sha256, created_at) "
+                "VALUES (:owner, :key, :digest, :now)"
+            )
+            connection.execute(statement, {**place, "digest": digest, "now": now})
+            return None
+    if row["content_sha256"] != digest:
+        raise KeyReused(
+            "Idempotency-Key: it came with another request before. Take a new key for each new request.",
+            param="Idempotency-Key",
+        )
+    if row["status"] is None:
+        raise Conflict("Idempotency-Key: its first request is still being answered. Try again.", retry_after_s=1)
+    return Response(row["body"], row["status"], media_type="application/json")
+
+
+def settle_key(engine: Engine, owner: str, key: str, answer: Response | None) -> None:
+    """Keep the answer to a key's request; None gives the key back."""
+    place: dict[str, object] = {"owner": owner, "key": key}
+    statement = text("DELETE FROM idempotency_keys WHERE owner = :owner AND key = :key")
+    if answer is not None:
+        statement = text(
+            "UPDATE idempotency_keys SET status = :status, body = :body WHERE owner = :owner AND key = :key"
+        )
+        place |= {"status": answer.status_code, "body": bytes(answer.body)}
+    with write_transaction(engine) as connection:
+        connection.execute(statement, place)
