@@ -355,8 +355,8 @@ def settle_dtype(wanted: Dtype, engine: EncoderEngine, *, is_cuda: bool) -> Dtyp
     """
     if wanted is Dtype.int8 and engine is not EncoderEngine.openvino:
         found = pick_dtype(is_cuda=is_cuda)
-        reason = "the embedder runs on a CUDA card" if is_cuda else "OpenVINO is not installed"
-        logger.warning("embedder.dtype: wanted int8, found that %s; it computes in %s instead", reason, found.value)
+        reason = "torch computes on a CUDA card" if is_cuda else "OpenVINO is not installed"
+        logger.warning("embedder.dtype: wanted int8, found that %s; %s instead", reason, found.value)
         return found
     return pick_dtype(is_cuda=is_cuda) if wanted is Dtype.auto else wanted
 

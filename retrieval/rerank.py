@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from core.errors import ContractError, NotFound
 from core.manifest import refuse_code_bearing
 from retrieval.config import Dtype, EmbedderConfig, EncoderEngine
-from retrieval.embedding import copy_tokenizer, cut_windows, find_token_starts, pick_dtype, wants_cuda
+from retrieval.embedding import copy_tokenizer, cut_windows, find_token_starts, settle_dtype, wants_cuda
 from retrieval.encoder import compile_forward, pick_engine
 
 BATCH_SIZES = {"cuda": 64, "cpu": 8}
@@ -168,8 +168,7 @@ def load_reranker(folder: Path, config: EmbedderConfig) -> Any:
     is_cuda = wants_cuda(config.device)
     is_late = _read_type(folder) in LATE_TYPES
     engine = pick_engine(config.engine, is_cuda=is_cuda)
-    is_given = config.dtype is not Dtype.auto and (config.dtype is not Dtype.int8 or engine is EncoderEngine.openvino)
-    dtype = config.dtype if is_given else pick_dtype(is_cuda=is_cuda)
+    dtype = settle_dtype(config.dtype, engine, is_cuda=is_cuda)
     loaded = Dtype.float32 if engine is EncoderEngine.openvino else dtype
     model: Any = (MultiVectorEncoder if is_late else CrossEncoder)(
         str(folder),

@@ -135,28 +135,14 @@ def measure_engine(setting: Setting) -> list[Figure]:
 
 
 async def _measure_engine(setting: Setting) -> list[Figure]:
-    from serve.engine import Adapter, Engine
-    from serve.engine_command import build_command
-
-    concurrency, rounds, tokens = setting.pick((64, 4, 128), (4, 1, 8))
+    concurrency = setting.pick(64, 4)
     with tempfile.TemporaryDirectory(prefix="loam-bench-") as folder:
         model, paths = write_models(setting, Path(folder))
         size_bytes = sum(path.stat().st_size for path in model.glob("*.safetensors"))
         torch.cuda.empty_cache()
-        config = make_engine_config(setting)
-        adapters = [Adapter(path.name, path) for path in paths]
-        engine = Engine(config, adapters, setting.folder / "vllm.log")
-        try:
-            await engine.start(build_command(config, model, "base", None, engine.scratch), lambda _s, _line: None)
-            engine.client.headers.update(engine.headers)
-            names = [adapter.name for adapter in adapters]
-            await measure_load(engine.client, ["base", *names], concurrency, 1, tokens)  # warms up
-            base = await measure_load(engine.client, ["base"], concurrency, rounds, tokens)
-            one = await measure_load(engine.client, names[:1], concurrency, rounds, tokens)
-            eight = await measure_load(engine.client, names, concurrency, rounds, tokens)
-            alone = await measure_load(engine.client, ["base"], 1, rounds, tokens)
-        finally:
-            await engine.stop()
+        names = [path.name for path in paths]
+        wanted = [(["base"], concurrency), (names[:1], concurrency), (names, concurrency), (["base"], 1)]
+        base, one, eight, alone = await ask_engine(setting, model, paths, wanted)
     figures = [
         Figure(f"base, {concurrency} at once", base.tokens_per_s, "tokens/s"),
         Figure("one adapter, of base", one.tokens_per_s / base.tokens_per_s, "", "0.96"),
@@ -164,10 +150,37 @@ async def _measure_engine(setting: Setting) -> list[Figure]:
         Figure("one stream", alone.tokens_per_s, "tokens/s"),
     ]
     if setting.device.type == "cuda":
-        bandwidth = measure_bandwidth(setting)
-        share = alone.tokens_per_s * size_bytes / bandwidth
+        share = alone.tokens_per_s * size_bytes / measure_bandwidth(setting)
         figures.append(Figure("one stream, of the memory's bandwidth", share, "", "0.80"))
     return figures
+
+
+async def ask_engine(
+    setting: Setting, model: Path, adapters: Sequence[Path], wanted: Sequence[tuple[list[str], int]]
+) -> list[Load]:
+    """Start vLLM as serve/ does, ask it on its own socket, and stop it.
+
+    Args:
+        setting: Where and at which size.
+        model: The base model's folder; it is called `base`.
+        adapters: Folders of adapters, called as they are.
+        wanted: Models and requests at once of each load.
+    """
+    from serve.engine import Adapter, Engine
+    from serve.engine_command import build_command
+
+    rounds, tokens = setting.pick((4, 128), (1, 8))
+    config = make_engine_config(setting)
+    engine = Engine(config, [Adapter(path.name, path) for path in adapters], setting.folder / "vllm.log")
+    try:
+        await engine.start(build_command(config, model, "base", None, engine.scratch), lambda _s, _line: None)
+        engine.client.headers.update(engine.headers)
+        await measure_load(
+            engine.client, ["base", *(path.name for path in adapters)], wanted[0][1], 1, tokens
+        )  # warms up
+        return [await measure_load(engine.client, names, count, rounds, tokens) for names, count in wanted]
+    finally:
+        await engine.stop()
 
 
 def measure_bandwidth(setting: Setting) -> float:
@@ -178,19 +191,19 @@ def measure_bandwidth(setting: Setting) -> float:
 
 
 def measure_gateway(setting: Setting) -> list[Figure]:
-    """Ask the base through serve/run.py, as an application does."""
+    """Ask SmolLM2 through serve/run.py, as an application does, and on the engine's socket alone."""
     model = setting.data.model("smollm2-135m-instruct")
-    embedder = setting.data.model("all-minilm-l6-v2")
-    for folder in (model, embedder):
+    for folder in (model, setting.data.model("all-minilm-l6-v2")):
         if not (folder / "model.json").is_file():
-            raise Unavailable(
-                f"the gateway serves models of the data directory: python scripts/models.py get {folder.name}"
-            )
-    return asyncio.run(_measure_gateway(setting))
+            get = f"python scripts/models.py get {folder.name}"
+            raise Unavailable(f"the gateway serves models of the data directory: {get}")
+    return asyncio.run(_measure_gateway(setting, model))
 
 
-async def _measure_gateway(setting: Setting) -> list[Figure]:
-    concurrency, rounds, tokens = setting.pick((64, 4, 128), (4, 1, 8))
+async def _measure_gateway(setting: Setting, model: Path) -> list[Figure]:
+    concurrency = setting.pick(64, 4)
+    rounds, tokens = setting.pick((4, 128), (1, 8))
+    (direct,) = await ask_engine(setting, model, [], [(["base"], concurrency)])
     port = find_port()
     program = Path(__file__).parent.parent / "serve" / "run.py"
     command = [sys.executable, str(program), "model=smollm2_135m", "adapters=[]", f"gateway.port={port}"]
@@ -200,14 +213,15 @@ async def _measure_gateway(setting: Setting) -> list[Figure]:
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             await wait_until_ready(client, process)
-            names = [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
-            base = next(name for name in names if name.startswith("smollm2"))
-            await measure_load(client, [base], concurrency, 1, tokens)
-            load = await measure_load(client, [base], concurrency, rounds, tokens)
+            await measure_load(client, [model.name], concurrency, 1, tokens)
+            load = await measure_load(client, [model.name], concurrency, rounds, tokens)
     finally:
         process.terminate()
         await asyncio.wait_for(process.wait(), 60)
-    return [Figure(f"SmolLM2 through the gateway, {concurrency} at once", load.tokens_per_s, "tokens/s")]
+    return [
+        Figure(f"SmolLM2 through the gateway, {concurrency} at once", load.tokens_per_s, "tokens/s"),
+        Figure("of what its engine alone gives", load.tokens_per_s / direct.tokens_per_s, "", "no significant loss"),
+    ]
 
 
 def find_port() -> int:
