@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from types import FrameType
 
 import httpx
 
@@ -21,7 +22,7 @@ SERVE_TIMEOUT_S = 900
 
 @contextmanager
 def run_server(options: Sequence[str], log: Path, timeout_s: float = SERVE_TIMEOUT_S) -> Iterator[str]:
-    """Run the server for the time of the block.
+    """Run the server for the time of the block; from the main thread only.
 
     Args:
         options: Overrides of serve/run.py; `gateway.port` is added.
@@ -38,17 +39,24 @@ def run_server(options: Sequence[str], log: Path, timeout_s: float = SERVE_TIMEO
     command = ["serve/run.py", *options, f"gateway.port={port}"]
     process = subprocess.Popen([sys.executable, *command], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
     Thread(target=_show_words, args=(process, log), daemon=True).start()
+    before = signal.signal(signal.SIGTERM, _end)  # so that the server does not outlive the command
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(process, url, timeout_s)
         yield url
     finally:
+        signal.signal(signal.SIGTERM, before)
         process.send_signal(signal.SIGINT)
         try:
             process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """End as after an error, so that what is open is closed."""
+    sys.exit(128 + number)
 
 
 def _show_words(process: subprocess.Popen[str], log: Path) -> None:
