@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine, RowMapping, text
 
@@ -353,7 +354,8 @@ def parse_arguments(words: list[str]) -> Request:
             or (key in ("model", "host") and value)
             or (key == "port" and value.isdecimal() and int(value) < 65536)
         ):
-            request = replace(request, **{key: value})
+            changed: dict[str, Any] = {key: value}
+            request = replace(request, **changed)
         elif not has_value and not word.startswith("-"):
             request = replace(request, data=DataDir(Path(word)))
         else:
