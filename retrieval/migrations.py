@@ -247,4 +247,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at)",
     ),
+    (  # what /v1/responses answered, so that a conversation can go on from it
+        """CREATE TABLE responses (
+            id TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            previous_id TEXT,
+            created_at INTEGER NOT NULL,
+            body TEXT NOT NULL,
+            items TEXT NOT NULL
+        )""",
+        "CREATE INDEX responses_by_time ON responses (created_at)",
+        "CREATE INDEX responses_by_previous ON responses (previous_id)",
+    ),
 )

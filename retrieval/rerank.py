@@ -88,6 +88,10 @@ class Reranker:
     def _tokenizer(self) -> Any:
         return copy_tokenizer(self._model)
 
+    def count_tokens(self, text: str) -> int:
+        """Return how many of the model's tokens a text has."""
+        return len(self._token_starts(text))
+
     def _token_starts(self, text: str) -> list[int]:
         return find_token_starts(self._tokenizer, text)
 

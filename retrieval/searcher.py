@@ -30,6 +30,7 @@ from retrieval.filters import Filter, select_chunks
 from retrieval.fusion import ScoredChunks, order_chunks
 from retrieval.indexes import StoreIndexes
 from retrieval.lexical import pick_best, score_lexical
+from retrieval.ranking import AS_CONFIGURED, Ranking
 from retrieval.rerank import Reranker
 from retrieval.settings import StoreSettings
 from retrieval.snapshot import StoreIndex
@@ -80,6 +81,11 @@ class Hit(Passage):
     context: str | None = None
     context_start: int | None = None
     context_end: int | None = None
+
+    @property
+    def relevance(self) -> float:
+        """What a threshold is held against: the reranker's probability where there is one, 0 to 1, else the cosine."""
+        return self.dense_score if self.rerank_score is None else self.rerank_score
 
     def to_json(self) -> dict[str, Any]:
         """Return the hit as the command line prints it; the context only where there is one."""
@@ -210,7 +216,7 @@ class Searcher:
         return [len(self._embedder.token_starts(text)) for text in texts]
 
     def read_passage(self, chunk_id: str) -> Passage:
-        """Return a chunk by its id.
+        """Return a chunk by its id, with its surroundings where `search.neighbours` is set.
 
         Raises:
             NotFound: It does not exist, or its document has been replaced since.
@@ -222,7 +228,10 @@ class Searcher:
                 f"chunk {chunk_id!r}: it is not there; its document may have been replaced. Search again.",
                 param="chunk_id",
             )
-        return passages[number]
+        if not self._config.neighbours:
+            return passages[number]
+        around = read_surroundings(self._engine, [number], self._config.neighbours).get(number)
+        return passages[number] if around is None else replace(passages[number], **asdict(around))
 
     def gather(self, store_name: str, query: str) -> ScoredChunks:
         """Return the candidates of a query in one store with every score but a reranker's.
@@ -245,8 +254,28 @@ class Searcher:
         scores[there] = self._reranker.score(query, texts)
         return scores
 
+    def rerank_texts(self, query: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """Return the reranker's score of some texts, (texts,) float32, 0 to 1, and the tokens that were read.
+
+        Raises:
+            NotFound: None is configured, or there is no such model.
+        """
+        reranker = self._reranker
+        if reranker is None:
+            raise NotFound(
+                "search.reranker: wanted a cross-encoder's name, found none. Set it.", param="search.reranker"
+            )
+        tokens = [reranker.count_tokens(text) for text in texts]
+        scores = reranker.score(query, [(None, text) for text in texts])
+        return scores, sum(tokens) + len(texts) * reranker.count_tokens(query)
+
     def search(
-        self, stores: Sequence[str], query: str, k: int | None = None, filters: Filter | None = None
+        self,
+        stores: Sequence[str],
+        query: str,
+        k: int | None = None,
+        filters: Filter | None = None,
+        ranking: Ranking = AS_CONFIGURED,
     ) -> SearchResult:
         """Find the chunks that answer a query best.
 
@@ -255,6 +284,7 @@ class Searcher:
             query: Free text.
             k: How many hits at most, 1 to 1000; None: what the stores were tuned to, else 5.
             filters: Which documents may be found, by their attributes; both sides choose among these only.
+            ranking: What this search does otherwise than configured.
 
         Returns:
             The hits, best first, and what was searched.
@@ -271,6 +301,7 @@ class Searcher:
         with watch.stage("embed"):
             vector = self._embedder.embed_query(query)
         config, tuned_k = self._choose_settings(indexes)
+        config = ranking.apply(config)
         k = k or tuned_k
         depth = max(k, config.candidates)
         found = []
@@ -328,7 +359,7 @@ class Searcher:
         self, found: ScoredChunks, query: str, k: int, config: SearchConfig, watch: _Stopwatch
     ) -> tuple[list[Hit], int]:
         """Fuse, rerank where wanted and read the texts; return the hits and how many were below the threshold."""
-        reranker = self._reranker
+        reranker = self._reranker if config.reranker is not None else None
         with watch.stage("fuse"):
             order, fused = order_chunks(found, config)
         below = 0

@@ -1,15 +1,17 @@
 """Answering from documents: question in, grounded and cited answer out, as a stream of events.
 
-resolve → search → budget → prompt → stream from the engine → cite. Stream and non-stream are the same events, sent or
-collected, so that they agree to the character. Does not know HTTP (routes/chat.py does), how passages are found
-(retrieval does), or what supports a sentence (citing.py does).
+    resolve (the route) → (condense) → search → budget → prompt → stream from the engine → cite
+
+One path for assistants of chat completions and for file_search of responses; stream and non-stream are the same events,
+sent or collected, so that they agree to the character. Does not know HTTP (the routes do), how passages are found
+(retrieval does), how the prompt looks (prompting.py does), or what supports a sentence (citing.py does).
 """
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,30 +20,20 @@ from omegaconf import MISSING
 
 from core.errors import ConfigError
 from retrieval.searcher import Hit, SearchResult
-from serve.boundary import InvalidRequest
-from serve.citing import CitedText, Source, choose_source, find_candidates, find_quoted, strip_list_number
+from serve.citing import Citation, CitedText, Source, choose_source, find_candidates, find_quoted, strip_list_number
+from serve.condensing import build_condensing, read_condensed
 from serve.engine import Engine
+from serve.inquiry import Chat, Inquiry
 from serve.library import Library
-from serve.relay import ContextTooLong, open_stream, read_chunks
-from serve.schemas.chat import AssistantMessage, ChatRequest, SystemMessage, ToolMessage, UserMessage, read_text
-from serve.sentences import SENTENCE_END, MarkRemover, Piece, SentenceSplitter, remove_marks
+from serve.prompting import build_prompt, drop_covered, fit_budget, read_passage_text
+from serve.relay import fetch, open_stream, read_chunks
+from serve.sentences import SENTENCE_END, MarkRemover, Piece, SentenceSplitter
 
 logger = logging.getLogger(__name__)
 
+CHAT_PATH = "/v1/chat/completions"
 INSTRUCTIONS = "Answer from the documents. If they do not hold the answer, say so."
 NOTHING_FOUND = "I could not find this in the documents."
-TOKENS_A_MESSAGE = 8
-"""What a chat template puts around a message, rounded up."""
-TOKENS_A_CHAT = 64
-"""What a chat template puts around a chat (Llama 3 prints two dates), and room for texts that join into more tokens."""
-TAKEN_FIELDS = frozenset(
-    {
-        "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p",
-        "n", "stop", "seed", "frequency_penalty", "presence_penalty",
-    }
-)  # fmt: skip
-"""Fields of a chat request that mean something to an assistant; OpenAI's ignored ones are ignored here, too."""
-SAMPLING_FIELDS = ("top_p", "stop", "seed", "frequency_penalty", "presence_penalty")
 
 
 @dataclass(slots=True)
@@ -53,10 +45,13 @@ class AssistantConfig:
         stores: Names of the stores to search; all of them, best hits first.
         instructions: The system message.
         k: Passages that the model reads.
-        min_score: Least similarity (cosine, -1 to 1) of question and passage; below it nothing counts as found.
+        min_score: Least relevance of a passage to the question (its cosine, or the reranker's probability where there
+            is one), -1 to 1; below it nothing counts as found.
         nothing_found: The answer when nothing is found; the model is not asked.
         max_tokens: Of an answer, where the request does not say.
         temperature: Where the request does not say.
+        condense: Whether the base model first rewrites a question that follows others into one that stands alone, which
+            is then searched for in its place.
     """
 
     model: str = MISSING
@@ -67,6 +62,7 @@ class AssistantConfig:
     nothing_found: str = NOTHING_FOUND
     max_tokens: int = 512
     temperature: float = 0.0
+    condense: bool = False
 
     def __post_init__(self) -> None:
         """Check every range."""
@@ -102,6 +98,19 @@ class Assistant:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchedEvent:
+    """What was searched; the first event of an answer from documents.
+
+    Attributes:
+        found: What the search brought.
+        hits: What of it the model reads, numbered from 1 by its order.
+    """
+
+    found: SearchResult
+    hits: list[Hit]
+
+
+@dataclass(frozen=True, slots=True)
 class TextEvent:
     """The next stretch of the answer, marks included."""
 
@@ -109,16 +118,10 @@ class TextEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class GroundsEvent:
-    """What the answer rests on; comes once, after the text.
+class CitedEvent:
+    """A mark that the stretch before this event ends with."""
 
-    Attributes:
-        annotations: One url_citation for each mark.
-        retrieval: What was searched and what the model was given.
-    """
-
-    annotations: list[dict[str, Any]]
-    retrieval: dict[str, Any]
+    citation: Citation
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ class EndEvent:
     usage: dict[str, Any]
 
 
-AnswerEvent = TextEvent | GroundsEvent | EndEvent
+AnswerEvent = SearchedEvent | TextEvent | CitedEvent | EndEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ class Answering:
         assistants: By name.
         count_tokens: Length of a text in the base model's tokens.
         first_byte_timeout_s: Longest wait for the model's first token.
+        base_model: The engine's name of the base model, which condenses questions.
     """
 
     engine: Engine
@@ -149,67 +153,103 @@ class Answering:
     assistants: dict[str, Assistant]
     count_tokens: Callable[[str], int]
     first_byte_timeout_s: float
+    base_model: str
 
-    async def answer(self, name: str, request: ChatRequest, base_url: str) -> AsyncGenerator[AnswerEvent, None]:
-        """Answer a chat as an assistant.
+    async def answer(self, assistant: Assistant, inquiry: Inquiry) -> AsyncGenerator[AnswerEvent, None]:
+        """Answer a question as an assistant.
 
         Args:
-            name: The assistant.
-            request: The chat; its last message is the question.
-            base_url: Of the gateway as the client reaches it, for the links of citations.
+            assistant: Who is asked.
+            inquiry: What is asked.
 
         Yields:
-            Text events, then one GroundsEvent, then one EndEvent.
+            One SearchedEvent, then text, each mark behind the stretch that it ends, then one EndEvent.
 
         Raises:
             LoamError: As retrieval and the engine raise them, before or between the events.
         """
-        assistant = self.assistants[name]
-        check_fields(request)
-        chat = await self.library.run(read_chat, request)
         self.engine.check_ready()
-        found = await self.library.search(assistant.config.stores, chat.question, assistant.config.k)
-        hits = [hit for hit in found.hits if hit.dense_score >= assistant.config.min_score]
+        config = assistant.config
+        ranking = replace(inquiry.ranking, min_score=config.min_score)
+        query = await self._choose_query(config, inquiry.chat)
+        found = await self.library.search(config.stores, query, config.k, inquiry.filters, ranking)
         limit = self.engine.max_model_len
-        answer_tokens = request.max_completion_tokens or request.max_tokens or assistant.config.max_tokens
-        answer_tokens = min(answer_tokens, limit // 2)
+        answer_tokens = min(inquiry.max_tokens or config.max_tokens, limit // 2)
         hits, history = await self.library.run(
-            fit_budget, assistant.config, chat, hits, self.count_tokens, limit - answer_tokens
+            fit_budget, config.instructions, inquiry, drop_covered(found.hits), self.count_tokens, limit - answer_tokens
         )
-        sources = list_sources(hits, base_url)
-        if not sources:
-            yield TextEvent(assistant.config.nothing_found)
-            yield GroundsEvent([], shape_retrieval(found, []))
+        yield SearchedEvent(found, hits)
+        if not hits:
+            yield TextEvent(config.nothing_found)
             yield EndEvent("stop", {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0})
             return
-        messages = build_prompt(assistant.config.instructions, chat, hits, history)
-        body = build_body(assistant, request, messages, answer_tokens)
-        async with aclosing(self._write(body, sources)) as events:
+        messages = build_prompt(config.instructions, inquiry.chat, hits, history)
+        temperature = config.temperature if inquiry.temperature is None else inquiry.temperature
+        options = {**inquiry.sampling, "temperature": temperature, "max_tokens": answer_tokens}
+        body = build_body(assistant.engine_model, messages, options)
+        writing = self._write_cited(body, list_sources(hits)) if inquiry.is_cited else self.write(body)
+        async with aclosing(writing) as events:
             async for event in events:
-                if isinstance(event, GroundsEvent):
-                    event.retrieval.update(shape_retrieval(found, hits))
                 yield event
 
-    async def _write(self, body: bytes, sources: list[Source]) -> AsyncGenerator[AnswerEvent, None]:
+    async def _choose_query(self, config: AssistantConfig, chat: Chat) -> str:
+        """Return what is searched for: the question, condensed where it follows others and the assistant wants that."""
+        if not (config.condense and chat.history):
+            return chat.question
+        body = await self.library.run(build_condensing, self.base_model, chat, self.count_tokens)
+        return read_condensed(await fetch(self.engine, CHAT_PATH, body, self.first_byte_timeout_s), chat.question)
+
+    async def write(self, body: bytes) -> AsyncGenerator[AnswerEvent, None]:
+        """Let the model write, and pass its text on as it comes.
+
+        Args:
+            body: What `build_body` returned.
+
+        Yields:
+            Text, then one EndEvent.
+
+        Raises:
+            LoamError: As the engine raises it.
+        """
+        ending = _Ending()
+        async with aclosing(self._read_text(body, ending)) as stretches:
+            async for text in stretches:
+                yield TextEvent(text)
+        yield EndEvent(ending.finish_reason, ending.usage)
+
+    async def _write_cited(self, body: bytes, sources: list[Source]) -> AsyncGenerator[AnswerEvent, None]:
         """Let the model write, and put the marks in."""
-        stream = await open_stream(self.engine, "/v1/chat/completions", body, self.first_byte_timeout_s)
-        remover, splitter, cited = MarkRemover(), SentenceSplitter(), CitedText(0, [])
-        support = Support(self.library, sources)
-        finish_reason = "stop"
-        usage: dict[str, Any] = {}
+        ending, support = _Ending(), Support(self.library, sources)
+        remover, splitter = MarkRemover(), SentenceSplitter()
+        async with aclosing(self._read_text(body, ending)) as stretches:
+            async for text in stretches:
+                for piece in splitter.feed(remover.feed(text)):
+                    for event in await support.cite(piece):
+                        yield event
+        for piece in splitter.feed(remover.finish()) + splitter.finish():
+            is_cut = ending.finish_reason == "length" and not SENTENCE_END.search(piece.sentence or "")
+            for event in await support.cite(Piece(piece.text) if is_cut else piece):
+                yield event
+        yield EndEvent(ending.finish_reason, ending.usage)
+
+    async def _read_text(self, body: bytes, ending: "_Ending") -> AsyncGenerator[str, None]:
+        """Let the model write; yield its text as it comes and note how it ends."""
+        stream = await open_stream(self.engine, CHAT_PATH, body, self.first_byte_timeout_s)
         async with aclosing(stream):
             async for chunk in read_chunks(stream):
-                usage = chunk.get("usage") or usage
+                ending.usage = chunk.get("usage") or ending.usage
                 for choice in chunk["choices"]:
-                    finish_reason = choice.get("finish_reason") or finish_reason
-                    text = remover.feed(choice["delta"].get("content") or "")
-                    for piece in splitter.feed(text):
-                        yield TextEvent(await support.cite(piece, cited))
-        for piece in splitter.feed(remover.finish()) + splitter.finish():
-            is_cut = finish_reason == "length" and not SENTENCE_END.search(piece.sentence or "")
-            yield TextEvent(await support.cite(Piece(piece.text) if is_cut else piece, cited))
-        yield GroundsEvent(cited.annotations, {})
-        yield EndEvent(finish_reason, usage)
+                    ending.finish_reason = choice.get("finish_reason") or ending.finish_reason
+                    if text := choice["delta"].get("content"):
+                        yield text
+
+
+@dataclass(slots=True)
+class _Ending:
+    """How the model's answer ends, as it is learned on the way."""
+
+    finish_reason: str = "stop"
+    usage: dict[str, Any] = field(default_factory=dict)
 
 
 class Support:
@@ -219,13 +259,17 @@ class Support:
         """Begin an answer."""
         self._library = library
         self._sources = sources
+        self._cited = CitedText()
         self._vectors: npt.NDArray[np.float32] | None = None  # (sources, dimension)
 
-    async def cite(self, piece: Piece, cited: CitedText) -> str:
+    async def cite(self, piece: Piece) -> list[AnswerEvent]:
         """Return a piece's text, with a mark behind it where its sentence is supported."""
-        text = cited.write(piece.text)
+        text = self._cited.write(piece.text)
         source = await self._find(piece.sentence) if piece.sentence else None
-        return text + cited.cite(source) if source else text
+        if source is None:
+            return [TextEvent(text)]
+        mark, citation = self._cited.cite(source)
+        return [TextEvent(text + mark), CitedEvent(citation)]
 
     async def _find(self, sentence: str) -> Source | None:
         quoted = find_quoted(sentence, self._sources)
@@ -241,168 +285,26 @@ class Support:
         return choose_source(candidates, similarities, self._sources)
 
 
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A chat as an assistant reads it.
-
-    Attributes:
-        question: The last message, the user's.
-        history: What user and assistant said before, oldest first, without marks.
-        wishes: What the client's own system messages say, or an empty text.
-    """
-
-    question: str
-    history: list[dict[str, str]]
-    wishes: str
-
-
-def check_fields(request: ChatRequest) -> None:
-    """Refuse fields that an assistant cannot honour, instead of dropping them silently.
-
-    Raises:
-        InvalidRequest: There is one.
-    """
-    refused = request.list_served_fields() - TAKEN_FIELDS
-    if refused:
-        name = min(refused)
-        raise InvalidRequest(f"{name}: an assistant does not take this field; ask its model directly.", param=name)
-    if request.n not in (None, 1):
-        raise InvalidRequest(f"n: an assistant gives 1 answer, found {request.n}.", param="n")
-
-
-def read_chat(request: ChatRequest) -> Chat:
-    """Take a chat apart into question, history and wishes.
-
-    Raises:
-        InvalidRequest: The last message is not the user's, is empty, or there are tool messages.
-    """
-    wishes, turns = [], []
-    for index, message in enumerate(request.messages):
-        match message:
-            case SystemMessage():
-                wishes.append(read_text(message.content))
-            case UserMessage():
-                turns.append({"role": "user", "content": read_text(message.content)})
-            case AssistantMessage() if not message.tool_calls:
-                turns.append({"role": "assistant", "content": remove_marks(read_text(message.content))})
-            case AssistantMessage() | ToolMessage():
-                where = f"messages.{index}"
-                raise InvalidRequest(f"{where}: an assistant takes no tool calls; ask its model directly.", param=where)
-    if not turns or turns[-1]["role"] != "user" or not turns[-1]["content"].strip():
-        raise InvalidRequest("messages: wanted the user's question as the last message.", param="messages")
-    return Chat(turns[-1]["content"], turns[:-1], "\n\n".join(wish for wish in wishes if wish.strip()))
-
-
-def fit_budget(
-    config: AssistantConfig, chat: Chat, hits: Sequence[Hit], count_tokens: Callable[[str], int], budget: int
-) -> tuple[list[Hit], list[dict[str, str]]]:
-    """Choose the passages and the history that fit the prompt's budget: passages first, best first; then newest turns.
+def build_body(model: str, messages: Sequence[dict[str, str]], options: Mapping[str, Any]) -> bytes:
+    """Return a request to the engine whose answer is streamed.
 
     Args:
-        config: The assistant.
-        chat: The chat.
-        hits: The passages, best first.
-        count_tokens: Length of a text in the model's tokens.
-        budget: Tokens for the prompt.
-
-    Returns:
-        The hits that fit, in their order, and the history that fits, oldest first.
-
-    Raises:
-        ContextTooLong: Instructions and question alone do not fit.
+        model: The engine's name of it.
+        messages: The prompt.
+        options: Of sampling, as the engine names them.
     """
-    left = budget - TOKENS_A_CHAT - 2 * TOKENS_A_MESSAGE
-    left -= count_tokens(f"{config.instructions}\n\n{chat.wishes}\n\n{chat.question}")
-    if left < 0:
-        raise ContextTooLong(
-            f"messages: wanted instructions and question in {budget} tokens, found {-left} too many. Shorten the "
-            "question, or ask for fewer max_tokens.",
-            param="messages",
-        )
-    chosen = []
-    for hit in hits:
-        cost = count_tokens(format_passage(hit)) + 2
-        if cost <= left:
-            chosen.append(hit)
-            left -= cost
-    turns: list[dict[str, str]] = []
-    for turn in reversed(chat.history):
-        left -= count_tokens(turn["content"]) + TOKENS_A_MESSAGE
-        if left < 0:
-            break
-        turns.insert(0, turn)
-    while turns and turns[0]["role"] != "user":
-        turns.pop(0)
-    return chosen, turns
-
-
-def format_passage(hit: Hit) -> str:
-    """Return a passage as the model reads it."""
-    title = f"{hit.file} | {hit.heading}" if hit.heading else hit.file
-    return f"Document: {title}\n{hit.text}"
-
-
-def build_prompt(
-    instructions: str, chat: Chat, hits: Sequence[Hit], history: Sequence[dict[str, str]]
-) -> list[dict[str, str]]:
-    """Build the messages of a grounded question; the training chats of examples/acme carry the same layout.
-
-    Args:
-        instructions: The assistant's.
-        chat: Question, and wishes that the client's own system message adds.
-        hits: The passages, best first.
-        history: Earlier turns, oldest first.
-
-    Returns:
-        System message (instructions, then the passages), the history, the question as it came.
-    """
-    parts = [instructions, chat.wishes, *(format_passage(hit) for hit in hits)]
-    system = "\n\n".join(part for part in parts if part)
-    return [{"role": "system", "content": system}, *history, {"role": "user", "content": chat.question}]
-
-
-def build_body(assistant: Assistant, request: ChatRequest, messages: list[dict[str, str]], answer_tokens: int) -> bytes:
-    """Return the request that goes to the engine."""
-    temperature = assistant.config.temperature if request.temperature is None else request.temperature
-    body: dict[str, Any] = {
-        "model": assistant.engine_model,
+    body = {
+        "model": model,
         "messages": messages,
-        "max_tokens": answer_tokens,
-        "temperature": temperature,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **options,
     }
-    sampling = {name: value for name in SAMPLING_FIELDS if (value := getattr(request, name)) is not None}
-    return json.dumps(body | sampling, ensure_ascii=False).encode()
+    return json.dumps(body, ensure_ascii=False).encode()
 
 
-def list_sources(hits: Sequence[Hit], base_url: str) -> list[Source]:
+def list_sources(hits: Sequence[Hit]) -> list[Source]:
     """Number the chosen hits, once and for good."""
     return [
-        Source(n, hit.file, hit.heading, f"{base_url.rstrip('/')}/sources/{hit.chunk_id}", hit.text)
-        for n, hit in enumerate(hits, start=1)
+        Source(n, hit.file, hit.heading, hit.chunk_id, read_passage_text(hit)) for n, hit in enumerate(hits, start=1)
     ]
-
-
-def shape_retrieval(found: SearchResult, hits: Sequence[Hit]) -> dict[str, Any]:
-    """Return what was searched and what the model was given, as the answer tells it."""
-    return {
-        "query": found.query,
-        "stores": [searched.store for searched in found.searched],
-        "hits": [
-            {
-                "n": n,
-                "store": hit.store,
-                "file": hit.file,
-                "heading": hit.heading,
-                "page": hit.page,
-                "chunk_id": hit.chunk_id,
-                "score": round(hit.score, 4),
-                "stages": hit.describe_stages(),
-                "start": hit.start,
-                "end": hit.end,
-                "text": hit.text,
-            }
-            for n, hit in enumerate(hits, start=1)
-        ],
-    }

@@ -21,7 +21,8 @@ from retrieval.attributes import Value, check_attributes, index_attributes
 from retrieval.config import ChunkingConfig
 from retrieval.database import read_transaction, write_transaction
 from retrieval.documents import OPENAI_ERROR_CODES, note_erasure
-from retrieval.store import raise_generation
+from retrieval.searcher import Hit
+from retrieval.store import raise_generation, select_store
 from retrieval.uploads import Upload, find_upload
 from serve.vector_stores import ENTRIES, STATUSES, VectorStore, Window, cut_window, select_vector_store
 
@@ -355,14 +356,21 @@ def cancel_batch(engine: Engine, store: VectorStore, batch_id: str) -> FileBatch
     return find_batch(engine, store, batch_id)
 
 
-def name_files(engine: Engine, store: VectorStore, documents: Sequence[str]) -> dict[str, AttachedFile]:
-    """Return the files behind documents' names; those that may not be found (any more, or yet) are left out."""
+def name_hits(engine: Engine, hits: Sequence[Hit]) -> dict[str, AttachedFile]:
+    """Return the files behind hits, by the ids of their chunks; those that may not be found (any more) are left out."""
     query = text(f"SELECT * FROM ({ENTRIES}) WHERE document IN :names AND status = 'completed'").bindparams(  # noqa: S608
         bindparam("names", expanding=True)
     )
+    files: dict[tuple[str, str], AttachedFile] = {}
     with read_transaction(engine) as connection:
-        rows = connection.execute(query, {"store": store.number, "names": list(documents)}).mappings().all()
-    return {row["document"]: _to_attached(row) for row in rows}
+        for name in {hit.store for hit in hits}:
+            store = select_store(connection, name)
+            if store is None:
+                continue
+            names = [hit.file for hit in hits if hit.store == name]
+            rows = connection.execute(query, {"store": store.id, "names": names}).mappings()
+            files |= {(name, row["document"]): _to_attached(row) for row in rows}
+    return {hit.chunk_id: files[hit.store, hit.file] for hit in hits if (hit.store, hit.file) in files}
 
 
 def find_uploads(engine: Engine, owner: str, file_ids: Sequence[str]) -> dict[str, Upload]:

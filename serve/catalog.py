@@ -1,8 +1,8 @@
 """The catalogue: which names a request's `model` may hold, and what each stands for.
 
 A base model, its adapters (each by its own name `ft:<base>:<owner>:<suffix>:<id>` and by the alias that is its run id),
-assistants, and the embedder. Plain data, so that the routes can list it and the answering can resolve with it. Does not
-know how anything is served.
+assistants, the embedder and the reranker. Plain data, so that the routes can list it and the answering can resolve with
+it. Does not know how anything is served.
 """
 
 from dataclasses import dataclass, field
@@ -20,6 +20,11 @@ class EntryKind(Enum):
     ALIAS = "alias"
     ASSISTANT = "assistant"
     EMBEDDER = "embedder"
+    RERANKER = "reranker"
+
+
+CHATTING = frozenset({EntryKind.BASE, EntryKind.ADAPTER, EntryKind.ALIAS, EntryKind.ASSISTANT})
+"""Kinds that answer chats; the others only help to find something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,7 @@ class Catalog:
         entry = self.get(name, owner)
         if entry.kind is EntryKind.ALIAS:
             entry = self.get(entry.target, owner)
-        if entry.kind is EntryKind.EMBEDDER:
-            raise ModelNotFound(f"The model {name!r} embeds texts and does not chat.", param="model")
+        if entry.kind not in CHATTING:
+            does = "embeds" if entry.kind is EntryKind.EMBEDDER else "reranks"
+            raise ModelNotFound(f"The model {name!r} {does} texts and does not chat.", param="model")
         return entry

@@ -9,14 +9,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import Stemmer
 
-MIN_COVERAGE = 0.6
-"""Least share of a sentence's words and numbers that the passage must hold."""
-MIN_SIMILARITY = 0.3
-"""Least cosine of sentence and passage."""
 MIN_TERMS = 2
 """A sentence with fewer words of its own says too little to be checked."""
 MIN_MATCHED = 2
@@ -52,6 +47,22 @@ _STEMMER = Stemmer.Stemmer("english")
 
 
 @dataclass(frozen=True, slots=True)
+class Thresholds:
+    """How much support a citation needs; chosen by scripts/calibrate_answers.py, see docs/benchmarks/answers.md.
+
+    Attributes:
+        coverage: Least share of a sentence's words and numbers that the passage must hold, 0 to 1.
+        similarity: Least cosine of sentence and passage, -1 to 1.
+    """
+
+    coverage: float = 0.6
+    similarity: float = 0.3
+
+
+CALIBRATED = Thresholds()
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """A passage that the model was given.
 
@@ -59,14 +70,14 @@ class Source:
         n: Its number in the answer, from 1, by the order in which the model read them.
         file: The document's name.
         heading: Path of headings above the passage, or None; it counts as said, too.
-        url: The gateway's own page for it.
+        chunk_id: The chunk that it is.
         text: What it says.
     """
 
     n: int
     file: str
     heading: str | None
-    url: str
+    chunk_id: str
     text: str
 
     @property
@@ -145,12 +156,13 @@ def find_quoted(sentence: str, sources: Sequence[Source]) -> Source | None:
     return next((source for source in sources if quoted.search(" ".join(source.text.split()).casefold())), None)
 
 
-def find_candidates(sentence: str, sources: Sequence[Source]) -> dict[int, float]:
+def find_candidates(sentence: str, sources: Sequence[Source], thresholds: Thresholds = CALIBRATED) -> dict[int, float]:
     """Return the sources that hold a sentence's words and all of its numbers and names, with the share that they hold.
 
     Args:
         sentence: A finished sentence.
         sources: What the model was given.
+        thresholds: How much support a citation needs.
 
     Returns:
         Coverage, 0 to 1, by position in `sources`; empty where the sentence cannot be cited.
@@ -167,13 +179,16 @@ def find_candidates(sentence: str, sources: Sequence[Source]) -> dict[int, float
             continue
         matched = len(said.words & words) + len(said.numbers)
         coverage = matched / len(said)
-        if matched >= MIN_MATCHED and coverage >= MIN_COVERAGE:
+        if matched >= MIN_MATCHED and coverage >= thresholds.coverage:
             candidates[position] = coverage
     return candidates
 
 
 def choose_source(
-    candidates: dict[int, float], similarities: Sequence[float], sources: Sequence[Source]
+    candidates: dict[int, float],
+    similarities: Sequence[float],
+    sources: Sequence[Source],
+    thresholds: Thresholds = CALIBRATED,
 ) -> Source | None:
     """Return the source that supports a sentence best, or None where none is near enough.
 
@@ -181,37 +196,49 @@ def choose_source(
         candidates: What `find_candidates` returned.
         similarities: Cosine of the sentence and each source.
         sources: What the model was given.
+        thresholds: How much support a citation needs.
     """
     near = {
         position: COVERAGE_WEIGHT * coverage + (1 - COVERAGE_WEIGHT) * similarities[position]
         for position, coverage in candidates.items()
-        if similarities[position] >= MIN_SIMILARITY
+        if similarities[position] >= thresholds.similarity
     }
     return sources[max(near, key=lambda position: (near[position], -position))] if near else None
 
 
-@dataclass(slots=True)
-class CitedText:
-    """An answer's text with its marks, as far as it has been written.
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A mark in an answer's text.
 
     Attributes:
-        length: Characters (code points) so far.
-        annotations: One url_citation for each mark; its indices cover the mark, [n], and text[start:end] is the mark.
+        source: What supports the sentence before it.
+        start: Where the mark begins, in characters (code points) from the answer's begin.
+        end: One past its end: text[start:end] is the mark, [n].
     """
 
-    length: int
-    annotations: list[dict[str, Any]]
+    source: Source
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class CitedText:
+    """How far an answer's text has come, so that each mark knows where it stands.
+
+    Attributes:
+        length: Characters (code points) so far, marks included.
+    """
+
+    length: int = 0
 
     def write(self, text: str) -> str:
         """Add the answer's own text; return it."""
         self.length += len(text)
         return text
 
-    def cite(self, source: Source) -> str:
-        """Add a mark for a source; return it with the blank in front."""
+    def cite(self, source: Source) -> tuple[str, Citation]:
+        """Add a mark for a source; return it with the blank in front, and where it stands."""
         mark = f" [{source.n}]"
         start = self.length + 1
         self.length += len(mark)
-        citation = {"start_index": start, "end_index": self.length, "title": source.title, "url": source.url}
-        self.annotations.append({"type": "url_citation", "url_citation": citation})
-        return mark
+        return mark, Citation(source, start, self.length)

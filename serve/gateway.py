@@ -30,6 +30,8 @@ from serve.routes import (
     operations,
     passages,
     reports,
+    rerank,
+    responses,
     search,
     sources,
     training_checks,
@@ -110,7 +112,10 @@ def build_app(gateway: Gateway, keys: KeyRing, max_body_bytes: int, max_file_byt
     app = FastAPI(title="Loam", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
     app.state.previews = asyncio.Semaphore(MAX_PREVIEWS)
-    for noun in (health, models, chat, embeddings, sources, files, vector_stores, vector_store_files, fine_tuning):
+    for noun in (
+        health, models, chat, responses, embeddings, rerank, sources, files, vector_stores, vector_store_files,
+        fine_tuning,
+    ):  # fmt: skip
         app.include_router(noun.router)
     for noun in (
         account,

@@ -28,6 +28,7 @@ from retrieval.source import FileStamp, SourceFile
 from retrieval.store import Store, select_store
 from retrieval.uploads import remove_expired
 from serve.attached_files import detach_everywhere, put_attributes
+from serve.responses import remove_old_responses
 from serve.vector_stores import list_expired
 
 logger = logging.getLogger(__name__)
@@ -224,7 +225,7 @@ class IngestionWorker:
                 connection.execute(statement, {"number": row.number})
 
     def tidy(self) -> None:
-        """Remove expired files, what expired stores hold, and the traces of whatever was deleted."""
+        """Remove expired files and responses, what expired stores hold, and the traces of whatever was deleted."""
         for upload in remove_expired(self._engine, self._data):
             detach_everywhere(self._engine, upload.id)
         for store in list_expired(self._engine):
@@ -232,6 +233,7 @@ class IngestionWorker:
                 connection.execute(text("DELETE FROM vector_store_files WHERE store_id = :id"), {"id": store.id})
             numbers = [document.id for document in read_documents(self._engine, store).values()]
             delete_documents(self._engine, store, numbers)
+        remove_old_responses(self._engine)
         with read_transaction(self._engine) as connection:
             has_traces = connection.execute(text("SELECT EXISTS (SELECT 1 FROM erasures)")).scalar_one()
         if has_traces:

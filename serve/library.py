@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from retrieval.embedding import Embedder
 from retrieval.filters import Filter
+from retrieval.ranking import AS_CONFIGURED, Ranking
 from retrieval.searcher import Searcher, SearchResult
 from retrieval.store import EmbedderIdentity, Passage
 
@@ -36,9 +37,16 @@ class Library:
         self._searcher = searcher
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="library")
 
-    async def search(self, stores: Sequence[str], query: str, k: int, filters: Filter | None = None) -> SearchResult:
+    async def search(
+        self,
+        stores: Sequence[str],
+        query: str,
+        k: int,
+        filters: Filter | None = None,
+        ranking: Ranking = AS_CONFIGURED,
+    ) -> SearchResult:
         """Return the best k passages of some stores; with filters, of the documents that they let through."""
-        return await self.run(self._searcher.search, stores, query, k, filters)
+        return await self.run(self._searcher.search, stores, query, k, filters, ranking)
 
     def open_embedder(self) -> Embedder:
         """Return the embedder, loaded at the first call; blocks."""
@@ -52,12 +60,16 @@ class Library:
         """Return unit vectors; (texts, dimension)."""
         return await self.run(self._searcher.embed_texts, texts)
 
+    async def rerank(self, query: str, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], int]:
+        """Return each text's score, (texts,) 0 to 1, and the tokens that were read."""
+        return await self.run(self._searcher.rerank_texts, query, texts)
+
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return each text's length in the embedder's tokens."""
         return await self.run(self._searcher.count_tokens, texts)
 
     async def read_passage(self, chunk_id: str) -> Passage:
-        """Return a chunk as it is stored.
+        """Return a chunk as it is stored, with its surroundings where hits have them.
 
         Raises:
             NotFound: There is no such chunk, or none any more.

@@ -19,7 +19,7 @@ from core.manifest import AdapterManifest, BaseIdentity, ModelKind, ModelManifes
 from retrieval.config import ChunkingConfig, EmbedderConfig, ParsingConfig, SearchConfig
 from serve.adapter_check import check_served_adapter
 from serve.answering import Assistant, AssistantConfig
-from serve.catalog import Catalog, Entry, EntryKind
+from serve.catalog import CHATTING, Catalog, Entry, EntryKind
 from serve.engine_command import LORA_RANKS, EngineConfig
 from serve.gateway import LOOPBACK_HOSTS, GatewayConfig
 from serve.job_command import JobsConfig
@@ -138,12 +138,16 @@ def make_plan(
     faults += find_gateway_faults(config.gateway, has_key=has_key) + find_disk_faults(data.root)
     model = choose_model(config, data, faults)
     embedder = find_model(data, config.embedder.name, ModelKind.EMBEDDER, faults)
+    reranker = None
+    if config.search.reranker is not None:
+        reranker = find_model(data, config.search.reranker, ModelKind.RERANKER, faults)
     adapters, left_out = ([], []) if model is None else choose_adapters(config, data, model, faults)
     ranks = [int(adapter.manifest.lora["rank"]) for adapter in adapters] + read_ranks(data, model, tuned)
     max_rank = config.engine.max_lora_rank or fit_rank(ranks)
     catalog = Catalog()
     if model is not None and embedder is not None:
-        fill_catalog(catalog, model, embedder, adapters, config.gateway.granted_adapters)
+        fill_catalog(catalog, model, adapters, config.gateway.granted_adapters)
+        add_search_models(catalog, embedder, reranker)
         faults += find_grant_faults(config.gateway.granted_adapters, adapters)
         for made in tuned:
             list_model(catalog, made)
@@ -369,10 +373,8 @@ def find_grant_faults(granted: list[str], adapters: list[ServedAdapter]) -> list
     ]
 
 
-def fill_catalog(
-    catalog: Catalog, model: Path, embedder: Path, adapters: list[ServedAdapter], granted: list[str]
-) -> None:
-    """List the base model, the adapters with their aliases, and the embedder."""
+def fill_catalog(catalog: Catalog, model: Path, adapters: list[ServedAdapter], granted: list[str]) -> None:
+    """List the base model, and the adapters with their aliases."""
     created = int((model / "config.json").stat().st_mtime)
     catalog.add(Entry(model.name, EntryKind.BASE, model.name, created))
     for adapter in adapters:
@@ -380,14 +382,19 @@ def fill_catalog(
         catalog.add(Entry(adapter.name, EntryKind.ADAPTER, adapter.name, made, is_granted=is_granted))
         if adapter.run_id not in catalog.entries:
             catalog.add(Entry(adapter.run_id, EntryKind.ALIAS, adapter.name, made, is_granted=is_granted))
-    if embedder.name not in catalog.entries:
-        catalog.add(Entry(embedder.name, EntryKind.EMBEDDER, embedder.name, int(embedder.stat().st_mtime)))
+
+
+def add_search_models(catalog: Catalog, embedder: Path, reranker: Path | None) -> None:
+    """List the embedder and, where there is one, the reranker."""
+    for folder, kind in ((embedder, EntryKind.EMBEDDER), (reranker, EntryKind.RERANKER)):
+        if folder is not None and folder.name not in catalog.entries:
+            catalog.add(Entry(folder.name, kind, folder.name, int(folder.stat().st_mtime)))
 
 
 def add_assistants(catalog: Catalog, assistants: dict[str, AssistantConfig], stores: set[str]) -> list[str]:
     """List the assistants; return the faults of those that cannot work."""
     faults = []
-    models = {name: entry for name, entry in catalog.entries.items() if entry.kind is not EntryKind.EMBEDDER}
+    models = {name: entry for name, entry in catalog.entries.items() if entry.kind in CHATTING}
     for name, assistant in assistants.items():
         key = f"assistants.{name}"
         try:

@@ -227,6 +227,7 @@ def build_gateway(
         assistants=plan.assistants,
         count_tokens=lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids),
         first_byte_timeout_s=engine_config.first_byte_timeout_s,
+        base_model=plan.model.name,
     )
     return Gateway(
         engine=engine,

@@ -5,7 +5,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Request, Response
@@ -13,10 +13,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from core.errors import LoamError
-from serve.answering import AnswerEvent, EndEvent, GroundsEvent, TextEvent
+from retrieval.searcher import Hit
+from serve.answering import AnswerEvent, CitedEvent, EndEvent, SearchedEvent, TextEvent
 from serve.catalog import EntryKind
+from serve.citing import Citation
 from serve.gateway_state import CurrentGateway, Gateway, read_base_url, run_for_client, take_model
+from serve.inquiry import read_chat_request
 from serve.owners import CurrentCaller
+from serve.prompting import read_passage_text
 from serve.relay import DONE_EVENT, describe_silence, fetch, format_error_event, open_stream
 from serve.schemas.chat import ChatRequest
 from serve.schemas.strict import StrictRoute
@@ -72,43 +76,69 @@ async def create_chat_completion(
 
 async def answer_as_assistant(name: str, body: ChatRequest, request: Request, gateway: Gateway) -> Response:
     """Answer a chat from documents, streamed or whole: the same events either way."""
-    events = gateway.answering.answer(name, body, read_base_url(request, gateway))
-    shape = AnswerShape(name, bool(body.stream_options and body.stream_options.include_usage))
+    inquiry = await gateway.library.run(read_chat_request, body)
+    events = gateway.answering.answer(gateway.answering.assistants[name], inquiry)
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
+    shape = AnswerShape(name, read_base_url(request, gateway), include_usage=include_usage)
     if body.stream:
-        first = await run_for_client(request, anext(events))  # an error before the first word is still a plain answer
-        return EventAnswer(AssistantStream(shape, first, events))
-    whole = collect(shape, events, gateway.answer_timeout_s)
-    return JSONResponse(await run_for_client(request, whole))
+        opening = await run_for_client(request, read_opening(events))
+        return EventAnswer(AssistantStream(shape, opening, events))
+    return JSONResponse(await run_for_client(request, collect(shape, events, gateway.answer_timeout_s)))
+
+
+async def read_opening(events: AsyncIterator[AnswerEvent]) -> list[AnswerEvent]:
+    """Return an answer's events to its first word; an error before that is still a plain answer."""
+    opening: list[AnswerEvent] = []
+    async for event in events:
+        opening.append(event)
+        if isinstance(event, TextEvent | EndEvent):
+            break
+    return opening
 
 
 class AnswerShape:
-    """The OpenAI objects of one answer: same id and time in all of them."""
+    """The OpenAI objects of one answer: same id and time in all of them. Collects what the answer rests on."""
 
-    def __init__(self, model: str, include_usage: bool) -> None:
+    def __init__(self, model: str, base_url: str, *, include_usage: bool) -> None:
         """Begin an answer.
 
         Args:
             model: What the client asked for.
+            base_url: Of the gateway as the client reaches it, for the links of citations.
             include_usage: Whether a stream ends with a chunk that holds the usage.
         """
         self.include_usage = include_usage
+        self._base_url = base_url.rstrip("/")
         self._common = {"id": f"chatcmpl-{secrets.token_hex(16)}", "created": int(time.time()), "model": model}
+        self._annotations: list[dict[str, Any]] = []
+        self._retrieval: dict[str, Any] = {}
 
-    def completion(self, text: str, grounds: GroundsEvent, end: EndEvent) -> dict[str, Any]:
+    def note(self, event: SearchedEvent | CitedEvent) -> None:
+        """Keep what was searched, or a citation, for the answer's end."""
+        match event:
+            case SearchedEvent():
+                self._retrieval = shape_retrieval(event)
+            case CitedEvent(citation):
+                self._annotations.append(shape_citation(citation, self._base_url))
+
+    def completion(self, text: str, end: EndEvent) -> dict[str, Any]:
         """Return the whole answer."""
-        message = {"role": "assistant", "content": text, "refusal": None, "annotations": grounds.annotations}
+        message = {"role": "assistant", "content": text, "refusal": None, "annotations": self._annotations}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": end.finish_reason}
         body = {"object": "chat.completion", **self._common, "choices": [choice], "usage": end.usage}
-        return body | {"retrieval": grounds.retrieval}
+        return body | {"retrieval": self._retrieval}
 
     def chunk(self, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
         """Return one event of a stream."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._encode({"choices": [choice], **more})
 
-    def usage(self, end: EndEvent) -> bytes:
-        """Return the event that holds the usage."""
-        return self._encode({"choices": [], "usage": end.usage})
+    def ending(self, end: EndEvent) -> Iterator[bytes]:
+        """Yield a stream's last events: what the answer rests on, why it ends and, where wanted, the usage."""
+        yield self.chunk({"annotations": self._annotations}, retrieval=self._retrieval)
+        yield self.chunk({}, end.finish_reason)
+        if self.include_usage:
+            yield self._encode({"choices": [], "usage": end.usage})
 
     def _encode(self, fields: dict[str, Any]) -> bytes:
         chunk = {"object": "chat.completion.chunk", **self._common, **fields}
@@ -118,10 +148,10 @@ class AnswerShape:
 class AssistantStream:
     """An assistant's answer as server-sent events."""
 
-    def __init__(self, shape: AnswerShape, first: AnswerEvent, rest: AsyncGenerator[AnswerEvent, None]) -> None:
-        """Take over an answer whose first event is there."""
+    def __init__(self, shape: AnswerShape, opening: list[AnswerEvent], rest: AsyncGenerator[AnswerEvent, None]) -> None:
+        """Take over an answer whose first word is there."""
         self._shape = shape
-        self._first = first
+        self._opening = opening
         self._rest = rest
 
     async def aclose(self) -> None:
@@ -132,8 +162,9 @@ class AssistantStream:
         """Yield the events; a fault in the middle is one error event and the end."""
         try:
             yield self._shape.chunk({"role": "assistant", "content": ""})
-            for part in self._encode(self._first):
-                yield part
+            for event in self._opening:
+                for part in self._encode(event):
+                    yield part
             async for event in self._rest:
                 for part in self._encode(event):
                     yield part
@@ -143,15 +174,15 @@ class AssistantStream:
             return
         yield DONE_EVENT
 
-    def _encode(self, event: AnswerEvent) -> list[bytes]:
+    def _encode(self, event: AnswerEvent) -> Iterable[bytes]:
         match event:
+            case SearchedEvent() | CitedEvent():
+                self._shape.note(event)
+                return []
             case TextEvent(text):
                 return [self._shape.chunk({"content": text})] if text else []
-            case GroundsEvent(annotations, retrieval):
-                return [self._shape.chunk({"annotations": annotations}, retrieval=retrieval)]
             case EndEvent():
-                usage = [self._shape.usage(event)] if self._shape.include_usage else []
-                return [self._shape.chunk({}, event.finish_reason), *usage]
+                return self._shape.ending(event)
 
 
 async def collect(shape: AnswerShape, events: AsyncIterator[AnswerEvent], deadline_s: float) -> dict[str, Any]:
@@ -162,17 +193,53 @@ async def collect(shape: AnswerShape, events: AsyncIterator[AnswerEvent], deadli
         LoamError: As the events raise it.
     """
     text: list[str] = []
-    grounds, end = GroundsEvent([], {}), EndEvent("stop", {})
+    end = EndEvent("stop", {})
     try:
         async with asyncio.timeout(deadline_s):
             async for event in events:
                 match event:
                     case TextEvent(stretch):
                         text.append(stretch)
-                    case GroundsEvent():
-                        grounds = event
                     case EndEvent():
                         end = event
+                    case SearchedEvent() | CitedEvent():
+                        shape.note(event)
     except TimeoutError as error:
         raise describe_silence(deadline_s) from error
-    return shape.completion("".join(text), grounds, end)
+    return shape.completion("".join(text), end)
+
+
+def shape_citation(citation: Citation, base_url: str) -> dict[str, Any]:
+    """Return a citation as OpenAI's annotation of a chat's message."""
+    source = citation.source
+    url = f"{base_url}/sources/{source.chunk_id}"
+    where = {"start_index": citation.start, "end_index": citation.end, "title": source.title, "url": url}
+    return {"type": "url_citation", "url_citation": where}
+
+
+def shape_retrieval(event: SearchedEvent) -> dict[str, Any]:
+    """Return what was searched and what the model was given, as the answer tells it."""
+    return {
+        "query": event.found.query,
+        "stores": [searched.store for searched in event.found.searched],
+        "below_min_score": event.found.below_min_score,
+        "hits": [shape_hit(n, hit) for n, hit in enumerate(event.hits, start=1)],
+    }
+
+
+def shape_hit(n: int, hit: Hit) -> dict[str, Any]:
+    """Return a passage that the model was given."""
+    return {
+        "n": n,
+        "store": hit.store,
+        "file": hit.file,
+        "heading": hit.heading,
+        "page": hit.page,
+        "chunk_id": hit.chunk_id,
+        "score": round(hit.score, 4),
+        "relevance": round(hit.relevance, 4),
+        "stages": hit.describe_stages(),
+        "start": hit.start if hit.context_start is None else hit.context_start,
+        "end": hit.end if hit.context_end is None else hit.context_end,
+        "text": read_passage_text(hit),
+    }

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 
 from retrieval.filters import parse_filter
 from retrieval.searcher import Hit
-from serve.attached_files import name_files
+from serve.attached_files import name_hits
 from serve.gateway_state import CurrentGateway, run_for_client
 from serve.owners import CurrentCaller
 from serve.routes.vector_stores import find_store
@@ -30,13 +30,10 @@ async def search_stores(
     names = [store.id for store in stores]
     searching = gateway.library.search(names, body.query, body.max_num_results, filters)
     found = await run_for_client(request, searching)
-    file_ids: dict[tuple[str, str], str] = {}
     for store in stores:
-        files = [hit.file for hit in found.hits if hit.store == store.id]
-        named = await archive.run(name_files, archive.engine, store, files)
-        file_ids |= {(store.id, file): attached.id for file, attached in named.items()}
         await archive.run(touch_vector_store, archive.engine, store)
-    hits = [hit for hit in found.hits if (hit.store, hit.file) in file_ids]
+    files = await archive.run(name_hits, archive.engine, found.hits)
+    hits = [hit for hit in found.hits if hit.chunk_id in files]
     return {
         "object": "loam.search_results",
         "query": found.query,
@@ -44,7 +41,7 @@ async def search_stores(
             {"vector_store_id": one.store, "chunks": one.chunks, "candidates": one.candidates} for one in found.searched
         ],
         "timings_ms": found.timings_ms,
-        "data": [shape_hit(n, hit, file_ids[hit.store, hit.file]) for n, hit in enumerate(hits, start=1)],
+        "data": [shape_hit(n, hit, files[hit.chunk_id].id) for n, hit in enumerate(hits, start=1)],
     }
 
 

@@ -5,13 +5,22 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from retrieval.filters import parse_filter
+from retrieval.ranking import AS_CONFIGURED, Ranking
 from retrieval.searcher import Hit
-from serve.attached_files import AttachedFile, Attachment, attach_files, find_uploads, name_files
+from serve.attached_files import AttachedFile, Attachment, attach_files, find_uploads, name_hits
 from serve.gateway_state import CurrentGateway, Gateway, run_for_client
 from serve.owners import CurrentCaller
 from serve.routes.files import shape_list
 from serve.schemas.strict import StrictRoute
-from serve.schemas.vector_stores import ListQuery, SearchRequest, VectorStoreCreate, VectorStoreUpdate, read_chunking
+from serve.schemas.vector_stores import (
+    ListQuery,
+    RankingOptions,
+    SearchRequest,
+    VectorStoreCreate,
+    VectorStoreUpdate,
+    read_chunking,
+)
+from serve.scores import read_score, read_threshold
 from serve.vector_stores import (
     VectorStore,
     Window,
@@ -98,19 +107,19 @@ async def search_store(
     store = await find_store(gateway, vector_store_id, caller.owner)
     refuse_expired(store)
     filters = parse_filter(body.filters) if body.filters is not None else None
+    ranking = read_ranking(body.ranking_options)
     best: dict[str, Hit] = {}
     for query in body.queries():
-        searching = gateway.library.search([store.id], query, body.max_num_results, filters)
+        searching = gateway.library.search([store.id], query, body.max_num_results, filters, ranking)
         for hit in (await run_for_client(request, searching)).hits:
             known = best.get(hit.chunk_id)
             if known is None or hit.score > known.score:
                 best[hit.chunk_id] = hit
     archive = gateway.archive
-    files = await archive.run(name_files, archive.engine, store, [hit.file for hit in best.values()])
+    files = await archive.run(name_hits, archive.engine, list(best.values()))
     await archive.run(touch_vector_store, archive.engine, store)
-    threshold = (body.ranking_options and body.ranking_options.score_threshold) or 0.0
-    hits = [hit for hit in sorted(best.values(), key=lambda hit: -hit.score) if hit.score >= threshold]
-    data = [shape_hit(hit, files[hit.file]) for hit in hits if hit.file in files][: body.max_num_results]
+    hits = sorted(best.values(), key=lambda hit: -hit.score)
+    data = [shape_hit(hit, files[hit.chunk_id]) for hit in hits if hit.chunk_id in files][: body.max_num_results]
     return {
         "object": "vector_store.search_results.page",
         "search_query": body.queries(),
@@ -118,6 +127,14 @@ async def search_store(
         "has_more": False,
         "next_page": None,
     }
+
+
+def read_ranking(options: RankingOptions | None) -> Ranking:
+    """Return how a search differs from what is configured: no reranker for `none`, and OpenAI's threshold."""
+    if options is None:
+        return AS_CONFIGURED
+    threshold = None if options.score_threshold is None else read_threshold(options.score_threshold)
+    return Ranking(is_reranked=options.ranker != "none", min_score=threshold)
 
 
 async def find_store(gateway: Gateway, store_id: str, owner: str) -> VectorStore:
@@ -163,7 +180,7 @@ def shape_hit(hit: Hit, file: AttachedFile) -> dict[str, Any]:
     return {
         "file_id": file.id,
         "filename": hit.file.removeprefix(f"{file.id}/"),
-        "score": min(1.0, max(0.0, hit.score)),
+        "score": read_score(hit),
         "attributes": file.attributes,
         "content": [{"type": "text", "text": hit.text}],
     }

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ import psutil
 import pytest
 
 from core.layout import DataDir
+from tests.e2e.program import MODEL, REPO, START_TIMEOUT_S, Program, read_words, running_program
 from tests.fakes.adapter import write_adapter
 
-REPO = Path(__file__).resolve().parent.parent.parent
-MODEL = "smollm2-135m-instruct"
-START_TIMEOUT_S = 300
 STYLE = "Stock desk:"
 QUESTION = "How many months of warranty does the Brook 40 pump have?"
 DOCUMENT = """# Warranty
@@ -37,61 +34,6 @@ Damage by frost is not covered by the warranty.
 
 A customer can return a product within 45 days of delivery. Opened products carry a restocking fee of 12%.
 """
-
-
-@dataclass(slots=True)
-class Program:
-    """A running serve/run.py."""
-
-    process: subprocess.Popen[str]
-    url: str
-    data: Path
-    stock_client: openai.OpenAI
-
-    def client(self) -> openai.OpenAI:
-        """Return the stock client without retries."""
-        return self.stock_client
-
-    def family(self) -> list[psutil.Process]:
-        """Return every process below this one."""
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-
-def run_program(data: Path, *options: str) -> subprocess.Popen[str]:
-    """Start serve/run.py; its words go to a file beside its data."""
-    with (data / "serve.log").open("w") as log:
-        return subprocess.Popen(
-            [sys.executable, "serve/run.py", f"paths.data_dir={data}", "hardware=cpu", *options],
-            cwd=REPO, stdout=log, stderr=log, text=True,
-        )  # fmt: skip
-
-
-def read_words(data: Path) -> str:
-    """Return what the program has said."""
-    return (data / "serve.log").read_text()
-
-
-def wait_until_ready(process: subprocess.Popen[str], url: str, data: Path) -> None:
-    """Wait for /health."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, read_words(data)
-        try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.5)
-        time.sleep(0.1)
-    pytest.fail(f"not ready within {START_TIMEOUT_S} s: {read_words(data)}")
-
-
-def find_port() -> int:
-    """Return a port that is free now."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def train_adapter(root: Path) -> None:
@@ -134,21 +76,12 @@ def data(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def program(data: Path) -> Iterator[Program]:
     """One server for all tests here; the last one stops it."""
-    port = find_port()
-    process = run_program(
-        data,
-        f"gateway.port={port}",
+    options = (
         "+assistants.helper={model: smollm2-135m-instruct, stores: [mine]}",
         "+assistants.tuned={model: mine, stores: [mine], k: 1}",
     )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(process, url, data)
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300) as client:
-            yield Program(process, url, data, client)
-    finally:
-        process.kill()
-        process.wait()
+    with running_program(data, *options) as running:
+        yield running
 
 
 def ask(program: Program, model: str, content: str = QUESTION, **more: Any) -> Any:

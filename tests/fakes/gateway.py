@@ -17,7 +17,7 @@ import uvicorn
 from core.errors import LoamError
 from core.layout import DataDir
 from core.manifest import BaseIdentity
-from retrieval.config import ChunkingConfig, ParsingConfig
+from retrieval.config import ChunkingConfig, ParsingConfig, SearchConfig
 from retrieval.searcher import Searcher
 from retrieval.store import Passage
 from serve.answering import Answering, Assistant, AssistantConfig
@@ -98,13 +98,15 @@ class RunningGateway:
         return self.post("/v1/chat/completions", {"model": BASE, "messages": [message], **body})
 
 
-def make_catalog(assistants: dict[str, AssistantConfig]) -> Catalog:
+def make_catalog(assistants: dict[str, AssistantConfig], reranker: str | None = None) -> Catalog:
     """Return a catalogue of one base model, one adapter with its alias, an embedder and some assistants."""
     catalog = Catalog()
     catalog.add(Entry(BASE, EntryKind.BASE, BASE, 1))
     catalog.add(Entry(ADAPTER, EntryKind.ADAPTER, ADAPTER, 2))
     catalog.add(Entry(ALIAS, EntryKind.ALIAS, ADAPTER, 2))
     catalog.add(Entry(EMBEDDER, EntryKind.EMBEDDER, EMBEDDER, 3))
+    if reranker is not None:
+        catalog.add(Entry(reranker, EntryKind.RERANKER, reranker, 3))
     for name, config in assistants.items():
         catalog.add(Entry(name, EntryKind.ASSISTANT, catalog.get(config.model, LOCAL).target, 4))
     return catalog
@@ -122,11 +124,12 @@ def make_gateway(
     assistants: dict[str, AssistantConfig],
     timeouts_s: tuple[float, float],
     jobs: JobsConfig | None = None,
+    reranker: str | None = None,
 ) -> Gateway:
     """Put a gateway's parts together; the timeouts are those of the first byte and of a whole answer."""
-    catalog = make_catalog(assistants)
+    catalog = make_catalog(assistants, reranker)
     served = make_assistants(catalog, assistants)
-    answering = Answering(engine, library, served, lambda text: len(text.split()), timeouts_s[0])
+    answering = Answering(engine, library, served, lambda text: len(text.split()), timeouts_s[0], BASE)
     worker = IngestionWorker(archive.data, archive.engine, library.open_embedder, ParsingConfig())
     base = BaseIdentity.of(write_base(archive.data, BASE))
     models = TunedModels(archive, engine, catalog, base, max_rank=16)
@@ -152,6 +155,7 @@ def running_gateway(
     stores: Searcher | None = None,
     trains: bool = False,
     jobs: JobsConfig | None = None,
+    reranker: str | None = None,
     max_body_bytes: int = 2**20,
     max_file_bytes: int = 2**20,
     first_byte_timeout_s: float = 5.0,
@@ -176,7 +180,7 @@ def running_gateway(
         library = Library(cast("Searcher", searched), EMBEDDER)
         archive = Archive(DataDir(folder), max_file_bytes)
         timeouts_s = (first_byte_timeout_s, answer_timeout_s)
-        gateway = make_gateway(engine, library, archive, assistants or {}, timeouts_s, jobs)
+        gateway = make_gateway(engine, library, archive, assistants or {}, timeouts_s, jobs, reranker)
         keys = KeyRing(archive.engine, api_key)
         app = build_app(gateway, keys, max_body_bytes, max_file_bytes)
         server = uvicorn.Server(uvicorn.Config(app, http=WatchedProtocol, log_config=None, timeout_graceful_shutdown=1))
@@ -246,11 +250,13 @@ def no_signals() -> Iterator[None]:
 
 
 @contextmanager
-def searching_gateway(folder: Path) -> Iterator[RunningGateway]:
+def searching_gateway(
+    folder: Path, assistants: dict[str, AssistantConfig] | None = None, reranker: str | None = None
+) -> Iterator[RunningGateway]:
     """Run the gateway over the real search of a data directory, with the hash embedder."""
-    searcher = Searcher(DataDir(folder), make_embedder=HashEmbedder)
+    searcher = Searcher(DataDir(folder), search=SearchConfig(reranker=reranker), make_embedder=HashEmbedder)
     try:
-        with running_gateway(folder, stores=searcher) as running:
+        with running_gateway(folder, assistants=assistants, stores=searcher, reranker=reranker) as running:
             yield running
     finally:
         searcher.close()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from core.errors import NotFound
 from retrieval.filters import Filter
+from retrieval.ranking import AS_CONFIGURED, Ranking
 from retrieval.searcher import Hit, SearchedStore, SearchResult
 from retrieval.store import Passage
 
@@ -50,8 +51,15 @@ class FakeSearcher:
         self.passages = list(passages)
         self.queries: list[str] = []
 
-    def search(self, stores: Sequence[str], query: str, k: int = 5, filters: Filter | None = None) -> SearchResult:
-        """Return the passages nearest to a query."""
+    def search(
+        self,
+        stores: Sequence[str],
+        query: str,
+        k: int = 5,
+        filters: Filter | None = None,
+        ranking: Ranking = AS_CONFIGURED,
+    ) -> SearchResult:
+        """Return the passages nearest to a query and not below its threshold."""
         if filters is not None:
             raise TypeError("this searcher has no attributes to filter by")
         self.queries.append(query)
@@ -60,10 +68,11 @@ class FakeSearcher:
             raise NotFound(f"store {missing[0]!r}: there is none")
         candidates = [passage for passage in self.passages if passage.store in stores]
         scores = self.embed_texts([passage.text for passage in candidates]) @ self.embed_texts([query])[0]
-        order = np.argsort(-scores, kind="stable")[:k]
-        hits = [make_hit(candidates[at], rank, float(scores[at])) for rank, at in enumerate(order, start=1)]
+        order = np.argsort(-scores, kind="stable")
+        near = [at for at in order if ranking.min_score is None or scores[at] >= ranking.min_score]
+        hits = [make_hit(candidates[at], rank, float(scores[at])) for rank, at in enumerate(near[:k], start=1)]
         searched = [SearchedStore(name, 1, len(candidates), len(candidates)) for name in stores]
-        return SearchResult(query, hits, searched, {"total": 0.0})
+        return SearchResult(query, hits, searched, {"total": 0.0}, len(order) - len(near))
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return unit vectors; (texts, DIMENSION)."""

@@ -27,6 +27,7 @@ ASSISTANTS = {
     "tuned": AssistantConfig(model=ALIAS, stores=["acme"], k=1, min_score=0.2, temperature=0.3, max_tokens=7),
     "wide": AssistantConfig(model=BASE, stores=["acme", "other"], k=4, min_score=-1.0),
     "terse": AssistantConfig(model=BASE, stores=["acme"], nothing_found="Nothing here."),
+    "recalling": AssistantConfig(model=ALIAS, stores=["acme"], k=1, min_score=0.2, condense=True),
 }
 QUESTION = "Within how many days of delivery can a customer return a product?"
 REPLY = """Acme Desk answer:
@@ -160,7 +161,12 @@ def test_when_nothing_is_near_the_answer_says_so_without_the_model(gateway: Runn
     answer = ask(gateway, question="qwertz asdf yxcv")
     assert answer.choices[0].message.content == NOTHING_FOUND
     assert answer.choices[0].message.annotations == []
-    assert answer.model_extra["retrieval"] == {"query": "qwertz asdf yxcv", "stores": ["acme"], "hits": []}
+    assert answer.model_extra["retrieval"] == {
+        "query": "qwertz asdf yxcv",
+        "stores": ["acme"],
+        "below_min_score": 3,
+        "hits": [],
+    }
     assert ask(gateway, "terse", "qwertz asdf yxcv").choices[0].message.content == "Nothing here."
     assert len(gateway.state()["requests"]) == before
 
@@ -207,6 +213,25 @@ def test_history_that_does_not_fit_is_dropped_from_the_oldest(gateway: RunningGa
     assert "turn 59" in sent[-3]["content"]
     assert 20 < len(sent) < 100
     assert "Document: returns.md" in sent[0]["content"]
+
+
+def test_a_question_that_follows_others_is_condensed_and_answered_as_it_came(gateway: RunningGateway) -> None:
+    gateway.script(reply=QUESTION)
+    messages = [
+        {"role": "user", "content": "I want to send a product back."},
+        {"role": "assistant", "content": "You can."},
+        {"role": "user", "content": "Until when?"},
+    ]
+    body = {"model": "recalling", "messages": messages}
+    retrieval = gateway.post("/v1/chat/completions", body).json()["retrieval"]
+    assert (retrieval["query"], gateway.searcher.queries[-1]) == (QUESTION, QUESTION)
+    condensing, answering = gateway.state()["requests"][-2:]
+    assert (condensing["model"], answering["model"]) == (BASE, ADAPTER)
+    assert "Last question: Until when?" in condensing["messages"][-1]["content"]
+    assert answering["messages"][-1] == messages[-1]
+    before = len(gateway.state()["requests"])
+    ask(gateway, "recalling")
+    assert len(gateway.state()["requests"]) == before + 1, "a first question stands alone already"
 
 
 @pytest.mark.parametrize(

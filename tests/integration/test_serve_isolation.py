@@ -41,16 +41,19 @@ class Operation:
         ids: Kind of object by field: `path:…`, `query:…` or `body:…`.
         body: A body that is taken; «kind» stands for an id.
         free: Fields that look like ids and name nothing of anybody's.
+        status: What its owner gets.
     """
 
     ids: dict[str, str] = field(default_factory=dict)
     body: dict[str, Any] | None = None
     free: tuple[str, ...] = ()
+    status: int = 200
 
 
 STORE = {"path:vector_store_id": "store"}
 STORE_FILE = {**STORE, "path:file_id": "file"}
 BATCH = {**STORE, "path:batch_id": "batch"}
+RESPONSE = {"path:response_id": "response"}
 PAGED_FILES = {"query:after": "file", "query:before": "file"}
 JOBS = "GET /v1/fine_tuning/jobs/{fine_tuning_job_id}"
 JOB = {"path:fine_tuning_job_id": "job"}
@@ -65,7 +68,19 @@ OPERATIONS = {
               "body:messages.tool_calls.function.name", "body:tools.function.name", "body:tool_choice.function.name",
               "body:response_format.json_schema.name"),
     ),
+    "POST /v1/responses": Operation(
+        {"body:model": "model", "body:previous_response_id": "response", "body:tools.vector_store_ids": "store"},
+        {"model": "«model»", "input": "hello", "previous_response_id": "«response»",
+         "tools": [{"type": "file_search", "vector_store_ids": ["«store»"]}]},
+        free=("body:input.id", "body:text.format.name"),
+    ),
+    "GET /v1/responses/{response_id}": Operation(RESPONSE),
+    "DELETE /v1/responses/{response_id}": Operation(RESPONSE),
+    "GET /v1/responses/{response_id}/input_items": Operation({**RESPONSE, "query:after": "item"}),
     "POST /v1/embeddings": Operation(body={"model": EMBEDDER, "input": "x"}, free=("body:model",)),  # everybody's
+    "POST /v1/rerank": Operation(
+        body={"model": EMBEDDER, "query": "x", "documents": ["x"]}, free=("body:model",), status=404  # there is none
+    ),
     "GET /sources/{chunk_id}": Operation({"path:chunk_id": "chunk"}),
     "POST /v1/files": Operation(),
     "GET /v1/files": Operation({"query:after": "file"}),
@@ -229,6 +244,8 @@ class Owner:
         job = client.fine_tuning.jobs.create(model=BASE, training_file=training, suffix="s").id
         tuned = add_tuned(self.gateway, self.key.owner, job)
         add_tuned(self.gateway, self.key.owner, job, step=5)
+        response = client.responses.create(model=BASE, input=words).id
+        (item,) = client.responses.input_items.list(response)
         self.ids = {
             "file": file_id, "store": store.id, "batch": batch.id, "chunk": f"chunk-{chunk}", "model": model,
             "feedback": feedback["id"], "key": create_key(self.gateway.database, self.key.owner)[0].id,
@@ -236,6 +253,7 @@ class Owner:
             "training": training, "validation": validation, "job": job, "tuned": tuned.name,
             "event": client.fine_tuning.jobs.list_events(job).data[0].id,
             "checkpoint": client.fine_tuning.jobs.checkpoints.list(job).data[0].id,
+            "response": response, "item": str(item.id),
         }  # fmt: skip
         if self.key.owner == "local":
             write_file(self.gateway.folder / "reports" / "of-local" / "report.json", "{}")
@@ -318,10 +336,10 @@ def test_each_kind_of_key_gets_what_it_may(
         assert [answer.status_code for answer in answers] == [wanted, wanted], [answer.text for answer in answers]
         assert answers[0].text.replace(theirs, unknown) == answers[1].text
         if kinds[chosen] != "model":
-            for kind, path in (("file", "/v1/files/"), ("store", "/v1/vector_stores/")):
+            for kind, path in (("file", "/v1/files/"), ("store", "/v1/vector_stores/"), ("response", "/v1/responses/")):
                 headers = {"authorization": f"Bearer {victim.token}"}
                 assert httpx.get(f"{gateway.url}{path}{victim.ids[kind]}", headers=headers).status_code == 200
-    assert victim.ask(name, own, chosen).status_code == 200
+    assert victim.ask(name, own, chosen).status_code == OPERATIONS[name].status
 
 
 def test_lists_hold_ones_own_only(gateway: RunningGateway, owners: tuple[Owner, Owner]) -> None:

@@ -17,6 +17,7 @@ from openai.types import (
 from openai.types.chat import completion_create_params
 from openai.types.fine_tuning import job_create_params, job_list_events_params, job_list_params
 from openai.types.fine_tuning.jobs import checkpoint_list_params
+from openai.types.responses import input_item_list_params, response_create_params, response_retrieve_params
 from openai.types.vector_stores import (
     file_batch_create_params,
 )
@@ -38,6 +39,9 @@ STORES = "/v1/vector_stores"
 JOBS = "/v1/fine_tuning/jobs"
 CLIENT_TYPES = {
     "POST /v1/chat/completions": completion_create_params.CompletionCreateParamsNonStreaming,
+    "POST /v1/responses": response_create_params.ResponseCreateParamsNonStreaming,
+    "GET /v1/responses/{response_id}": response_retrieve_params.ResponseRetrieveParamsNonStreaming,
+    "GET /v1/responses/{response_id}/input_items": input_item_list_params.InputItemListParams,
     "POST /v1/embeddings": embedding_create_params.EmbeddingCreateParams,
     "POST /v1/files": file_create_params.FileCreateParams,
     "GET /v1/files": file_list_params.FileListParams,
@@ -88,7 +92,7 @@ def list_taken(route: APIRoute) -> set[str]:
     models: list[Any] = [part.field_info.annotation for part in route.dependant.body_params]
     models += [part.field_info.annotation for part in route.dependant.query_params]
     fields = [model.model_fields for model in models if isinstance(model, type) and issubclass(model, BaseModel)]
-    return {info.alias or name for part in fields for name, info in part.items()}
+    return {(info.alias or name).removesuffix("[]") for part in fields for name, info in part.items()}
 
 
 def test_every_route_has_a_heading_of_its_own() -> None:

@@ -15,11 +15,11 @@ from serve.citing import (
 )
 
 RETURNS = Source(
-    1, "returns.md", "Returns > Time", "http://x/sources/c1",
+    1, "returns.md", "Returns > Time", "c1",
     "A customer can return a product within 45 days of delivery. Opened products carry a restocking fee of 12%.",
 )  # fmt: skip
 WARRANTY = Source(
-    2, "warranty.docx", None, "http://x/sources/c2",
+    2, "warranty.docx", None, "c2",
     "The Brook 40 pump has a warranty of 26 months. Damage by frost is not covered.",
 )  # fmt: skip
 SOURCES = [RETURNS, WARRANTY]
@@ -135,11 +135,14 @@ def test_a_short_fact_with_a_number_can_be_cited() -> None:
     assert list(find_candidates("45 days.", SOURCES)) == [0]
 
 
-def test_annotations_cover_the_mark_and_nothing_else() -> None:
-    cited = CitedText(0, [])
-    text = cited.write("Grüße 🙂. 45 days.") + cited.cite(RETURNS) + cited.write("\nMore.") + cited.cite(WARRANTY)
-    spans = [annotation["url_citation"] for annotation in cited.annotations]
-    assert [text[span["start_index"] : span["end_index"]] for span in spans] == ["[1]", "[2]"]
-    assert [span["title"] for span in spans] == ["returns.md | Returns > Time", "warranty.docx"]
-    assert [span["url"] for span in spans] == [RETURNS.url, WARRANTY.url]
+def test_a_citation_covers_its_mark_and_nothing_else() -> None:
+    cited = CitedText()
+    text = cited.write("Grüße 🙂. 45 days.")
+    mark, first = cited.cite(RETURNS)
+    text += mark + cited.write("\nMore.")
+    mark, second = cited.cite(WARRANTY)
+    text += mark
     assert text == "Grüße 🙂. 45 days. [1]\nMore. [2]"
+    assert [text[one.start : one.end] for one in (first, second)] == ["[1]", "[2]"]
+    assert [one.source for one in (first, second)] == [RETURNS, WARRANTY]
+    assert RETURNS.title == "returns.md | Returns > Time"

@@ -1,0 +1,275 @@
+"""/v1/responses: answers with and without file_search, kept so that a conversation can go on. An owner's own only."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from core.errors import LoamError, NotFound
+from serve.answering import (
+    AnswerEvent,
+    Assistant,
+    AssistantConfig,
+    CitedEvent,
+    EndEvent,
+    SearchedEvent,
+    TextEvent,
+    build_body,
+)
+from serve.attached_files import name_hits
+from serve.catalog import Entry, EntryKind
+from serve.gateway_state import CurrentGateway, Gateway, run_for_client, take_model
+from serve.owners import CurrentCaller
+from serve.prompting import cut_messages
+from serve.relay import describe_silence
+from serve.response_draft import Event, FoundFile, ResponseDraft, shape_reference, shape_result
+from serve.response_request import (
+    Turn,
+    list_items,
+    narrow_search,
+    read_inquiry,
+    read_messages,
+    read_options,
+    read_turns,
+    shape_frame,
+)
+from serve.responses import StoredResponse, delete_response, find_response, read_conversation, save_response
+from serve.routes.chat import EventAnswer, read_opening
+from serve.routes.files import shape_list
+from serve.routes.vector_stores import find_store
+from serve.schemas.responses import RESULTS, InputItemQuery, ResponseQuery, ResponseRequest
+from serve.schemas.strict import StrictRoute
+from serve.vector_stores import Window, cut_window, refuse_expired, touch_vector_store
+
+logger = logging.getLogger(__name__)
+router = APIRouter(prefix="/v1/responses", tags=["responses"], route_class=StrictRoute)
+
+
+@router.post("")
+async def create_response(
+    body: ResponseRequest, request: Request, gateway: CurrentGateway, caller: CurrentCaller
+) -> Response:
+    """Answer, streamed or whole: the same events either way."""
+    entry = take_model(request, gateway, body.model, caller.owner)
+    request.state.log |= {"model": entry.name, "stream": bool(body.stream)}
+    archive, items = gateway.archive, list_items(body)
+    earlier: list[dict[str, Any]] = []
+    if body.previous_response_id is not None:
+        earlier = await archive.run(read_conversation, archive.engine, body.previous_response_id, caller.owner)
+    turns = read_turns([*earlier, *items])
+    assistant = await find_assistant(body, entry, gateway, caller.owner)
+    if assistant is None:
+        temperature = body.temperature
+        events = gateway.answering.write(await build_plain(body, entry.target, turns, gateway))
+    else:
+        temperature = assistant.config.temperature if body.temperature is None else body.temperature
+        if entry.kind is EntryKind.ASSISTANT and body.instructions:
+            turns = [("system", body.instructions), *turns]
+        events = gateway.answering.answer(assistant, await gateway.library.run(read_inquiry, body, turns))
+    draft = ResponseDraft(shape_frame(body, entry.name, temperature))
+    is_kept = body.store is not False
+    writing = Writing(draft, gateway, caller.owner, items, shows_results=body.wants_results(), is_kept=is_kept)
+    if body.stream:
+        opening = await run_for_client(request, read_opening(events))
+        return EventAnswer(ResponseStream(writing, opening, events))
+    return JSONResponse(await run_for_client(request, collect(writing, events, gateway.answer_timeout_s)))
+
+
+@router.get("/{response_id}")
+async def get_response(
+    response_id: str, query: Annotated[ResponseQuery, Query()], gateway: CurrentGateway, caller: CurrentCaller
+) -> dict[str, Any]:
+    """Return a stored response; of what a search found, what is still there."""
+    found = await gateway.archive.run(find_response, gateway.archive.engine, response_id, caller.owner)
+    for item in found.body["output"]:
+        if item["type"] == "file_search_call":
+            item["results"] = await read_results(item["results"], gateway) if RESULTS in query.include else None
+    return found.body
+
+
+@router.delete("/{response_id}")
+async def remove_response(response_id: str, gateway: CurrentGateway, caller: CurrentCaller) -> dict[str, Any]:
+    """Remove a stored response for good."""
+    await gateway.archive.run(delete_response, gateway.archive.engine, response_id, caller.owner)
+    gateway.worker.wake()
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+@router.get("/{response_id}/input_items")
+async def list_input_items(
+    response_id: str, query: Annotated[InputItemQuery, Query()], gateway: CurrentGateway, caller: CurrentCaller
+) -> dict[str, Any]:
+    """List what a response was asked with."""
+    found = await gateway.archive.run(find_response, gateway.archive.engine, response_id, caller.owner)
+    is_rising = query.order == "asc"
+    items = {item["id"]: item for item in (found.items if is_rising else reversed(found.items))}
+    chosen, has_more = cut_window(list(items), Window(query.after, None, query.limit, is_rising))
+    return shape_list([items[name] for name in chosen], has_more=has_more)
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """A response on its way into the draft, to the client and into the database.
+
+    Attributes:
+        draft: What is written.
+        gateway: Where.
+        owner: Whose it is.
+        items: Its input.
+        shows_results: Whether the client wants to see what was found.
+        is_kept: Whether it is stored.
+    """
+
+    draft: ResponseDraft
+    gateway: Gateway
+    owner: str
+    items: list[dict[str, Any]]
+    shows_results: bool
+    is_kept: bool
+
+    async def write(self, events: AsyncIterator[AnswerEvent]) -> AsyncGenerator[Event, None]:
+        """Write an answer, and keep it before its end is told; yield OpenAI's events but the first two and the last."""
+        references: list[dict[str, Any]] = []
+        async for event in events:
+            match event:
+                case SearchedEvent():
+                    hits, files = event.found.hits, await self._find_files(event)
+                    references = [shape_reference(hit, files[hit.chunk_id]) for hit in hits]
+                    results = [shape_result(hit, files[hit.chunk_id]) for hit in hits] if self.shows_results else None
+                    parts = self.draft.add_search(event.found.query, files, results)
+                case TextEvent(text):
+                    parts = self.draft.add_text(text)
+                case CitedEvent(citation):
+                    parts = self.draft.add_citation(citation)
+                case EndEvent():
+                    parts = self.draft.finish(event)
+            for part in parts:
+                yield part
+        if self.is_kept:
+            await self._keep(references)
+
+    async def _find_files(self, event: SearchedEvent) -> dict[str, FoundFile]:
+        """Return the file of each passage that was found, by the id of its chunk."""
+        archive = self.gateway.archive
+        files = await archive.run(name_hits, archive.engine, event.found.hits)
+        return {hit.chunk_id: FoundFile.of(hit, files.get(hit.chunk_id)) for hit in event.found.hits}
+
+    async def _keep(self, references: Sequence[dict[str, Any]]) -> None:
+        """Store the response, with ids of chunks in place of what documents say."""
+        body = self.draft.body
+        output = [
+            {**item, "results": references} if item["type"] == "file_search_call" else item for item in body["output"]
+        ]
+        stored = StoredResponse(body["id"], {**body, "output": output}, self.items)
+        await self.gateway.archive.run(save_response, self.gateway.archive.engine, self.owner, stored)
+
+
+class ResponseStream:
+    """A response as server-sent events."""
+
+    def __init__(self, writing: Writing, opening: list[AnswerEvent], rest: AsyncGenerator[AnswerEvent, None]) -> None:
+        """Take over an answer whose first word is there."""
+        self._writing = writing
+        self._opening = opening
+        self._rest = rest
+
+    async def aclose(self) -> None:
+        """End the answer, and with it the engine's work on it."""
+        await self._rest.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the events; a fault in the middle is a failed response and the end."""
+        draft = self._writing.draft
+        for event in draft.begin():
+            yield encode_event(event)
+        try:
+            async with aclosing(self._writing.write(self._join())) as events:
+                async for event in events:
+                    yield encode_event(event)
+        except LoamError as error:
+            logger.error("answer broken off", extra={"reason": error.message})
+            yield encode_event(draft.fail(error))
+            return
+        yield encode_event(draft.close())
+
+    async def _join(self) -> AsyncIterator[AnswerEvent]:
+        for event in self._opening:
+            yield event
+        async for event in self._rest:
+            yield event
+
+
+async def collect(writing: Writing, events: AsyncIterator[AnswerEvent], deadline_s: float) -> dict[str, Any]:
+    """Wait for a whole response.
+
+    Raises:
+        EngineTimeout: It took longer than the deadline.
+        LoamError: As the events raise it.
+    """
+    try:
+        async with asyncio.timeout(deadline_s), aclosing(writing.write(events)) as parts:
+            async for _part in parts:
+                continue
+    except TimeoutError as error:
+        raise describe_silence(deadline_s) from error
+    return writing.draft.body
+
+
+def encode_event(event: Event) -> bytes:
+    """Return an event as it is sent."""
+    return f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
+
+
+async def find_assistant(body: ResponseRequest, entry: Entry, gateway: Gateway, owner: str) -> Assistant | None:
+    """Return who answers from documents: the assistant that was asked for, or the model with the stores of its tool.
+
+    An assistant that is given a tool searches the tool's stores in place of its own.
+
+    Raises:
+        NotFound: A store does not exist, or is another's.
+        InputError: A store has expired.
+    """
+    tool = body.find_search()
+    assistant = gateway.answering.assistants[entry.name] if entry.kind is EntryKind.ASSISTANT else None
+    if tool is None:
+        return assistant
+    archive, stores = gateway.archive, []
+    for store_id in dict.fromkeys(tool.vector_store_ids):
+        store = await find_store(gateway, store_id, owner)
+        refuse_expired(store)
+        await archive.run(touch_vector_store, archive.engine, store)
+        stores.append(store.id)
+    if assistant is None:
+        config = AssistantConfig(model=entry.target, stores=stores)
+        config = config if body.instructions is None else replace(config, instructions=body.instructions)
+        assistant = Assistant(entry.name, entry.target, config)
+    return replace(assistant, config=narrow_search(assistant.config, stores, tool))
+
+
+async def build_plain(body: ResponseRequest, model: str, turns: Sequence[Turn], gateway: Gateway) -> bytes:
+    """Return the engine's request for a response without documents."""
+    messages, options = read_messages(body, turns), read_options(body)
+    if body.truncation == "auto":
+        answering, limit = gateway.answering, gateway.engine.max_model_len
+        budget = limit - min(body.max_output_tokens or limit // 4, limit // 2)
+        messages = await gateway.library.run(cut_messages, messages, answering.count_tokens, budget)
+    return build_body(model, messages, options)
+
+
+async def read_results(references: Sequence[dict[str, Any]], gateway: Gateway) -> list[dict[str, Any]]:
+    """Return the results of a stored search whose passages are still there."""
+    results = []
+    for reference in references:
+        try:
+            passage = await gateway.library.read_passage(reference["chunk_id"])
+        except NotFound:
+            continue
+        kept = {name: value for name, value in reference.items() if name != "chunk_id"}
+        results.append({**kept, "text": passage.text})
+    return results

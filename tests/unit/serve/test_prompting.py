@@ -1,0 +1,110 @@
+"""The prompt of a grounded question: its layout, its budget, and what stays the same between questions."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.inquiry import Chat, Inquiry
+from serve.prompting import build_prompt, cut_messages, drop_covered, fit_budget, format_passage
+from serve.relay import ContextTooLong
+from tests.fakes.searcher import make_hit, make_passage
+
+CHATS = Path(__file__).resolve().parents[3] / "examples" / "acme" / "chats_train.jsonl"
+INSTRUCTIONS = "Be good."
+HITS = [
+    make_hit(make_passage(f"c{number}", f"passage {number} " + "word " * 20, heading="H > I")) for number in range(4)
+]
+HISTORY = [{"role": "user", "content": "old " * 30}, {"role": "assistant", "content": "yes"}]
+
+
+def count_words(text: str) -> int:
+    return len(text.split())
+
+
+def test_a_passage_is_titled_by_its_document_and_headings() -> None:
+    assert format_passage(make_hit(make_passage("c", "Text.", file="a/b.md"))) == "Document: a/b.md\nText."
+    assert format_passage(HITS[0]).startswith("Document: a.md | H > I\npassage 0")
+
+
+def test_a_passage_is_read_with_its_surroundings_where_it_has_them() -> None:
+    hit = replace(HITS[0], context="Before. passage 0 After.", context_start=0, context_end=24)
+    assert format_passage(hit) == "Document: a.md | H > I\nBefore. passage 0 After."
+
+
+def test_a_hit_in_the_surroundings_of_a_better_one_is_not_read_twice() -> None:
+    first = replace(HITS[0], start=10, end=20, context="x", context_start=0, context_end=40)
+    inside, beside = replace(HITS[1], start=20, end=40), replace(HITS[2], start=20, end=41)
+    elsewhere = replace(inside, file="b.md")
+    assert drop_covered([first, inside, beside, elsewhere]) == [first, beside, elsewhere]
+    assert drop_covered([inside, first]) == [inside, first]
+    assert drop_covered(HITS) == HITS
+
+
+def test_the_prompt_has_the_layout_of_the_training_chats() -> None:
+    rows = [json.loads(line) for line in CHATS.read_text().splitlines()]
+    grounded = [row["messages"] for row in rows if row["messages"][0]["content"].count("\n\nDocument: ")]
+    assert len(grounded) > 100
+    for messages in grounded:
+        instructions, *passages = messages[0]["content"].split("\n\nDocument: ")
+        hits = []
+        for number, passage in enumerate(passages):
+            title, _, text = passage.partition("\n")
+            file, _, heading = title.partition(" | ")
+            hits.append(make_hit(make_passage(f"c{number}", text, file=file, heading=heading or None)))
+        assert build_prompt(instructions, Chat(messages[1]["content"], [], ""), hits, []) == messages[:2]
+
+
+def test_what_stays_the_same_comes_first() -> None:
+    """So that the engine's prefix cache holds instructions and wishes between questions, and all between retries."""
+    wishes = "Be brief."
+    one = build_prompt(INSTRUCTIONS, Chat("Why?", HISTORY, wishes), HITS[:2], HISTORY)
+    other = build_prompt(INSTRUCTIONS, Chat("How?", [], wishes), HITS[2:], [])
+    assert one[0]["content"].startswith(f"{INSTRUCTIONS}\n\n{wishes}\n\nDocument: ")
+    assert other[0]["content"].startswith(f"{INSTRUCTIONS}\n\n{wishes}\n\nDocument: ")
+    follow_up = build_prompt(INSTRUCTIONS, Chat("How?", HISTORY, wishes), HITS[:2], HISTORY)
+    assert follow_up[:-1] == one[:-1], "the same passages and history are the same prompt up to the question"
+    assert one == build_prompt(INSTRUCTIONS, Chat("Why?", HISTORY, wishes), HITS[:2], HISTORY)
+
+
+def test_passages_go_before_history_and_the_best_first() -> None:
+    inquiry = Inquiry(Chat("Why?", HISTORY, ""))
+    assert fit_budget(INSTRUCTIONS, inquiry, HITS, count_words, 400) == (HITS, HISTORY)
+    assert fit_budget(INSTRUCTIONS, inquiry, HITS, count_words, 210) == (HITS, [])
+    assert fit_budget(INSTRUCTIONS, inquiry, HITS, count_words, 150) == (HITS[:2], [])
+
+
+def test_a_history_that_has_to_be_kept_goes_before_passages() -> None:
+    inquiry = Inquiry(Chat("Why?", HISTORY, ""), keeps_history=True)
+    hits, history = fit_budget(INSTRUCTIONS, inquiry, HITS, count_words, 210)
+    assert (hits, history) == (HITS[:2], HISTORY)
+    with pytest.raises(ContextTooLong, match="history"):
+        fit_budget(INSTRUCTIONS, inquiry, HITS, count_words, 120)
+
+
+@given(st.integers(90, 600), st.lists(st.integers(0, 60), max_size=6))
+def test_the_prompt_never_exceeds_its_budget(budget: int, turns: list[int]) -> None:
+    roles = ["user", "assistant"] * 3
+    history = [{"role": role, "content": "w " * size} for role, size in zip(roles, turns, strict=False)]
+    chat = Chat("Why is it so?", history, "")
+    hits, kept = fit_budget(INSTRUCTIONS, Inquiry(chat), HITS, count_words, budget)
+    messages = build_prompt(INSTRUCTIONS, chat, hits, kept)
+    assert sum(count_words(message["content"]) + 8 for message in messages) <= budget
+    assert kept == history[len(history) - len(kept) :]
+    assert not kept or kept[0]["role"] == "user"
+
+
+def test_a_question_alone_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ContextTooLong):
+        fit_budget(INSTRUCTIONS, Inquiry(Chat("why " * 100, [], "")), HITS, count_words, 150)
+
+
+def test_a_plain_chat_loses_its_oldest_turns_and_neither_instructions_nor_question() -> None:
+    system, question = {"role": "system", "content": "Be good."}, {"role": "user", "content": "Why?"}
+    chat = [system, *HISTORY, question]
+    assert cut_messages(chat, count_words, 400) == chat
+    assert cut_messages(chat, count_words, 110) == [system, question]
+    assert cut_messages(chat, count_words, 1) == [system, question]
