@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from core.offline import switch_offline
 from tests.network_guard import NetworkGuard
+from tests.pickle_watch import PickleWatch
 
 REPO = Path(__file__).resolve().parent.parent
 TEST_MODELS = ("smollm2-135m-instruct", "all-minilm-l6-v2")
@@ -25,11 +27,15 @@ hypothesis.settings.register_profile("full", deadline=None, print_blob=True, max
 hypothesis.settings.load_profile("full" if os.environ.get("LOAM_TEST_FULL") else "quick")
 
 _guard = NetworkGuard()
+_pickles = PickleWatch()
+PICKLE_FREE = re.compile(r"(unit/(serve|retrieval)/|integration/test_(serve|retrieval|uploads|hostile|outward)_)")
+"""Tests of the gateway and of ingestion, where no pickle may name a class."""
 
 
 def pytest_configure() -> None:
     """Start listening once a process."""
     _guard.install()
+    _pickles.install()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,6 +74,18 @@ def network_guard() -> Iterator[NetworkGuard]:
     violations = _guard.take_violations()
     if violations:
         pytest.fail(f"tried to leave this machine: {'; '.join(violations)}")
+
+
+@pytest.fixture(autouse=True)
+def pickle_watch(request: pytest.FixtureRequest) -> Iterator[PickleWatch]:
+    """Fail the test of the gateway or of ingestion in which a pickle names a class: that is how one carries code."""
+    _pickles.take_found()
+    _pickles.is_on = bool(PICKLE_FREE.search(request.path.as_posix()))
+    yield _pickles
+    _pickles.is_on = False
+    found = _pickles.take_found()
+    if found:
+        pytest.fail(f"a pickle named {', '.join(sorted(set(found))[:5])}")
 
 
 @pytest.fixture(scope="session")
