@@ -294,22 +294,27 @@ def measure_citations(question: Question, answer: Answer) -> tuple[float | None,
 
 
 def measure_retrieval(question: Question, answer: Answer) -> tuple[float | None, float | None]:
-    """Return recall and nDCG@10 of what the model read; None without gold or without a search.
-
-    Each gold unit counts once, at its best hit; a document that is not gold counts once, too.
-    """
+    """Return recall and nDCG@10 of what the model read; None without gold or without a search."""
     gold = list_gold(question)
     if not gold or not answer.searched or answer.error:
         return None, None
-    by_document = not (question.chunks or question.passages)
-    ranking = list(
-        dict.fromkeys(
-            match_gold(question, hit) or (f"other {hit.file}" if by_document else f"other {hit.chunk_id}")
-            for hit in answer.hits
-        )
-    )
+    ranking = rank_units(question, answer.hits)
     gains = dict.fromkeys(gold, 1.0)
     return measure_recall(ranking, gains, max(len(ranking), 1)), measure_ndcg(ranking, gains, 10)
+
+
+def rank_units(question: Question, hits: Sequence[Passage]) -> list[str]:
+    """Return what was found as a ranking: each gold unit once, at its best hit, and what is not gold beside it.
+
+    Where documents are the gold, one that is not gold counts once, too.
+    """
+    by_document = not (question.chunks or question.passages)
+    return list(
+        dict.fromkeys(
+            match_gold(question, hit) or (f"other {hit.file}" if by_document else f"other {hit.chunk_id}")
+            for hit in hits
+        )
+    )
 
 
 def score_all(

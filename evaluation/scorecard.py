@@ -18,6 +18,7 @@ from evaluation.judgements import JudgedMean, Judgement
 from evaluation.metrics import ALL_KINDS, METRICS, Scored, Summary, measure_percentile, summarize
 from evaluation.report import Cell, Section, draw_bars
 from evaluation.resampling import Comparison, Interval, bootstrap_mean, compare_paired
+from evaluation.searches import RECALL_DEPTHS, SearchQuality
 
 FORMAT = "loam-evaluation-1"
 QUALITY = METRICS[: METRICS.index("ttft_s")]
@@ -25,7 +26,8 @@ QUALITY = METRICS[: METRICS.index("ttft_s")]
 MEASURED = ("ttft_s", "latency_s", "prompt_tokens", "completion_tokens")
 PERCENTILES = {"p50": 0.5, "p95": 0.95}
 SPREAD = tuple(f"{metric}_{name}" for metric in MEASURED for name in PERCENTILES)
-LIMITED = (*METRICS, *RAGAS_METRICS, *SPREAD, "judge_faults")
+SEARCHED = (*(f"store_recall_at_{depth}" for depth in RECALL_DEPTHS), "store_ndcg_at_10", "store_mrr_at_10")
+LIMITED = (*METRICS, *RAGAS_METRICS, *SPREAD, *SEARCHED, "judge_faults")
 """What a limit may be set for."""
 
 
@@ -54,6 +56,7 @@ class Card:
         judgements: What they come from.
         agreements: How the judge agrees with what is known.
         judge: Its server, model and cost; empty without one.
+        searched: How good the store is by itself; None where it was not searched.
         doubts: Sentences on why the figures may not mean what they seem to.
         compared_with: Name of the other run; None without one.
         compared: Metric by metric.
@@ -70,13 +73,16 @@ class Card:
     judgements: Sequence[Judgement] = ()
     agreements: Sequence[Agreement] = ()
     judge: Mapping[str, Any] = field(default_factory=dict)
+    searched: SearchQuality | None = None
     doubts: Sequence[str] = ()
     compared_with: str | None = None
     compared: Sequence[ComparedMetric] = ()
     misses: Sequence[str] = ()
 
 
-def measure_figures(scored: Sequence[Scored], judged: Sequence[JudgedMean]) -> dict[str, float | None]:
+def measure_figures(
+    scored: Sequence[Scored], judged: Sequence[JudgedMean], searched: SearchQuality | None = None
+) -> dict[str, float | None]:
     """Return one value by each name that a limit may be set for, over all answers of one arm."""
     figures: dict[str, float | None] = dict.fromkeys(LIMITED)
     for summary in summarize(scored):
@@ -88,6 +94,9 @@ def measure_figures(scored: Sequence[Scored], judged: Sequence[JudgedMean]) -> d
             figures[f"{metric}_{name}"] = measure_percentile(values, share)
     for mean in judged:
         figures[mean.metric] = mean.mean
+    if searched is not None:
+        figures |= {f"store_recall_at_{depth}": value for depth, value in searched.recall.items()}
+        figures |= {"store_ndcg_at_10": searched.ndcg_at_10, "store_mrr_at_10": searched.mrr_at_10}
     if judged:
         faults = sum(mean.faults for mean in judged)
         figures["judge_faults"] = faults / sum(mean.n + mean.faults for mean in judged)
@@ -171,6 +180,7 @@ def to_values(card: Card) -> dict[str, Any]:
         "summaries": [asdict(summary) for summary in card.summaries],
         "judge": dict(card.judge),
         "judged": [asdict(mean) for mean in card.judged],
+        "searched": None if card.searched is None else asdict(card.searched),
         "agreements": [asdict(agreement) for agreement in card.agreements],
         "doubts": list(card.doubts),
         "compared_with": card.compared_with,
@@ -195,6 +205,8 @@ def to_table(card: Card) -> tuple[tuple[str, ...], list[tuple[Cell, ...]]]:
 def lay_out(card: Card) -> list[Section]:
     """Return the report's sections, doubts first."""
     sections = [_lay_out_doubts(card), _lay_out_result(card), _lay_out_kinds(card), _lay_out_speed(card)]
+    if card.searched is not None:
+        sections.append(_lay_out_searches(card, card.searched))
     if card.judge:
         sections += _lay_out_judge(card)
     if card.compared_with is not None:
@@ -254,6 +266,16 @@ def _lay_out_speed(card: Card) -> Section:
     )
     text = "On the client's clock, from the request to the first text and to the end. Failed answers have no latency."
     return Section("Speed and tokens", text, ("", "mean", *PERCENTILES), rows)
+
+
+def _lay_out_searches(card: Card, searched: SearchQuality) -> Section:
+    text = (
+        f"The store {searched.store}, searched with every question by itself. {searched.n} questions have gold "
+        f"that can be compared, {searched.without} have none."
+    )
+    rows = [(name, card.figures[name]) for name in SEARCHED]
+    rows += [("seconds, p50", searched.latency_p50_s), ("seconds, p95", searched.latency_p95_s)]
+    return Section("Retrieval by itself", text, ("metric", "mean"), tuple(rows))
 
 
 def _lay_out_judge(card: Card) -> list[Section]:

@@ -14,6 +14,7 @@ switch_offline()
 
 import asyncio
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -28,7 +29,7 @@ from rich.table import Table
 
 from core.config import PathsConfig, load_config, run_app
 from core.errors import ConfigError, NotFound, describe_os_error
-from core.layout import DataDir, check_name, sha256_file
+from core.layout import DataDir, check_name, sha256_file, write_file
 from core.logs import configure_logging
 from evaluation.answers import Arm, AskConfig, ask_all, read_answers
 from evaluation.calibration import (
@@ -58,11 +59,12 @@ from evaluation.scorecard import (
     to_table,
     to_values,
 )
+from evaluation.searches import SearchQuality, measure_searches, search_all
 from evaluation.structured import KEY_VARIABLE, StructuredModel, choose_model, find_base, list_served
 from serve.progress import CountProgress
 
 LIMITS_EXIT_CODE = 20
-ANSWERS, JUDGEMENTS = "answers.jsonl", "judgements.jsonl"
+ANSWERS, JUDGEMENTS, SEARCHES = "answers.jsonl", "judgements.jsonl", "searches.jsonl"
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
@@ -80,6 +82,7 @@ class EvaluateConfig:
         limit: Take so many questions, spread evenly over the file; null takes all.
         instructions: File with a system message to send before each question; null: none.
         abstentions: Further patterns of declining, as regular expressions.
+        store: Store to search by itself with every question, ten passages deep; null: none.
         compare: Name of an earlier report over the same questions.
         fail_if_worse: End with exit code 20 when success fell against `compare`, with its whole interval below 0.
         at_least: Least value by metric, as `{success: 0.8}`; below it the exit code is 20. null: none.
@@ -98,6 +101,7 @@ class EvaluateConfig:
     limit: int | None = None
     instructions: str | None = None
     abstentions: list[str] = field(default_factory=list)
+    store: str | None = None
     compare: str | None = None
     fail_if_worse: bool = False
     at_least: dict[str, float] | None = None
@@ -218,6 +222,21 @@ def read_other(data: DataDir, name: str, questions: Sequence[Question], abstenti
     return scored
 
 
+def search_store(config: EvaluateConfig, questions: Sequence[Question], path: Path) -> SearchQuality:
+    """Search the store with every question, and save what was found.
+
+    Raises:
+        NotFound: The endpoint has no such store.
+        EngineUnavailable: It cannot be reached.
+    """
+    store = config.store or ""
+    progress = CountProgress(f"searching    {store}", len(questions))
+    searches = search_all(questions, store, config.ask, lambda _: progress.advance())
+    lines = [json.dumps(dataclasses.asdict(search), ensure_ascii=False) for search in searches]
+    write_file(path, "".join(f"{line}\n" for line in lines))
+    return measure_searches(questions, searches, store)
+
+
 def read_instructions(path: str | None) -> str | None:
     """Return the text of a file with a system message."""
     if path is None:
@@ -235,11 +254,12 @@ def make_card(
     judging: Judging | None,
     judged: Judged | None,
     other: Sequence[Scored] | None,
+    searched: SearchQuality | None,
 ) -> Card:
     """Compute everything that is told."""
     judgements = judged.judgements if judged else []
     means = summarize_judgements(judgements)
-    figures = measure_figures(scored, means)
+    figures = measure_figures(scored, means, searched)
     doubts = find_doubts(scored)
     if judging and judged:
         bases = {config.served_model: judging.judged_base}
@@ -270,6 +290,7 @@ def make_card(
         judgements=judgements,
         agreements=judged.agreements if judged else (),
         judge={"model": judging.model, "base": judging.base, "usage": judged.usage} if judging and judged else {},
+        searched=searched,
         doubts=doubts,
         compared_with=config.compare,
         compared=compared,
@@ -324,11 +345,12 @@ def main(composed: DictConfig) -> None:
     other = read_other(data, config.compare, questions, abstentions) if config.compare else None
     arm = Arm(config.served_model, config.served_model, read_instructions(config.instructions))
     judging = find_judging(config)
+    searched = search_store(config, questions, folder / SEARCHES) if config.store else None
     progress = CountProgress(f"asking       {config.served_model}", len(questions))
     answers = ask_all(questions, [arm], config.ask, folder / ANSWERS, lambda _: progress.advance())
     scored = score_all(questions, answers, abstentions)
     judged = asyncio.run(judge_answers(config.judge, judging, scored, folder / JUDGEMENTS)) if judging else None
-    card = make_card(config, name, scored, judging, judged, other)
+    card = make_card(config, name, scored, judging, judged, other, searched)
     write_report(folder, f"Evaluation of {config.served_model}", lay_out(card), to_values(card), to_table(card))
     show(card)
     console.print(
