@@ -113,7 +113,8 @@ class Trainer:
             if step % int(self.options["trainer.save_every"]) == 0 or step == self.steps() or self.is_told:
                 self.save(step)
                 events.write("checkpoint", step=step, path=f"checkpoints/checkpoint-{step}")
-            if "trainer.eval_every" in self.options and step % int(self.options["trainer.eval_every"]) == 0:
+            every = int(self.options.get("trainer.eval_every", 0))
+            if every and (step % every == 0 or step == self.steps()):
                 events.write("eval", step=step, loss=2.0 / step, token_accuracy=0.5)
             if self.is_told:
                 events.write("error", message="interrupted", code="interrupted")
