@@ -23,7 +23,7 @@ from scripts.bench_gpu_models import RANK, adapt, make_base
 from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, time_calls
 
 ADAPTERS = 8
-NEEDS = ("vllm", "httpx")
+NEEDS = ("vllm", "httpx", "omegaconf")
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}\n{% endfor %}<assistant> "
 
 

@@ -16,7 +16,7 @@ from serve.answering import AssistantConfig
 from serve.catalog import EntryKind
 from serve.engine_command import EngineConfig
 from serve.gateway import GatewayConfig
-from serve.preflight import ModelChoice, Plan, ServeConfig, make_plan
+from serve.preflight import ModelChoice, Plan, ServeConfig, fit_loras, make_plan
 from tests.fakes.trainer import write_adapter_config, write_weights
 
 TEMPLATE = "{{ messages }}"
@@ -228,3 +228,8 @@ def test_a_full_disk_is_refused(plan: Callable[..., Plan], monkeypatch: pytest.M
 )
 def test_what_vllm_refuses_is_found_before_it_starts(adapter: dict[str, Any], expected: list[str]) -> None:
     assert find_unservable(adapter) == expected
+
+
+@pytest.mark.parametrize(("served", "places"), [(0, 4), (3, 4), (9, 9), (100, 32)])
+def test_the_engine_has_a_place_for_each_adapter_and_for_some_to_come(served: int, places: int) -> None:
+    assert fit_loras(served) == places
