@@ -132,7 +132,25 @@ class EndEvent:
     usage: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class CallEvent:
+    """The next stretch of a call of a function.
+
+    Attributes:
+        place: Which of the answer's calls, from 0.
+        call_id: The engine's id of it; empty but in its first stretch, like the name.
+        name: The function's.
+        arguments: What comes next of them, JSON.
+    """
+
+    place: int
+    call_id: str
+    name: str
+    arguments: str
+
+
 AnswerEvent = SearchedEvent | TextEvent | CitedEvent | EndEvent
+PlainEvent = TextEvent | CallEvent | EndEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +205,7 @@ class Answering:
         temperature = config.temperature if inquiry.temperature is None else inquiry.temperature
         options = {**inquiry.sampling, "temperature": temperature, "max_tokens": answer_tokens}
         body = build_body(assistant.engine_model, messages, options)
-        writing = self._write_cited(body, list_sources(hits)) if inquiry.is_cited else self.write(body)
-        async with aclosing(writing) as events:
+        async with aclosing(self._write_cited(body, list_sources(hits), is_marked=inquiry.is_cited)) as events:
             async for event in events:
                 yield event
 
@@ -199,30 +216,42 @@ class Answering:
         body = await self.library.run(build_condensing, self.base_model, chat, self.count_tokens)
         return read_condensed(await fetch(self.engine, CHAT_PATH, body, self.first_byte_timeout_s), chat.question)
 
-    async def write(self, body: bytes) -> AsyncGenerator[AnswerEvent, None]:
-        """Let the model write, and pass its text on as it comes.
+    async def write(self, body: bytes) -> AsyncGenerator[PlainEvent, None]:
+        """Let the model write, and pass its text and its calls on as they come.
 
         Args:
             body: What `build_body` returned.
 
         Yields:
-            Text, then one EndEvent.
+            Text and calls, then one EndEvent.
 
         Raises:
             LoamError: As the engine raises it.
         """
         ending = _Ending()
-        async with aclosing(self._read_text(body, ending)) as stretches:
-            async for text in stretches:
-                yield TextEvent(text)
+        async with aclosing(self._read_deltas(body, ending)) as deltas:
+            async for delta in deltas:
+                if text := delta.get("content"):
+                    yield TextEvent(text)
+                for call in delta.get("tool_calls") or ():
+                    function = call.get("function") or {}
+                    name, arguments = function.get("name") or "", function.get("arguments") or ""
+                    yield CallEvent(call.get("index", 0), call.get("id") or "", name, arguments)
         yield EndEvent(ending.finish_reason, ending.usage)
 
-    async def _write_cited(self, body: bytes, sources: list[Source]) -> AsyncGenerator[AnswerEvent, None]:
-        """Let the model write, and put the marks in."""
+    async def _write_cited(
+        self, body: bytes, sources: list[Source], *, is_marked: bool
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """Let the model write, and put the marks in, unless the text may not be touched."""
         ending, support = _Ending(), Support(self.library, sources)
         remover, splitter = MarkRemover(), SentenceSplitter()
-        async with aclosing(self._read_text(body, ending)) as stretches:
-            async for text in stretches:
+        async with aclosing(self._read_deltas(body, ending)) as deltas:
+            async for delta in deltas:
+                text = delta.get("content") or ""
+                if not is_marked:
+                    if text:
+                        yield TextEvent(text)
+                    continue
                 for piece in splitter.feed(remover.feed(text)):
                     for event in await support.cite(piece):
                         yield event
@@ -232,16 +261,15 @@ class Answering:
                 yield event
         yield EndEvent(ending.finish_reason, ending.usage)
 
-    async def _read_text(self, body: bytes, ending: "_Ending") -> AsyncGenerator[str, None]:
-        """Let the model write; yield its text as it comes and note how it ends."""
+    async def _read_deltas(self, body: bytes, ending: "_Ending") -> AsyncGenerator[dict[str, Any], None]:
+        """Let the model write; yield what it adds as it comes and note how it ends."""
         stream = await open_stream(self.engine, CHAT_PATH, body, self.first_byte_timeout_s)
         async with aclosing(stream):
             async for chunk in read_chunks(stream):
                 ending.usage = chunk.get("usage") or ending.usage
                 for choice in chunk["choices"]:
                     ending.finish_reason = choice.get("finish_reason") or ending.finish_reason
-                    if text := choice["delta"].get("content"):
-                        yield text
+                    yield choice["delta"]
 
 
 @dataclass(slots=True)
@@ -285,7 +313,7 @@ class Support:
         return choose_source(candidates, similarities, self._sources)
 
 
-def build_body(model: str, messages: Sequence[dict[str, str]], options: Mapping[str, Any]) -> bytes:
+def build_body(model: str, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> bytes:
     """Return a request to the engine whose answer is streamed.
 
     Args:

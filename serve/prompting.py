@@ -6,6 +6,7 @@ written.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from retrieval.searcher import Hit
 from serve.inquiry import Chat, Inquiry
@@ -17,11 +18,13 @@ TOKENS_A_CHAT = 64
 """What a chat template puts around a chat (Llama 3 prints two dates), and room for texts that join into more tokens."""
 
 CountTokens = Callable[[str], int]
+Message = dict[str, Any]
+"""As the engine's chats have it; `content` is a text."""
 
 
 def fit_budget(
     instructions: str, inquiry: Inquiry, hits: Sequence[Hit], count_tokens: CountTokens, budget: int
-) -> tuple[list[Hit], list[dict[str, str]]]:
+) -> tuple[list[Hit], list[Message]]:
     """Choose the passages and the history that fit the prompt's budget.
 
     Passages go first, the best before the others, then the newest turns; a history that has to be kept goes before all.
@@ -60,14 +63,14 @@ def fit_budget(
     return chosen, chat.history if inquiry.keeps_history else choose_turns(chat.history, count_tokens, left)
 
 
-def count_turn(turn: dict[str, str], count_tokens: CountTokens) -> int:
+def count_turn(turn: Message, count_tokens: CountTokens) -> int:
     """Return what a message takes in the prompt, in tokens."""
     return count_tokens(turn["content"]) + TOKENS_A_MESSAGE
 
 
-def choose_turns(history: Sequence[dict[str, str]], count_tokens: CountTokens, left: int) -> list[dict[str, str]]:
+def choose_turns(history: Sequence[Message], count_tokens: CountTokens, left: int) -> list[Message]:
     """Return the newest turns that fit into some tokens, oldest first, beginning with the user's."""
-    turns: list[dict[str, str]] = []
+    turns: list[Message] = []
     for turn in reversed(history):
         left -= count_turn(turn, count_tokens)
         if left < 0:
@@ -106,9 +109,7 @@ def format_passage(hit: Hit) -> str:
     return f"Document: {title}\n{read_passage_text(hit)}"
 
 
-def build_prompt(
-    instructions: str, chat: Chat, hits: Sequence[Hit], history: Sequence[dict[str, str]]
-) -> list[dict[str, str]]:
+def build_prompt(instructions: str, chat: Chat, hits: Sequence[Hit], history: Sequence[Message]) -> list[Message]:
     """Build the messages of a grounded question; the training chats of examples/acme carry the same layout.
 
     Args:
@@ -125,7 +126,7 @@ def build_prompt(
     return [{"role": "system", "content": system}, *history, {"role": "user", "content": chat.question}]
 
 
-def cut_messages(messages: Sequence[dict[str, str]], count_tokens: CountTokens, budget: int) -> list[dict[str, str]]:
+def cut_messages(messages: Sequence[Message], count_tokens: CountTokens, budget: int) -> list[Message]:
     """Return a chat without the oldest turns that do not fit; system messages and the last message stay.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 from core.errors import LoamError
 from retrieval.searcher import Hit
-from serve.answering import EndEvent
+from serve.answering import CallEvent, EndEvent
 from serve.attached_files import AttachedFile
 from serve.citing import Citation
 from serve.prompting import read_passage_text
@@ -54,8 +54,9 @@ class ResponseDraft:
         self.body = body
         self._number = 0
         self._files: Mapping[str, FoundFile] = {}
-        self._message: dict[str, Any] | None = None
+        self._open: dict[str, Any] | None = None  # the last item, while it is written: a message or a call
         self._part: dict[str, Any] = {}
+        self._call_place: int | None = None
 
     def begin(self) -> Iterator[Event]:
         """Yield a stream's first events."""
@@ -96,13 +97,25 @@ class ResponseDraft:
         name = "response.output_text.annotation.added"
         yield self._event(name, **self._where(), annotation_index=number, annotation=annotation)
 
+    def add_call(self, call: CallEvent) -> Iterator[Event]:
+        """Add the next stretch of a function's call."""
+        if self._open is None or self._call_place != call.place:
+            yield from self._close_item("completed")
+            self._call_place = call.place
+            self._open = {**shape_call(call.call_id, call.name, ""), "status": "in_progress"}
+            self.body["output"].append(self._open)
+            yield self._event("response.output_item.added", **self._place(), item=dict(self._open))
+        if call.arguments:
+            self._open["arguments"] += call.arguments
+            name = "response.function_call_arguments.delta"
+            yield self._event(name, **self._place(), item_id=self._open["id"], delta=call.arguments)
+
     def finish(self, end: EndEvent) -> Iterator[Event]:
         """End the answer; when all events are taken, `body` is the response as it stays."""
-        yield from self._open_message()
-        yield self._event("response.output_text.done", **self._where(), text=self._part["text"], logprobs=[])
-        yield self._event("response.content_part.done", **self._where(), part=self._part)
+        if self._open is None:
+            yield from self._open_message()
         is_cut = end.finish_reason == "length"
-        yield from self._close_message("incomplete" if is_cut else "completed")
+        yield from self._close_item("incomplete" if is_cut else "completed")
         self.body["status"] = "incomplete" if is_cut else "completed"
         self.body["usage"] = shape_usage(end.usage)
         if is_cut:
@@ -123,31 +136,44 @@ class ResponseDraft:
         return self.close()
 
     def _open_message(self) -> Iterator[Event]:
-        if self._message is not None:
+        if self._open is not None and self._open["type"] == "message":
             return
+        yield from self._close_item("completed")
+        self._call_place = None
         head = {"id": make_id("msg"), "type": "message", "role": "assistant", "status": "in_progress"}
         self._part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        self._message = {**head, "content": [self._part]}
-        self.body["output"].append(self._message)
-        yield self._event(
-            "response.output_item.added", output_index=len(self.body["output"]) - 1, item={**head, "content": []}
-        )
+        self._open = {**head, "content": [self._part]}
+        self.body["output"].append(self._open)
+        yield self._event("response.output_item.added", **self._place(), item={**head, "content": []})
         part = {**self._part, "annotations": []}
         yield self._event("response.content_part.added", **self._where(), part=part)
 
-    def _close_message(self, status: str) -> Iterator[Event]:
-        assert self._message is not None  # noqa: S101  (opened above)
-        self._message["status"] = status
-        place = len(self.body["output"]) - 1
-        yield self._event("response.output_item.done", output_index=place, item=self._message)
+    def _close_item(self, status: str) -> Iterator[Event]:
+        """End what is being written, if anything is."""
+        item, self._open = self._open, None
+        if item is None:
+            return
+        where = {**self._place(), "item_id": item["id"]}
+        if item["type"] == "message":
+            part = {**where, "content_index": 0}
+            yield self._event("response.output_text.done", **part, text=self._part["text"], logprobs=[])
+            yield self._event("response.content_part.done", **part, part=self._part)
+        else:
+            done = {"name": item["name"], "arguments": item["arguments"]}
+            yield self._event("response.function_call_arguments.done", **where, **done)
+        item["status"] = status
+        yield self._event("response.output_item.done", **self._place(), item=item)
+
+    def _place(self) -> dict[str, Any]:
+        """Return where the last item stands."""
+        return {"output_index": len(self.body["output"]) - 1}
 
     def _where(self) -> dict[str, Any]:
-        """Return which part of the response an event is about."""
-        assert self._message is not None  # noqa: S101  (opened above)
-        return {"item_id": self._message["id"], "output_index": len(self.body["output"]) - 1, "content_index": 0}
+        """Return which part of the response an event of the text is about."""
+        return {**self._place(), "item_id": self.body["output"][-1]["id"], "content_index": 0}
 
-    def _event(self, name: str, **fields: Any) -> Event:
-        event = {"type": name, "sequence_number": self._number, **fields}
+    def _event(self, kind: str, /, **fields: Any) -> Event:
+        event = {"type": kind, "sequence_number": self._number, **fields}
         self._number += 1
         return event
 
@@ -155,6 +181,12 @@ class ResponseDraft:
 def make_id(kind: str) -> str:
     """Return a new id such as `resp_…`."""
     return f"{kind}_{secrets.token_hex(24)}"
+
+
+def shape_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    """Return a call of a function as OpenAI's item."""
+    head = {"id": make_id("fc"), "type": "function_call", "status": "completed"}
+    return {**head, "call_id": call_id, "name": name, "arguments": arguments}
 
 
 def shape_usage(usage: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,17 @@ from retrieval.filters import parse_filter
 from retrieval.ranking import Ranking
 from serve.answering import AssistantConfig
 from serve.inquiry import Inquiry, sort_turns
-from serve.response_draft import make_id
-from serve.schemas.responses import FileSearchTool, MessageItem, ResponseRequest, TextPart
+from serve.response_draft import make_id, shape_call
+from serve.schemas.responses import (
+    FileSearchTool,
+    FunctionCallItem,
+    FunctionChoice,
+    FunctionOutputItem,
+    FunctionTool,
+    MessageItem,
+    ResponseRequest,
+    TextPart,
+)
 from serve.scores import read_threshold
 
 Turn = tuple[str, str]
@@ -24,8 +33,18 @@ def list_items(body: ResponseRequest) -> list[dict[str, Any]]:
     """Return a request's input as OpenAI's items; earlier searches that were sent back are left out."""
     if isinstance(body.input, str):
         return [shape_item("user", [body.input])]
-    messages = [item for item in body.input if isinstance(item, MessageItem)]
-    return [shape_item(message.role, list_texts(message.content)) for message in messages]
+    items = []
+    for item in body.input:
+        match item:
+            case MessageItem():
+                items.append(shape_item(item.role, list_texts(item.content)))
+            case FunctionCallItem():
+                items.append(shape_call(item.call_id, item.name, item.arguments))
+            case FunctionOutputItem():
+                output = "\n".join(list_texts(item.output))
+                head = {"id": make_id("fco"), "type": item.type, "status": "completed"}
+                items.append({**head, "call_id": item.call_id, "output": output})
+    return items
 
 
 def list_texts(content: str | list[TextPart]) -> list[str]:
@@ -73,18 +92,45 @@ def read_inquiry(body: ResponseRequest, turns: Sequence[Turn]) -> Inquiry:
     )
 
 
-def read_messages(body: ResponseRequest, turns: Sequence[Turn]) -> list[dict[str, str]]:
-    """Return the prompt of a response without documents: the instructions, then what was said."""
-    roles = {"developer": "system"}  # which every chat template knows
-    said = [{"role": roles.get(role, role), "content": text} for role, text in turns]
-    return [*([{"role": "system", "content": body.instructions}] if body.instructions else []), *said]
+def read_messages(body: ResponseRequest, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the prompt of a response without documents: the instructions, then what was said, called and returned."""
+    messages: list[dict[str, Any]] = []
+    if body.instructions:
+        messages.append({"role": "system", "content": body.instructions})
+    for item in items:
+        match item["type"]:
+            case "message":
+                role = "system" if item["role"] == "developer" else item["role"]  # which every chat template knows
+                messages.append({"role": role, "content": "\n".join(part["text"] for part in item["content"])})
+            case "function_call":
+                function = {"name": item["name"], "arguments": item["arguments"]}
+                call = {"id": item["call_id"], "type": "function", "function": function}
+                if messages and messages[-1].get("tool_calls"):
+                    messages[-1]["tool_calls"].append(call)
+                else:
+                    messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+            case "function_call_output":
+                messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})
+    return messages
 
 
 def read_options(body: ResponseRequest) -> dict[str, Any]:
     """Return a request's options of sampling, as the engine names them; what is not set is the engine's choice."""
     options = {"max_tokens": body.max_output_tokens, "temperature": body.temperature, "top_p": body.top_p}
     chosen = {name: value for name, value in options.items() if value is not None}
-    return {**chosen, **(body.text.to_engine() if body.text else {})}
+    return {**chosen, **(body.text.to_engine() if body.text else {}), **read_functions(body)}
+
+
+def read_functions(body: ResponseRequest) -> dict[str, Any]:
+    """Return the functions that the model may call, as the engine's chats have them."""
+    functions = body.list_functions()
+    if not functions:
+        return {}
+    choice: Any = body.tool_choice or "auto"
+    if isinstance(choice, FunctionChoice):
+        choice = {"type": "function", "function": {"name": choice.name}}
+    options: dict[str, Any] = {"tools": [function.to_engine() for function in functions], "tool_choice": choice}
+    return options if body.parallel_tool_calls is None else {**options, "parallel_tool_calls": body.parallel_tool_calls}
 
 
 def narrow_search(config: AssistantConfig, stores: list[str], tool: FileSearchTool) -> AssistantConfig:
@@ -102,6 +148,11 @@ def narrow_search(config: AssistantConfig, stores: list[str], tool: FileSearchTo
         k=tool.max_num_results or config.k,
         min_score=config.min_score if threshold is None else read_threshold(threshold),
     )
+
+
+def shape_tool(tool: FileSearchTool | FunctionTool) -> dict[str, Any]:
+    """Return a tool as the response shows it."""
+    return tool.to_answer() if isinstance(tool, FunctionTool) else tool.model_dump(exclude_none=True)
 
 
 def shape_frame(body: ResponseRequest, model: str, temperature: float | None) -> dict[str, Any]:
@@ -138,7 +189,7 @@ def shape_frame(body: ResponseRequest, model: str, temperature: float | None) ->
         "temperature": temperature,
         "text": {"format": {"type": "text"}, "verbosity": "medium", **text},
         "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
-        "tools": [tool.model_dump(exclude_none=True) for tool in body.tools or ()],
+        "tools": [shape_tool(tool) for tool in body.tools or ()],
         "top_p": body.top_p,
         "truncation": body.truncation or "disabled",
         "usage": None,

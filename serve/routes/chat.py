@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -28,6 +28,7 @@ from serve.schemas.strict import StrictRoute
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/chat", tags=["chat"], route_class=StrictRoute)
 
+Opening = TypeVar("Opening")
 UPSTREAM_PATH = "/v1/chat/completions"
 
 
@@ -86,12 +87,12 @@ async def answer_as_assistant(name: str, body: ChatRequest, request: Request, ga
     return JSONResponse(await run_for_client(request, collect(shape, events, gateway.answer_timeout_s)))
 
 
-async def read_opening(events: AsyncIterator[AnswerEvent]) -> list[AnswerEvent]:
+async def read_opening(events: AsyncIterator[Opening]) -> list[Opening]:
     """Return an answer's events to its first word; an error before that is still a plain answer."""
-    opening: list[AnswerEvent] = []
+    opening: list[Opening] = []
     async for event in events:
         opening.append(event)
-        if isinstance(event, TextEvent | EndEvent):
+        if not isinstance(event, SearchedEvent):
             break
     return opening
 

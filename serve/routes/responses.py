@@ -16,13 +16,16 @@ from serve.answering import (
     AnswerEvent,
     Assistant,
     AssistantConfig,
+    CallEvent,
     CitedEvent,
     EndEvent,
+    PlainEvent,
     SearchedEvent,
     TextEvent,
     build_body,
 )
 from serve.attached_files import name_hits
+from serve.boundary import InvalidRequest
 from serve.catalog import Entry, EntryKind
 from serve.gateway_state import CurrentGateway, Gateway, run_for_client, take_model
 from serve.owners import CurrentCaller
@@ -30,7 +33,6 @@ from serve.prompting import cut_messages
 from serve.relay import describe_silence
 from serve.response_draft import Event, FoundFile, ResponseDraft, shape_reference, shape_result
 from serve.response_request import (
-    Turn,
     list_items,
     narrow_search,
     read_inquiry,
@@ -47,6 +49,8 @@ from serve.schemas.responses import RESULTS, InputItemQuery, ResponseQuery, Resp
 from serve.schemas.strict import StrictRoute
 from serve.vector_stores import Window, cut_window, refuse_expired, touch_vector_store
 
+AnyEvent = AnswerEvent | PlainEvent
+
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/responses", tags=["responses"], route_class=StrictRoute)
 
@@ -62,12 +66,15 @@ async def create_response(
     earlier: list[dict[str, Any]] = []
     if body.previous_response_id is not None:
         earlier = await archive.run(read_conversation, archive.engine, body.previous_response_id, caller.owner)
-    turns = read_turns([*earlier, *items])
+    said = [*earlier, *items]
     assistant = await find_assistant(body, entry, gateway, caller.owner)
     if assistant is None:
         temperature = body.temperature
-        events = gateway.answering.write(await build_plain(body, entry.target, turns, gateway))
+        events: AsyncGenerator[AnyEvent, None] = gateway.answering.write(
+            await build_plain(body, entry.target, said, gateway)
+        )
     else:
+        turns = read_turns(said)
         temperature = assistant.config.temperature if body.temperature is None else body.temperature
         if entry.kind is EntryKind.ASSISTANT and body.instructions:
             turns = [("system", body.instructions), *turns]
@@ -133,7 +140,7 @@ class Writing:
     shows_results: bool
     is_kept: bool
 
-    async def write(self, events: AsyncIterator[AnswerEvent]) -> AsyncGenerator[Event, None]:
+    async def write(self, events: AsyncIterator[AnyEvent]) -> AsyncGenerator[Event, None]:
         """Write an answer, and keep it before its end is told; yield OpenAI's events but the first two and the last."""
         references: list[dict[str, Any]] = []
         async for event in events:
@@ -147,6 +154,8 @@ class Writing:
                     parts = self.draft.add_text(text)
                 case CitedEvent(citation):
                     parts = self.draft.add_citation(citation)
+                case CallEvent():
+                    parts = self.draft.add_call(event)
                 case EndEvent():
                     parts = self.draft.finish(event)
             for part in parts:
@@ -173,7 +182,7 @@ class Writing:
 class ResponseStream:
     """A response as server-sent events."""
 
-    def __init__(self, writing: Writing, opening: list[AnswerEvent], rest: AsyncGenerator[AnswerEvent, None]) -> None:
+    def __init__(self, writing: Writing, opening: list[AnyEvent], rest: AsyncGenerator[AnyEvent, None]) -> None:
         """Take over an answer whose first word is there."""
         self._writing = writing
         self._opening = opening
@@ -198,14 +207,14 @@ class ResponseStream:
             return
         yield encode_event(draft.close())
 
-    async def _join(self) -> AsyncIterator[AnswerEvent]:
+    async def _join(self) -> AsyncIterator[AnyEvent]:
         for event in self._opening:
             yield event
         async for event in self._rest:
             yield event
 
 
-async def collect(writing: Writing, events: AsyncIterator[AnswerEvent], deadline_s: float) -> dict[str, Any]:
+async def collect(writing: Writing, events: AsyncIterator[AnyEvent], deadline_s: float) -> dict[str, Any]:
     """Wait for a whole response.
 
     Raises:
@@ -233,10 +242,12 @@ async def find_assistant(body: ResponseRequest, entry: Entry, gateway: Gateway, 
 
     Raises:
         NotFound: A store does not exist, or is another's.
-        InputError: A store has expired.
+        InputError: A store has expired, or an assistant is given functions.
     """
     tool = body.find_search()
     assistant = gateway.answering.assistants[entry.name] if entry.kind is EntryKind.ASSISTANT else None
+    if assistant is not None and body.list_functions():
+        raise InvalidRequest("tools: an assistant takes no functions; ask its model directly.", param="tools")
     if tool is None:
         return assistant
     archive, stores = gateway.archive, []
@@ -252,9 +263,9 @@ async def find_assistant(body: ResponseRequest, entry: Entry, gateway: Gateway, 
     return replace(assistant, config=narrow_search(assistant.config, stores, tool))
 
 
-async def build_plain(body: ResponseRequest, model: str, turns: Sequence[Turn], gateway: Gateway) -> bytes:
+async def build_plain(body: ResponseRequest, model: str, said: Sequence[dict[str, Any]], gateway: Gateway) -> bytes:
     """Return the engine's request for a response without documents."""
-    messages, options = read_messages(body, turns), read_options(body)
+    messages, options = read_messages(body, said), read_options(body)
     if body.truncation == "auto":
         answering, limit = gateway.answering, gateway.engine.max_model_len
         budget = limit - min(body.max_output_tokens or limit // 4, limit // 2)

@@ -77,8 +77,32 @@ class SearchCallItem(StrictModel):
     results: list[Any] | None = Field(None, max_length=64)
 
 
+class FunctionCallItem(StrictModel):
+    """An earlier call of a function."""
+
+    type: Literal["function_call"]
+    call_id: ItemId
+    name: FunctionName
+    arguments: Text
+    id: ItemId | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+
+class FunctionOutputItem(StrictModel):
+    """What a function returned."""
+
+    type: Literal["function_call_output"]
+    call_id: ItemId
+    output: Content
+    id: ItemId | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+
 Item = Annotated[
-    Annotated[MessageItem, Tag("message")] | Annotated[SearchCallItem, Tag("file_search_call")],
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[SearchCallItem, Tag("file_search_call")]
+    | Annotated[FunctionCallItem, Tag("function_call")]
+    | Annotated[FunctionOutputItem, Tag("function_call_output")],
     Discriminator(pick_by_type),
 ]
 Items = Annotated[list[Item], Field(min_length=1, max_length=MAX_ITEMS)]
@@ -125,10 +149,41 @@ class FileSearchTool(StrictModel):
     ranking_options: SearchRanking | None = None
 
 
+class FunctionTool(StrictModel):
+    """A function of the client's that the model may call."""
+
+    type: Literal["function"]
+    name: FunctionName
+    description: str | None = Field(None, max_length=16_384)
+    parameters: OpenJson | None = None
+    strict: bool | None = None
+
+    def to_engine(self) -> dict[str, Any]:
+        """Return it as the engine's chats have it."""
+        return {"type": "function", "function": self.model_dump(exclude_none=True, exclude={"type"})}
+
+    def to_answer(self) -> dict[str, Any]:
+        """Return it as the response shows it."""
+        return {**self.model_dump(), "strict": bool(self.strict)}
+
+
+Tool = Annotated[FileSearchTool | FunctionTool, Field(discriminator="type")]
+
+
 class SearchChoice(StrictModel):
-    """The tool that must be used."""
+    """The search that must be used."""
 
     type: Literal["file_search"]
+
+
+class FunctionChoice(StrictModel):
+    """The function that must be called."""
+
+    type: Literal["function"]
+    name: FunctionName
+
+
+Choice = Annotated[SearchChoice | FunctionChoice, Field(discriminator="type")]
 
 
 class PlainFormat(StrictModel):
@@ -190,8 +245,8 @@ class ResponseRequest(StrictModel):
     input: Input
     instructions: Text | None = None
     previous_response_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
-    tools: Annotated[list[FileSearchTool], Field(max_length=1)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | SearchChoice | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Choice | None = None
     include: Annotated[list[Includable], Field(max_length=16)] | None = None
     max_output_tokens: int | None = Field(None, ge=1, le=1_048_576)
     temperature: float | None = Field(None, ge=0, le=2)
@@ -217,13 +272,26 @@ class ResponseRequest(StrictModel):
         """Refuse fields that contradict each other."""
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream: true")
-        if isinstance(self.tool_choice, SearchChoice) and not self.tools:
+        searches = [tool for tool in self.tools or () if isinstance(tool, FileSearchTool)]
+        functions = self.list_functions()
+        if len(searches) > 1 or (searches and functions):
+            raise ValueError("tools: wanted one file_search or functions, not both")
+        if isinstance(self.tool_choice, SearchChoice) and not searches:
             raise ValueError("tool_choice: wanted a file_search among the tools, found none")
+        if isinstance(self.tool_choice, FunctionChoice) and self.tool_choice.name not in [
+            one.name for one in functions
+        ]:
+            raise ValueError(f"tool_choice: wanted a function among the tools, found no {self.tool_choice.name}")
         return self
+
+    def list_functions(self) -> list[FunctionTool]:
+        """Return the functions that the model may call."""
+        return [tool for tool in self.tools or () if isinstance(tool, FunctionTool)]
 
     def find_search(self) -> FileSearchTool | None:
         """Return the search that this request wants."""
-        return self.tools[0] if self.tools and self.tool_choice != "none" else None
+        searches = [tool for tool in self.tools or () if isinstance(tool, FileSearchTool)]
+        return searches[0] if searches and self.tool_choice != "none" else None
 
     def wants_results(self) -> bool:
         """Tell whether the answer shall hold what was found."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from openai.types.responses import Response
 from pydantic import BaseModel, TypeAdapter
 
 
@@ -15,3 +16,22 @@ def check_answer(answer: BaseModel, kind: Any) -> None:
         name for name, field in kind.model_fields.items() if field.is_required() and (field.alias or name) not in raw
     ]
     assert missing == [], f"{kind.__name__}: wanted {missing}"
+
+
+def read_events(stream: Any) -> list[Any]:
+    """Return a stream's events, each checked against the client's own model of it, numbered without a gap."""
+    events = list(stream)
+    for event in events:
+        check_answer(event, type(event))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    return events
+
+
+def drop_identity(response: Response) -> dict[str, Any]:
+    """Return a response without what differs between two equal ones."""
+    value = response.model_dump()
+    for name in ("id", "created_at", "completed_at"):
+        value.pop(name)
+    for item in value["output"]:
+        item.pop("id")
+    return value

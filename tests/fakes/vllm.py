@@ -33,6 +33,7 @@ class Script:
 
     Attributes:
         reply: What it says; None repeats the last message.
+        calls: Functions that it calls after that, each with name and arguments.
         first_delay_s: Silence before the first byte of an answer.
         token_delay_s: Silence between tokens.
         die_after: Kill the process after so many tokens.
@@ -45,6 +46,7 @@ class Script:
     """
 
     reply: str | None = None
+    calls: list[dict[str, str]] = field(default_factory=list)
     first_delay_s: float = 0.0
     token_delay_s: float = 0.0
     die_after: int | None = None
@@ -235,7 +237,10 @@ class FakeVllm:
                     yield f"data: {json.dumps({'error': error})}\n\n"
                     yield "data: [DONE]\n\n"
                     return
-            yield shape({}, finish)
+            for index, call in enumerate(script.calls):
+                for piece in shape_call(index, call):
+                    yield shape({"tool_calls": [piece]})
+            yield shape({}, "tool_calls" if script.calls else finish)
             if (body.get("stream_options") or {}).get("include_usage"):
                 yield f"data: {json.dumps({**common, 'choices': [], 'usage': usage})}\n\n"
             yield "data: [DONE]\n\n"
@@ -251,6 +256,13 @@ class FakeVllm:
         if index == self.script.break_after:
             raise BrokenOffError
         return "data: {{{\n\n" if index == self.script.garbage_after else ""
+
+
+def shape_call(index: int, call: dict[str, str]) -> list[dict[str, Any]]:
+    """Return a call as vLLM streams it: its name, then its arguments in pieces."""
+    head = {"id": f"chatcmpl-tool-{index}", "type": "function", "function": {"name": call["name"], "arguments": ""}}
+    pieces = re.findall(r".{1,8}", call["arguments"])
+    return [{"index": index, **head}, *({"index": index, "function": {"arguments": piece}} for piece in pieces)]
 
 
 def has_adapter(folder: Path) -> bool:

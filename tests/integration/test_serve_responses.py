@@ -23,7 +23,7 @@ from serve.responses import remove_old_responses
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import ADAPTER, ALIAS, RunningGateway, searching_gateway
 from tests.fakes.hash_embedder import HashEmbedder
-from tests.fakes.strict_answers import check_answer
+from tests.fakes.strict_answers import check_answer, drop_identity, read_events
 
 WARRANTY = "The Brook 40 pump has a warranty of 26 months."
 RETURNS = "A customer can return a product within 45 days of delivery."
@@ -84,25 +84,6 @@ def tool(store: str, **more: Any) -> Any:
     """Return a search that lets everything through: the embedder here knows only which words are the same."""
     everything = {"ranking_options": {"score_threshold": 0}}
     return {"type": "file_search", "vector_store_ids": [store], **everything, **more}
-
-
-def read_events(stream: Any) -> list[Any]:
-    """Return a stream's events, each checked against the client's own model of it, numbered without a gap."""
-    events = list(stream)
-    for event in events:
-        check_answer(event, type(event))
-    assert [event.sequence_number for event in events] == list(range(len(events)))
-    return events
-
-
-def drop_identity(response: Response) -> dict[str, Any]:
-    """Return a response without what differs between two equal ones."""
-    value = response.model_dump()
-    for name in ("id", "created_at", "completed_at"):
-        value.pop(name)
-    for item in value["output"]:
-        item.pop("id")
-    return value
 
 
 def last_request(gateway: RunningGateway) -> dict[str, Any]:
@@ -439,6 +420,9 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("tools", {"tools": [{"type": "file_search", "vector_store_ids": []}]}),
     ("tools", {"tools": [{"type": "file_search", "vector_store_ids": ["x"], "max_num_results": 51}]}),
     ("filters", {"tools": [{"type": "file_search", "vector_store_ids": ["«store»"], "filters": {"type": "like"}}]}),
+    ("tools", {"tools": [{"type": "function", "name": "f"}, {"type": "file_search", "vector_store_ids": ["x"]}]}),
+    ("tools", {"tools": [{"type": "function", "name": "f"}], "model": "desk"}),
+    ("tool_choice", {"tools": [{"type": "function", "name": "f"}], "tool_choice": {"type": "function", "name": "g"}}),
     ("input", {"input": ""}),
     ("input", {"input": []}),
     ("input", {"input": [{"role": "tool", "content": "x"}]}),
