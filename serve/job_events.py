@@ -69,6 +69,7 @@ def describe_event(event: dict[str, Any]) -> tuple[str, str, dict[str, Any] | No
     if kind == "step":
         figures = {"step": event["step"], "train_loss": _finite(event["loss"])}
         figures |= {"learning_rate": event["learning_rate"], "tokens": event["tokens"]}
+        figures["tokens_per_s"] = _finite(event["tokens_per_s"])
         if event.get("accuracy") is not None:
             figures["train_accuracy"] = _finite(event["accuracy"])
         return f"Step {event['step']}: training loss={event['loss']:.4f}", "metrics", figures
@@ -76,6 +77,9 @@ def describe_event(event: dict[str, Any]) -> tuple[str, str, dict[str, Any] | No
         figures = {"step": event["step"], "full_valid_loss": _finite(event["loss"])}
         figures["full_valid_mean_token_accuracy"] = _finite(event["token_accuracy"])
         return f"Step {event['step']}: full validation loss={event['loss']:.4f}", "metrics", figures
+    if kind == "sample":
+        sample = {name: event[name] for name in ("step", "index", "prompt", "answer")}
+        return f"Step {event['step']}: answer to prompt {event['index'] + 1}", "message", sample
     words = {
         "checkpoint": f"Checkpoint saved at step {event.get('step')}",
         "log": str(event.get("message")),

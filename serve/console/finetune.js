@@ -3,7 +3,7 @@
 import { ApiError, call, listAll, upload } from "./api.js";
 import { drawBars } from "./chart.js";
 import { bytes, empty, h, problem, put, span, when } from "./dom.js";
-import { showJob } from "./job.js";
+import { nameJob, showJob } from "./job.js";
 
 export const title = "Fine-tune";
 
@@ -37,7 +37,7 @@ async function showJobs(root, { isLeft }) {
 function drawJobs(jobs) {
   const rows = jobs.map((job) => h(
     "tr", {},
-    h("td", {}, h("a", { href: `#/finetune/${job.id}` }, job.suffix || job.id), h("div", { class: "quiet small" }, job.model)),
+    h("td", {}, h("a", { href: `#/finetune/${job.id}` }, nameJob(job)), h("div", { class: "quiet small" }, job.model)),
     h("td", {}, h("span", { class: `badge ${job.status}` }, job.status.replace("_", " "))),
     h("td", {}, job.fine_tuned_model ?? (job.error?.message ? h("span", { class: "reason" }, job.error.message.slice(0, 160)) : "")),
     h("td", { class: "number" }, job.trained_tokens?.toLocaleString("en") ?? ""),
@@ -152,7 +152,7 @@ function describeEstimate(checked, base, epochs, batch, jobs) {
   const before = jobs.find((job) => job.status === "succeeded" && job.model === base && job.trained_tokens && job.finished_at > job.created_at);
   if (before && tokens) {
     const speed = before.trained_tokens / (before.finished_at - before.created_at);
-    parts.push(`${span((tokens * (epochs ?? 1)) / speed)}${epochs ? "" : " an epoch"} at the speed of ${before.suffix || before.id}`);
+    parts.push(`${span((tokens * (epochs ?? 1)) / speed)}${epochs ? "" : " an epoch"} at the speed of ${nameJob(before)}`);
   } else {
     parts.push("how long it takes stands on the job's page after its third step");
   }

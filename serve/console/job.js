@@ -30,6 +30,11 @@ export async function showJob(root, jobId, context) {
   return () => clearTimeout(view.timer);
 }
 
+/** Return what people call a job: the name that they gave its model, once there is one. */
+export function nameJob(job) {
+  return job.fine_tuned_model?.split(":")[3] || job.id;
+}
+
 /** Read the events that are new: they come newest first, and never change. */
 async function readEvents(view, path) {
   let after = null;
@@ -64,7 +69,7 @@ function drawHead(view, path, refresh) {
   ].filter(Boolean);
   return [
     h("div", { class: "row between" },
-      h("h1", {}, h("a", { href: "#/finetune" }, "Fine-tune"), " / ", job.suffix || job.id),
+      h("h1", {}, h("a", { href: "#/finetune" }, "Fine-tune"), " / ", nameJob(job)),
       h("div", { class: "row" }, h("span", { class: `badge ${job.status}`, role: "status" }, job.status.replace("_", " ")), buttons)),
     h("div", { class: "figures" }, figures.map(([name, value]) => h("div", { class: "figure" }, h("b", {}, value), h("span", {}, name)))),
     job.error?.message ? h("p", { class: "problem", role: "alert" }, h("span", { class: "lines" }, job.error.message)) : null,

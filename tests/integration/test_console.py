@@ -4,6 +4,7 @@ The engine is the fake one, so that an answer takes no time; what is asked, foun
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     searcher = Searcher(data, make_embedder=HashEmbedder)
     assistants = {"helper": AssistantConfig(model=ALIAS, stores=["acme"], k=2, min_score=-1)}
     try:
-        with running_gateway(folder, assistants=assistants, stores=searcher) as gateway:
+        with running_gateway(folder, assistants=assistants, stores=searcher, trains=True) as gateway:
             yield Served(gateway, create_key(gateway.database, "local", is_admin=True)[1])
     finally:
         searcher.close()
@@ -286,3 +287,42 @@ def test_pages_are_reached_by_keyboard(served: Served, watched: Watched) -> None
     page.get_by_label("New store").blur()
     page.keyboard.type("gv")
     expect(page.get_by_role("heading", name="Verdict and evaluation")).to_be_visible()
+
+
+def test_a_job_is_checked_started_and_watched_to_its_end(served: Served, watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    page.get_by_role("link", name="Fine-tune").click()
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (tmp_path / "bad.jsonl").write_text(json.dumps(chat) + '\n{"messages": []}\n')
+    (tmp_path / "good.jsonl").write_text((json.dumps(chat) + "\n") * 40)
+    page.get_by_label("Training data").set_input_files(str(tmp_path / "bad.jsonl"))
+    expect(page.locator(".faults tbody tr")).to_have_count(1)
+    expect(page.locator(".faults tbody td").first).to_have_text("2")
+    expect(page.get_by_role("button", name="Start the job")).to_have_count(0)
+    page.get_by_label("Training data").set_input_files(str(tmp_path / "good.jsonl"))
+    expect(page.get_by_text("no faults")).to_be_visible()
+    expect(page.locator(".bar-shape")).not_to_have_count(0)
+    expect(page.locator(".sample")).to_contain_text("assistant: b")
+    page.get_by_label("Name of the result").fill("tiny")
+    page.get_by_label("Epochs").fill("3")
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.locator(".badge.succeeded")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Fine-tune / tiny")
+    expect(page.get_by_role("img", name="Loss by step")).to_be_visible()
+    expect(page.get_by_label("Checkpoints").locator("tbody tr")).not_to_have_count(0)
+    page.get_by_role("link", name="Ask it beside its base").click()
+    expect(page.get_by_label("Model 1")).to_have_value(re.compile(f"ft:{BASE}:local:tiny:.+"))
+    ask(page, "said by the new model")
+    expect(page.locator(".answer .text").first).to_have_text("said by the new model")
+
+
+def test_any_model_answers_from_chosen_documents(served: Served, watched: Watched) -> None:
+    served.gateway.script(reply=FLOW)
+    page = watched.page
+    page.goto(f"{served.gateway.url}/console/#/ask?store=acme&model={BASE}")
+    expect(page.get_by_label("acme")).to_be_checked()
+    ask(page, QUESTION)
+    answer = page.locator(".answer")
+    expect(answer.locator("tr.cited")).to_contain_text("brook-40.md")
+    answer.locator("button.mark").click()
+    expect(page.get_by_role("dialog").locator("mark")).to_contain_text(FLOW)

@@ -15,7 +15,7 @@ def write(path: Path) -> None:
             events.write("step", step=step, loss=4.0 / step, tokens=step * 10, **STEP)
         events.write("eval", step=2, loss=float("nan"), token_accuracy=0.5)
         events.write("checkpoint", step=3, path="checkpoints/checkpoint-3")
-        events.write("sample", step=3, index=0, prompt="secret", answer="x")
+        events.write("sample", step=3, index=0, prompt="How long?", answer="45 days")
         events.write("error", message="/secret/path is full", code="storage_full")
 
 
@@ -28,6 +28,9 @@ def test_events_are_the_newest_first_with_ids_that_stay(tmp_path: Path) -> None:
     assert shown[-1]["id"] == "ftevent-1-t0"
     assert shown[1]["level"] == "error"
     assert not any("secret" in str(event) for event in shown)
+    assert shown[-1]["data"]["tokens_per_s"] == 1.0
+    (sample,) = (event["data"] for event in shown if "answer" in event["data"])
+    assert sample == {"step": 3, "index": 0, "prompt": "How long?", "answer": "45 days"}
     with EventWriter(path) as events:
         events.write("log", message="more")
     later = shape_events("ftjob-1", [message], path)
