@@ -29,6 +29,7 @@ from scripts.doctor_machine import (
     find_wanted,
     probing,
 )
+from scripts.doctor_probes import PROBES
 from scripts.finding import Finding
 from serve.keys import create_key, list_keys, revoke_key
 
@@ -36,7 +37,6 @@ REPO = Path(__file__).resolve().parents[3]
 SHAPE = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100,
 }  # fmt: skip
-PROBED = ["torch", "bitsandbytes", "faiss", *(["vllm"] if os.environ.get("LOAM_TEST_FULL") else [])]
 
 
 def write_model(data: DataDir, name: str, kind: ModelKind = ModelKind.LLM, size_bytes: int = 7) -> None:
@@ -60,7 +60,7 @@ def find(said: object) -> list[Finding]:
     return [one for one in said if isinstance(one, Finding)]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", PROBED)
+@pytest.mark.parametrize("name", PROBES)
 def test_each_kernel_really_runs_here(wanted: Wanted, name: str) -> None:
     (fact,) = probing(name)(wanted)
     assert isinstance(fact, str), fact
