@@ -48,7 +48,7 @@ _STEMMER = Stemmer.Stemmer("english")
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """How much support a citation needs; chosen by scripts/calibrate_answers.py, see docs/benchmarks/answers.md.
+    """How much support a citation needs; `scripts/calibrate_answers.py` measures what each pair of values comes to.
 
     Attributes:
         coverage: Least share of a sentence's words and numbers that the passage must hold, 0 to 1.
