@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo serve test test-unit test-full test-durability test-airgap test-gpu bundle audit licences lint format types docs screenshots bench bench-peers bench-loaders clean
+.PHONY: help setup lock demo serve test test-unit test-full test-durability test-airgap soak test-gpu bundle audit licences lint format types docs screenshots bench bench-peers bench-loaders bench-gateway-peers clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
@@ -31,6 +31,9 @@ test-full: setup lint types  ## make test with every slow count turned up
 
 test-durability: setup  ## The full sets of docs/durability.md, going on where it was stopped (options: ARGS='D1 D4')
 	@$(BIN)/python scripts/prove_durability.py $(ARGS)
+
+soak: setup  ## An hour of mixed traffic while vLLM is killed again and again
+	@LOAM_SOAK_S=3600 $(PYTEST) tests/integration/test_serve_soak.py -s $(ARGS)
 
 test-airgap: setup  ## The whole suite where only loopback exists, and what leaves is counted (BUNDLE=DIR: install it and run its demo, too)
 	@$(BIN)/python scripts/prove_airgap.py $(PYTEST) $(ARGS)
@@ -77,6 +80,10 @@ bench-loaders: setup  ## Make .venv-documents with the libraries that scripts/be
 	@[ -d .venv-documents ] || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-documents
 	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(BIN)/uv pip install --quiet --python .venv-documents/bin/python \
 		'markitdown[docx,pptx,xlsx,pdf]' trafilatura pypdfium2 python-docx openpyxl beautifulsoup4 lxml $(PEERS)
+
+bench-gateway-peers: setup  ## Make .venv-litellm with the proxy that scripts/bench_gateway.py measures beside the gateway
+	@[ -d .venv-litellm ] || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-litellm
+	@$(BIN)/uv pip install --quiet --python .venv-litellm/bin/python 'litellm[proxy]'
 
 bench: setup  ## Run every bench, each scripts/bench_NAME.py that conf/bench_NAME.yaml configures (options: ARGS)
 	@for conf in conf/bench_*.yaml; do $(BIN)/python "scripts/$$(basename "$$conf" .yaml).py" $(ARGS); done

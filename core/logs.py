@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from contextvars import ContextVar
 from typing import Any, Literal
 
 from core.spelling import dump_line, reveal_lines
@@ -15,6 +16,8 @@ from core.spelling import dump_line, reveal_lines
 NOISY_LOGGERS = ("httpx", "httpcore", "urllib3", "filelock", "sentence_transformers", "faiss", "fsspec")
 SILENT_LOGGERS = ("bitsandbytes.backends.cpu.ops",)
 """On some CPUs it misses a kernel package that would fetch code from a hub; that is left out on purpose."""
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The request that the running code works for; every line that it logs tells it."""
 _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -29,6 +32,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (request_id := REQUEST_ID.get()) is not None:
+            line["request_id"] = request_id
         line.update({key: value for key, value in record.__dict__.items() if key not in _STANDARD_FIELDS})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -166,8 +166,9 @@ async def ask_engine(
         adapters: Folders of adapters, called as they are.
         wanted: Models and requests at once of each load.
     """
-    from serve.engine import Adapter, Engine
+    from serve.engine import Engine
     from serve.engine_command import build_command
+    from serve.model_server import Adapter
 
     rounds, tokens = setting.pick((4, 128), (1, 8))
     config = make_engine_config(setting)

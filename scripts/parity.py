@@ -27,9 +27,10 @@ from core.errors import ConfigError, ContractError, InputError
 from core.layout import DataDir
 from core.logs import configure_logging
 from core.manifest import AdapterManifest, BaseIdentity, Canary, Parity
-from serve.engine import Adapter, Engine
+from serve.engine import Engine
 from serve.engine_command import LORA_RANKS, EngineConfig
 from serve.hardware import fill_engine_config
+from serve.model_server import Adapter
 from serve.preflight import ServedAdapter, check_run, fit_rank
 from serve.progress import CountProgress
 from serve.trial import ask, run_engine

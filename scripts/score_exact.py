@@ -35,9 +35,10 @@ from core.errors import ConfigError, InputError, NotFound
 from core.layout import DataDir, write_file, write_json
 from core.logs import configure_logging
 from evaluation.questions import spread
-from serve.engine import Adapter, Engine
+from serve.engine import Engine
 from serve.engine_command import EngineConfig
 from serve.hardware import fill_engine_config
+from serve.model_server import Adapter
 from serve.preflight import fit_rank
 from serve.progress import CountProgress, say
 from serve.trial import ask, run_engine

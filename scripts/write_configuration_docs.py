@@ -44,6 +44,7 @@ SCHEMAS = {
     "bench_gpu": ("scripts.bench_gpu", "BenchConfig"),
     "bench_retrieval": ("scripts.bench_retrieval", "BenchConfig"),
     "bench_documents": ("scripts.bench_documents", "BenchConfig"),
+    "bench_gateway": ("scripts.bench_gateway", "BenchConfig"),
 }
 """The dataclass that reads each primary configuration, by module and name."""
 

@@ -22,9 +22,9 @@ from core.errors import ConfigError
 from retrieval.searcher import Hit, SearchResult
 from serve.citing import Citation, CitedText, Source, choose_source, find_candidates, find_quoted, strip_list_number
 from serve.condensing import build_condensing, read_condensed
-from serve.engine import Engine
 from serve.inquiry import Chat, Inquiry
 from serve.library import Library
+from serve.model_server import Upstream
 from serve.prompting import build_prompt, drop_covered, fit_budget, read_passage_text
 from serve.relay import fetch, open_stream, read_chunks
 from serve.sentences import SENTENCE_END, MarkRemover, Piece, SentenceSplitter
@@ -166,7 +166,7 @@ class Answering:
         base_model: The engine's name of the base model, which condenses questions.
     """
 
-    engine: Engine
+    engine: Upstream
     library: Library
     assistants: dict[str, Assistant]
     count_tokens: Callable[[str], int]

@@ -135,9 +135,7 @@ def attach_files(
     now, batch = int(time.time()), f"{BATCH_PREFIX}{secrets.token_hex(12)}" if is_batch else None
     with write_transaction(engine) as connection:
         store = select_vector_store(connection, store_id, owner)
-        waiting = connection.execute(
-            text("SELECT COUNT(*) FROM vector_store_files WHERE status = 'in_progress'")
-        ).scalar_one()
+        waiting = count_waiting(connection)
         if waiting + len(attachments) > MAX_WAITING:
             raise QueueFull(
                 f"wanted {len(attachments)} more files in the queue, found {waiting} of {MAX_WAITING} places taken. "
@@ -152,6 +150,18 @@ def attach_files(
         for attachment in attachments:
             _attach(connection, store, attachment, batch, now)
     return batch
+
+
+def count_waiting(connection: Connection) -> int:
+    """Return how many files wait to be ingested, in all stores."""
+    query = text("SELECT COUNT(*) FROM vector_store_files WHERE status = 'in_progress'")
+    return int(connection.execute(query).scalar_one())
+
+
+def read_waiting(engine: Engine) -> int:
+    """Return how many files wait to be ingested, in all stores."""
+    with read_transaction(engine) as connection:
+        return count_waiting(connection)
 
 
 def _attach(connection: Connection, store: VectorStore, attachment: Attachment, batch: str | None, now: int) -> None:

@@ -6,6 +6,7 @@ start anything (serve/engine.py does) and does not know what a request is.
 
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,7 @@ class EngineConfig:
     None means: by the hardware profile (conf/engine/), else vLLM's own choice.
 
     Attributes:
+        urls: vLLM servers that others run, as `unix:PATH` or `http://HOST:PORT`; none: the gateway runs one itself.
         device: `cpu` or `cuda`.
         dtype: Of the weights in the engine: `bfloat16`, `float16` or `float32`.
         max_model_len: Context length in tokens, prompt and answer together.
@@ -87,11 +89,15 @@ class EngineConfig:
         start_timeout_s: Longest wait for the engine to become ready.
         first_byte_timeout_s: Longest wait for the first byte of an answer.
         stop_timeout_s: Time between asking the engine to stop and killing it.
+        max_in_flight: Requests that one vLLM server is given at a time; one more is answered 503.
         health_interval_s: Between two questions whether the engine is alive.
+        canary_interval_s: Without any answer, before one token is asked for to see that it still generates.
+        canary_timeout_s: Longest wait for that token; after the second in vain the engine is restarted, or left out.
         backoff_max_s: Longest wait before a restart; the first is 1 s, each further one doubles.
         args: Any other option of vLLM's server, by its name without dashes in front.
     """
 
+    urls: list[str] = field(default_factory=list)
     device: str | None = None
     dtype: str | None = None
     max_model_len: int | None = None
@@ -107,7 +113,10 @@ class EngineConfig:
     start_timeout_s: float = 900.0
     first_byte_timeout_s: float = 300.0
     stop_timeout_s: float = 10.0
+    max_in_flight: int = 256
     health_interval_s: float = 5.0
+    canary_interval_s: float = 30.0
+    canary_timeout_s: float = 60.0
     backoff_max_s: float = 60.0
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -129,12 +138,16 @@ class EngineConfig:
                     ("start_timeout_s", 1, self.start_timeout_s),
                     ("first_byte_timeout_s", 0.05, self.first_byte_timeout_s),
                     ("stop_timeout_s", 0, self.stop_timeout_s),
+                    ("max_in_flight", 1, self.max_in_flight),
                     ("health_interval_s", 0.05, self.health_interval_s),
+                    ("canary_interval_s", 0.05, self.canary_interval_s),
+                    ("canary_timeout_s", 0.05, self.canary_timeout_s),
                     ("backoff_max_s", 0.05, self.backoff_max_s),
                 )
                 if value is not None and value < least
             ),
             *_find_argument_faults(self.args),
+            *_find_url_faults(self.urls),
         ]
         share = self.gpu_memory_utilization
         if share is not None and not 0 < share <= 1:
@@ -147,6 +160,17 @@ class EngineConfig:
 def _choice(key: str, value: object, choices: tuple[object, ...]) -> str:
     names = ", ".join(str(choice) for choice in choices if choice is not None)
     return "" if value in choices else f"{key}: wanted one of {names}; found {value!r}"
+
+
+def _find_url_faults(urls: list[str]) -> list[str]:
+    faults = [
+        f"engine.urls: wanted unix:PATH or http://HOST:PORT, found {url!r}"
+        for url in urls
+        if not re.fullmatch(r"unix:/.+|https?://[^/]+/?", url)
+    ]
+    if len(set(urls)) < len(urls):
+        faults.append("engine.urls: wanted every server once, found one twice")
+    return faults
 
 
 def _find_argument_faults(arguments: dict[str, Any]) -> list[str]:

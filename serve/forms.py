@@ -15,6 +15,8 @@ from serve.boundary import InvalidRequest
 MAX_PARTS = 16
 MAX_FIELD_BYTES = 4096
 MAX_NAME_CHARS = 255
+MAX_BOUNDARY_BYTES = 70
+"""As RFC 2046 has it."""
 FRAMING_BYTES = 256 * 1024
 """What boundaries, headers and fields may take beside the file."""
 
@@ -57,8 +59,11 @@ class FormReader:
         self._text = bytearray()
         self._file = bytearray()
         self._is_ended = False
+        boundary = options[b"boundary"]
+        if len(boundary) > MAX_BOUNDARY_BYTES:
+            raise InvalidRequest(f"The body: wanted a boundary of at most {MAX_BOUNDARY_BYTES} bytes, found more.")
         self._parser = MultipartParser(
-            options[b"boundary"],
+            boundary,
             {
                 "on_part_begin": self._begin_part,
                 "on_header_field": lambda data, start, end: self._add_header(0, data[start:end]),

@@ -5,13 +5,14 @@ Keeps no state of its own at import: two gateways can live in one process. Does 
 
 import asyncio
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from core.errors import ConfigError, LoamError
-from serve.boundary import Boundary, answer_error
+from serve.boundary import Boundary, Bounds, answer_error
 from serve.forms import FRAMING_BYTES
 from serve.gateway_state import ClientGone, Gateway
 from serve.keys import KeyRing
@@ -20,12 +21,14 @@ from serve.routes import (
     api_keys,
     chat,
     console,
+    description,
     documents,
     embeddings,
     feedback,
     files,
     fine_tuning,
     health,
+    metrics,
     models,
     operations,
     passages,
@@ -58,8 +61,11 @@ class GatewayConfig:
         granted_adapters: Run ids of the command line's adapters that every key may use; the others are `local`'s alone.
         max_body_mib: Largest request body in MiB, files left out.
         max_file_mib: Largest file that may be uploaded, MiB.
+        body_timeout_s: Longest silence within a request's body.
         answer_timeout_s: Longest wait for a whole answer that is not streamed.
         stop_timeout_s: Time that running answers get when the gateway is told to stop.
+        requests_per_minute: POSTs below /v1 that each key may send; None: no limit.
+        tokens_per_minute: Tokens of prompts and answers that each key may take; None: no limit.
     """
 
     host: str = "127.0.0.1"
@@ -70,8 +76,11 @@ class GatewayConfig:
     granted_adapters: list[str] = field(default_factory=list)
     max_body_mib: int = 8
     max_file_mib: int = 512
+    body_timeout_s: float = 30.0
     answer_timeout_s: float = 600.0
     stop_timeout_s: float = 5.0
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         """Check every range."""
@@ -88,8 +97,16 @@ class GatewayConfig:
                 ),
                 ("max_body_mib", 1 <= self.max_body_mib <= 1024, "1 to 1024", self.max_body_mib),
                 ("max_file_mib", 1 <= self.max_file_mib <= 65_536, "1 to 65536", self.max_file_mib),
+                ("body_timeout_s", self.body_timeout_s > 0, "more than 0", self.body_timeout_s),
                 ("answer_timeout_s", self.answer_timeout_s > 0, "more than 0", self.answer_timeout_s),
                 ("stop_timeout_s", self.stop_timeout_s >= 0, "0 or more", self.stop_timeout_s),
+                *(
+                    (name, value is None or value >= 1, "at least 1", value)
+                    for name, value in (
+                        ("requests_per_minute", self.requests_per_minute),
+                        ("tokens_per_minute", self.tokens_per_minute),
+                    )
+                ),
             )
             if not is_good
         ]
@@ -97,7 +114,9 @@ class GatewayConfig:
             raise ConfigError("; ".join(faults), param="gateway")
 
 
-def build_app(gateway: Gateway, keys: KeyRing, max_body_bytes: int, max_file_bytes: int) -> FastAPI:
+def build_app(
+    gateway: Gateway, keys: KeyRing, max_body_bytes: int, max_file_bytes: int, body_timeout_s: float = 30.0
+) -> FastAPI:
     """Build the gateway's app.
 
     Args:
@@ -105,18 +124,26 @@ def build_app(gateway: Gateway, keys: KeyRing, max_body_bytes: int, max_file_byt
         keys: Who may ask.
         max_body_bytes: Largest request body.
         max_file_bytes: Largest file in an upload.
+        body_timeout_s: Longest silence within a request's body.
 
     Returns:
         An ASGI app with exactly the routes of docs/api.md.
     """
-    app = FastAPI(title="Loam", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Loam",
+        version=version("loam"),
+        description=description.ABOUT,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
     app.state.gateway = gateway
     app.state.previews = asyncio.Semaphore(MAX_PREVIEWS)
     for noun in (
-        health, models, chat, responses, embeddings, rerank, sources, files, vector_stores, vector_store_files,
+        health, metrics, models, chat, responses, embeddings, rerank, sources, files, vector_stores, vector_store_files,
         fine_tuning,
     ):  # fmt: skip
-        app.include_router(noun.router)
+        app.include_router(noun.router, responses=description.ANSWERS)
     for noun in (
         account,
         documents,
@@ -128,13 +155,14 @@ def build_app(gateway: Gateway, keys: KeyRing, max_body_bytes: int, max_file_byt
         operations,
         api_keys,
         console,
+        description,
     ):
-        app.include_router(noun.router)
+        app.include_router(noun.router, responses=description.ANSWERS)
     for kind in (LoamError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.add_exception_handler(ClientGone, answer_nobody)
-    limits = {"max_body_bytes": max_body_bytes, "max_upload_bytes": max_file_bytes + FRAMING_BYTES}
-    app.add_middleware(Boundary, keys=keys, **limits)
+    bounds = Bounds(max_body_bytes, max_file_bytes + FRAMING_BYTES, body_timeout_s)
+    app.add_middleware(Boundary, keys=keys, bounds=bounds, gateway=gateway)
     return app
 
 

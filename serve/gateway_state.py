@@ -2,19 +2,23 @@
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
+from starlette.types import Receive
 
 from retrieval.config import ChunkingConfig
 from serve.answering import Answering
 from serve.archive import Archive
 from serve.catalog import Catalog, Entry
-from serve.engine import Engine
 from serve.ingestion import IngestionWorker
 from serve.job_runner import JobRunner
 from serve.library import Library
+from serve.metrics import Metrics
+from serve.model_server import Upstream
+from serve.owners import Caller
+from serve.quotas import Quotas
 from serve.repeats import Repeats
 
 T = TypeVar("T")
@@ -25,7 +29,7 @@ class Gateway:
     """The parts of one gateway.
 
     Attributes:
-        engine: The vLLM server.
+        engine: The vLLM server, or several.
         catalog: The names that are served.
         library: The stores and the embedder.
         answering: What answers as an assistant.
@@ -37,9 +41,11 @@ class Gateway:
         answer_timeout_s: Longest wait for a whole answer.
         jobs: What runs the fine-tuning jobs.
         repeats: What was made for requests that may come again.
+        metrics: What is counted.
+        quotas: What each key may take.
     """
 
-    engine: Engine
+    engine: Upstream
     catalog: Catalog
     library: Library
     answering: Answering
@@ -51,6 +57,20 @@ class Gateway:
     answer_timeout_s: float
     jobs: JobRunner
     repeats: Repeats
+    metrics: Metrics = field(default_factory=Metrics)
+    quotas: Quotas = field(default_factory=Quotas)
+
+    def note_usage(self, caller: Caller, model: str, usage: dict[str, Any] | None) -> None:
+        """Count the tokens of an answer, for the metrics and for its key's quota.
+
+        Args:
+            caller: Whose answer it is.
+            model: The name of what answered.
+            usage: OpenAI's usage object; None where it is not known.
+        """
+        self.metrics.count_tokens(model, usage)
+        if usage:
+            self.quotas.spend(caller, int(usage.get("total_tokens") or 0))
 
 
 def get_gateway(request: Request) -> Gateway:
@@ -96,7 +116,7 @@ async def run_for_client(request: Request, work: Coroutine[Any, Any, T]) -> T:
         ClientGone: The client closed the connection.
     """
     task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_wait_for_disconnect(request))
+    watcher = asyncio.ensure_future(wait_for_disconnect(request.receive))
     try:
         await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -108,6 +128,7 @@ async def run_for_client(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, watcher, return_exceptions=True)
 
 
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has closed the connection; the request's body has been read."""
+    while (await receive())["type"] != "http.disconnect":
         continue

@@ -107,8 +107,15 @@ def decide_gpu(jobs: JobsConfig, engine: EngineConfig) -> JobsConfig:
         engine: Filled up by the hardware's profile; `trainer_gib` is what vLLM leaves to trainers on a card.
 
     Raises:
-        ConfigError: A card is to be shared of which vLLM leaves nothing.
+        ConfigError: A card is to be shared of which vLLM leaves nothing, or to be taken from servers of others.
     """
+    if engine.urls:
+        if jobs.gpu is GpuUse.stop:
+            raise ConfigError(
+                "jobs.gpu: wanted share or dedicated with engine.urls, found stop: others' servers cannot be stopped.",
+                param="jobs.gpu",
+            )
+        return dataclasses.replace(jobs, gpu=GpuUse.share) if jobs.gpu is GpuUse.auto else jobs
     is_cpu, has_room = engine.device == "cpu", engine.trainer_gib > 0
     if jobs.gpu is GpuUse.auto:
         return dataclasses.replace(jobs, gpu=GpuUse.share if is_cpu or has_room else GpuUse.stop)

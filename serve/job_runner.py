@@ -26,7 +26,6 @@ from core.failpoints import reach
 from core.manifest import ADAPTER_MANIFEST
 from retrieval.uploads import check_upload, find_upload
 from serve.archive import Archive
-from serve.engine import Engine
 from serve.file_check import check_upload_rows
 from serve.job_command import PROGRAM, GpuUse, JobsConfig, build_arguments, build_command, read_profile
 from serve.job_events import Progress
@@ -47,6 +46,7 @@ from serve.jobs import (
 )
 from serve.kept_process import KeptProcess, start_kept
 from serve.leases import end_leftovers, read_lease
+from serve.model_server import Upstream
 from serve.tuned_models import TunedModels
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class JobRunner:
     def __init__(
         self,
         archive: Archive,
-        engine: Engine,
+        engine: Upstream,
         models: TunedModels,
         config: JobsConfig,
         hardware: str,

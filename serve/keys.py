@@ -128,6 +128,12 @@ class KeyRing:
         self._counter = ChangeCounter(Path(str(engine.url.database)))
         self._seen = -1
         self._known: dict[str, _Known] = {}
+        self._refresh()
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a key was ever made, or LOAM_API_KEY is set: from then on every request needs one."""
+        return self._fixed is not None or bool(self._known)
 
     @property
     def has_good_key(self) -> bool:

@@ -26,15 +26,19 @@ T = TypeVar("T")
 class Library:
     """The stores and the embedder of one gateway."""
 
-    def __init__(self, searcher: Searcher, embedder_name: str) -> None:
+    def __init__(
+        self, searcher: Searcher, embedder_name: str, time_search: Callable[[dict[str, float]], None] | None = None
+    ) -> None:
         """Use an open searcher; who opened it closes it, after this.
 
         Args:
             searcher: Retrieval on this data directory.
             embedder_name: What /v1/embeddings calls the embedder.
+            time_search: Told the milliseconds of every search, by stage.
         """
         self.embedder_name = embedder_name
         self._searcher = searcher
+        self.time_search = time_search
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="library")
 
     async def search(
@@ -46,7 +50,10 @@ class Library:
         ranking: Ranking = AS_CONFIGURED,
     ) -> SearchResult:
         """Return the best k passages of some stores; with filters, of the documents that they let through."""
-        return await self.run(self._searcher.search, stores, query, k, filters, ranking)
+        found = await self.run(self._searcher.search, stores, query, k, filters, ranking)
+        if self.time_search is not None:
+            self.time_search(found.timings_ms)
+        return found
 
     def open_embedder(self) -> Embedder:
         """Return the embedder, loaded at the first call; blocks."""

@@ -15,7 +15,6 @@ from typing import Any
 
 from fastapi import Request, Response
 from sqlalchemy import Engine, text
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from core.errors import Conflict, InputError
 from retrieval.database import write_transaction
@@ -64,20 +63,6 @@ class Attempt:
     def is_open(self) -> bool:
         """Whether the answer is still to come, or has reached nobody."""
         return not self.answer.done() or all(state.get("is_lost") for state in self.states)
-
-
-class WatchedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # uvicorn takes httptools' or h11's
-    """uvicorn's HTTP, which also notes in a request's state that its connection was lost before its answer was read.
-
-    A client that closes a connection with an answer unread in it resets it: that is the kernel's rule (RFC 2525, 2.17).
-    """
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Note it, then do as uvicorn does."""
-        cycle = self.cycle
-        if cycle is not None and (exc is not None or not cycle.response_complete):
-            cycle.scope["state"]["is_lost"] = True
-        super().connection_lost(exc)
 
 
 class Repeats:

@@ -17,12 +17,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 from omegaconf import DictConfig
 from tokenizers import Tokenizer
@@ -37,8 +39,10 @@ from retrieval.store import StoreStatus
 from retrieval.uploads import remove_expired, remove_leftovers
 from serve.answering import Answering
 from serve.archive import Archive
-from serve.engine import Adapter, Engine
-from serve.engine_command import EngineCommand, EngineConfig, build_command
+from serve.connections import make_server_config
+from serve.engine import Engine, Progress
+from serve.engine_command import EngineConfig, build_command
+from serve.fleet import Fleet
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
 from serve.hardware import fill_engine_config, share_card
@@ -48,9 +52,12 @@ from serve.job_runner import JobRunner
 from serve.keys import KeyRing
 from serve.library import Library
 from serve.lock import lock_data_dir
+from serve.metrics import Metrics
+from serve.model_server import Adapter, Upstream
 from serve.preflight import Plan, ServeConfig, fit_loras, make_plan
 from serve.progress import StartProgress, say
-from serve.repeats import Repeats, WatchedProtocol
+from serve.quotas import Quotas
+from serve.repeats import Repeats
 from serve.tuned_models import TunedModel, TunedModels, list_tuned
 
 logger = logging.getLogger(__name__)
@@ -84,7 +91,8 @@ def main(composed: DictConfig) -> None:
             print_plan(plan)
             engine_config = fit_engine(engine_config, config, data, plan, stores)
             config.jobs = decide_gpu(config.jobs, engine_config)
-            asyncio.run(serve(config, engine_config, data, plan, tuned, searcher, archive, keys))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(serve(config, engine_config, data, plan, tuned, searcher, archive, keys))
         finally:
             searcher.close()
 
@@ -114,6 +122,8 @@ def fit_engine(
     engine = dataclasses.replace(
         engine, max_lora_rank=plan.max_lora_rank, max_loras=engine.max_loras or fit_loras(len(plan.adapters))
     )
+    if engine.urls:  # their cards are not ours to divide
+        return engine
     try:
         budget = share_card(engine, plan.model, data, config.embedder, config.search, stores)
     except LoamError:
@@ -148,20 +158,20 @@ async def serve(
     stop = asyncio.Event()
     for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    adapters = [Adapter(adapter.name, adapter.path, adapter.manifest.canary) for adapter in plan.adapters]
-    engine = Engine(engine_config, adapters, data.root / "logs" / "vllm.log")
+    engine, start_engine = make_engine(engine_config, data, plan)
     models = restore_models(plan, tuned, archive, engine)
     jobs = JobRunner(archive, engine, models, config.jobs, str(config.hardware.get("name", "auto")))
-    command = build_command(engine_config, plan.model, plan.model.name, plan.template_date, engine.scratch)
-    library = Library(searcher, config.embedder.name)
+    metrics = Metrics()
+    library = Library(searcher, config.embedder.name, metrics.time_search)
     worker = IngestionWorker(data, archive.engine, library.open_embedder, config.parsing)
     try:
         progress = StartProgress()
-        if not await finish_unless_stopped(start(engine, command, library, plan, progress), stop):
+        if not await finish_unless_stopped(start(start_engine, engine_config, library, plan, progress), stop):
             return
         models.drop_refused()
-        gateway = build_gateway(config, engine_config, engine, library, archive, worker, plan, jobs)
-        app = build_app(gateway, keys, config.gateway.max_body_mib * 2**20, archive.max_file_bytes)
+        gateway = build_gateway(config, engine, library, archive, worker, plan, jobs, metrics)
+        limits = config.gateway
+        app = build_app(gateway, keys, limits.max_body_mib * 2**20, archive.max_file_bytes, limits.body_timeout_s)
         host, port = plan.listener.getsockname()[:2]
         scheme = "https" if config.gateway.tls_cert else "http"
         worker.start()
@@ -179,7 +189,7 @@ async def serve(
         say("stopped")
 
 
-def restore_models(plan: Plan, tuned: list[TunedModel], archive: Archive, engine: Engine) -> TunedModels:
+def restore_models(plan: Plan, tuned: list[TunedModel], archive: Archive, engine: Upstream) -> TunedModels:
     """Check what fine-tuning jobs have made, and have the engine load what fits; say what is left out."""
     models = TunedModels(
         archive,
@@ -194,16 +204,35 @@ def restore_models(plan: Plan, tuned: list[TunedModel], archive: Archive, engine
     return models
 
 
-async def start(engine: Engine, command: EngineCommand, library: Library, plan: Plan, progress: StartProgress) -> None:
+def make_engine(
+    config: EngineConfig, data: DataDir, plan: Plan
+) -> tuple[Upstream, Callable[[Progress], Coroutine[Any, Any, None]]]:
+    """Return what sees to the vLLM servers, and what starts it: one of our own, or those of `engine.urls`."""
+    adapters = [Adapter(adapter.name, adapter.path, adapter.manifest.canary) for adapter in plan.adapters]
+    if config.urls:
+        fleet = Fleet(config, plan.model.name, adapters, os.environ.get("LOAM_ENGINE_KEY") or None)
+        return fleet, fleet.start
+    engine = Engine(config, adapters, data.root / "logs" / "vllm.log")
+    command = build_command(config, plan.model, plan.model.name, plan.template_date, engine.scratch)
+    return engine, partial(engine.start, command)
+
+
+async def start(
+    start_engine: Callable[[Progress], Coroutine[Any, Any, None]],
+    config: EngineConfig,
+    library: Library,
+    plan: Plan,
+    progress: StartProgress,
+) -> None:
     """Start the engine, and meanwhile load what the assistants search, so that the first question waits for nothing."""
     stores = sorted({store for assistant in plan.assistants.values() for store in assistant.config.stores})
-    if engine.config.device == "cuda":  # vLLM measures what is free while it starts: nobody may take any meanwhile
+    if config.device == "cuda" and not config.urls:  # vLLM measures what is free while it starts: nobody may take any
         await library.warm_up(stores)
-        await engine.start(command, progress.show)
+        await start_engine(progress.show)
         return
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(engine.start(command, progress.show))
+            group.create_task(start_engine(progress.show))
             group.create_task(library.warm_up(stores))
     except* LoamError as faults:
         raise faults.exceptions[0] from None
@@ -211,13 +240,13 @@ async def start(engine: Engine, command: EngineCommand, library: Library, plan: 
 
 def build_gateway(
     config: ServeConfig,
-    engine_config: EngineConfig,
-    engine: Engine,
+    engine: Upstream,
     library: Library,
     archive: Archive,
     worker: IngestionWorker,
     plan: Plan,
     jobs: JobRunner,
+    metrics: Metrics,
 ) -> Gateway:
     """Put the gateway's parts together."""
     tokenizer = Tokenizer.from_file(str(plan.model / "tokenizer.json"))
@@ -226,7 +255,7 @@ def build_gateway(
         library=library,
         assistants=plan.assistants,
         count_tokens=lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids),
-        first_byte_timeout_s=engine_config.first_byte_timeout_s,
+        first_byte_timeout_s=config.engine.first_byte_timeout_s,
         base_model=plan.model.name,
     )
     return Gateway(
@@ -238,10 +267,12 @@ def build_gateway(
         worker=worker,
         chunking=config.chunking,
         url=config.gateway.url,
-        first_byte_timeout_s=engine_config.first_byte_timeout_s,
+        first_byte_timeout_s=config.engine.first_byte_timeout_s,
         answer_timeout_s=config.gateway.answer_timeout_s,
         jobs=jobs,
         repeats=Repeats(archive),
+        metrics=metrics,
+        quotas=Quotas(config.gateway.requests_per_minute, config.gateway.tokens_per_minute),
     )
 
 
@@ -262,15 +293,11 @@ async def finish_unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.E
 async def listen(app: FastAPI, config: ServeConfig, plan: Plan, stop: asyncio.Event) -> None:
     """Answer requests until the program is told to stop, then let running answers finish for a while."""
     server = Server(
-        uvicorn.Config(
+        make_server_config(
             app,
-            http=WatchedProtocol,
-            log_config=None,
-            access_log=False,
-            server_header=False,
+            config.gateway.stop_timeout_s,
             ssl_certfile=config.gateway.tls_cert,
             ssl_keyfile=config.gateway.tls_key,
-            timeout_graceful_shutdown=round(config.gateway.stop_timeout_s),
         )
     )
     serving = asyncio.ensure_future(server.serve(sockets=[plan.listener]))

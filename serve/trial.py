@@ -12,8 +12,9 @@ import httpx
 
 from core.errors import EngineError, EngineUnavailable
 from core.manifest import read_chat_template
-from serve.engine import Adapter, Engine
+from serve.engine import Engine
 from serve.engine_command import EngineConfig, build_command
+from serve.model_server import Adapter
 from serve.progress import StartProgress
 
 REQUEST_TIMEOUT_S = 600.0

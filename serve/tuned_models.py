@@ -30,9 +30,9 @@ from retrieval.uploads import Upload, list_uploads, save_upload
 from serve.adapter_check import CONFIG_FILE, WEIGHTS_FILE, check_served_adapter
 from serve.archive import Archive
 from serve.catalog import Catalog, Entry, EntryKind
-from serve.engine import Adapter, Engine
 from serve.job_events import Figures
 from serve.jobs import ID_PREFIX, Job, find_job, succeed_job
+from serve.model_server import Adapter, Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class TunedModels:
     """The fine-tuned models of one gateway."""
 
     def __init__(
-        self, archive: Archive, engine: Engine, catalog: Catalog, base: BaseIdentity, *, max_rank: int,
+        self, archive: Archive, engine: Upstream, catalog: Catalog, base: BaseIdentity, *, max_rank: int,
         used_by_assistants: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         """Begin; `restore` looks at what is there.

@@ -5,23 +5,30 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from core.errors import LoamError
 from retrieval.searcher import Hit
 from serve.answering import AnswerEvent, CitedEvent, EndEvent, SearchedEvent, TextEvent
-from serve.catalog import EntryKind
+from serve.catalog import Entry, EntryKind
 from serve.citing import Citation
-from serve.gateway_state import CurrentGateway, Gateway, read_base_url, run_for_client, take_model
+from serve.gateway_state import (
+    CurrentGateway,
+    Gateway,
+    read_base_url,
+    run_for_client,
+    take_model,
+    wait_for_disconnect,
+)
 from serve.inquiry import read_chat_request
-from serve.owners import CurrentCaller
+from serve.owners import Caller, CurrentCaller
 from serve.prompting import read_passage_text
-from serve.relay import DONE_EVENT, describe_silence, fetch, format_error_event, open_stream
+from serve.relay import DONE_EVENT, describe_silence, fetch, format_error_event, open_stream, read_usage
 from serve.schemas.chat import ChatRequest
 from serve.schemas.strict import StrictRoute
 
@@ -42,23 +49,45 @@ class ClosableEvents(Protocol):
         """Close the source."""
 
 
-class EventAnswer(StreamingResponse):
-    """A stream of events that closes its source however it ends, even before it began."""
+class EventAnswer(Response):
+    """A stream of events that closes its source however it ends: done, failed, or left by the client, even at once."""
 
-    def __init__(self, events: ClosableEvents) -> None:
-        """Stream from a source."""
-        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+    def __init__(self, events: ClosableEvents, when_closed: Callable[[], None] | None = None) -> None:
+        """Stream from a source.
+
+        Args:
+            events: The source.
+            when_closed: Called at the very end.
+        """
+        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        del self.headers["content-length"]
         self._events = events
+        self._when_closed = when_closed
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events until they end or the client goes away."""
+        sending = asyncio.ensure_future(self._send_events(send))
+        leaving = asyncio.ensure_future(wait_for_disconnect(receive))
         try:
-            await super().__call__(scope, receive, send)
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
         finally:
+            for unfinished in (sending, leaving):
+                unfinished.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
             await self._events.aclose()
+            if self._when_closed is not None:
+                self._when_closed()
+
+    async def _send_events(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-@router.post("/completions")
+@router.post("/completions", responses={200: {"content": {"text/event-stream": {}}}})
 async def create_chat_completion(
     body: ChatRequest, request: Request, gateway: CurrentGateway, caller: CurrentCaller
 ) -> Response:
@@ -66,16 +95,29 @@ async def create_chat_completion(
     entry = take_model(request, gateway, body.model, caller.owner)
     request.state.log |= {"model": entry.name, "stream": bool(body.stream)}
     if entry.kind is EntryKind.ASSISTANT:
-        return await answer_as_assistant(entry.name, body, request, gateway)
+        return await answer_as_assistant(entry.name, body, request, gateway, caller)
+    return await relay_answer(entry, body, request, gateway, caller)
+
+
+async def relay_answer(entry: Entry, body: ChatRequest, request: Request, gateway: Gateway, caller: Caller) -> Response:
+    """Pass on what vLLM answers, streamed or whole."""
     payload = body.to_upstream(entry.target)
     if body.stream:
-        opening = open_stream(gateway.engine, UPSTREAM_PATH, payload, gateway.first_byte_timeout_s)
-        return EventAnswer(await run_for_client(request, opening))
+        hides_usage = not (body.stream_options and body.stream_options.include_usage)
+        opening = open_stream(
+            gateway.engine, UPSTREAM_PATH, payload, gateway.first_byte_timeout_s, hides_usage=hides_usage
+        )
+        stream = await run_for_client(request, opening)
+        gateway.metrics.first_token.labels(entry.name).observe(time.perf_counter() - request.state.started)
+        return EventAnswer(stream, lambda: gateway.note_usage(caller, entry.name, stream.read_usage()))
     answer = await run_for_client(request, fetch(gateway.engine, UPSTREAM_PATH, payload, gateway.answer_timeout_s))
+    gateway.note_usage(caller, entry.name, read_usage(answer))
     return Response(answer, media_type="application/json")
 
 
-async def answer_as_assistant(name: str, body: ChatRequest, request: Request, gateway: Gateway) -> Response:
+async def answer_as_assistant(
+    name: str, body: ChatRequest, request: Request, gateway: Gateway, caller: Caller
+) -> Response:
     """Answer a chat from documents, streamed or whole: the same events either way."""
     inquiry = await gateway.library.run(read_chat_request, body)
     events = gateway.answering.answer(gateway.answering.assistants[name], inquiry)
@@ -83,8 +125,12 @@ async def answer_as_assistant(name: str, body: ChatRequest, request: Request, ga
     shape = AnswerShape(name, read_base_url(request, gateway), include_usage=include_usage)
     if body.stream:
         opening = await run_for_client(request, read_opening(events))
-        return EventAnswer(AssistantStream(shape, opening, events))
-    return JSONResponse(await run_for_client(request, collect(shape, events, gateway.answer_timeout_s)))
+        gateway.metrics.first_token.labels(name).observe(time.perf_counter() - request.state.started)
+        stream = AssistantStream(shape, opening, events)
+        return EventAnswer(stream, lambda: gateway.note_usage(caller, name, stream.usage))
+    whole = await run_for_client(request, collect(shape, events, gateway.answer_timeout_s))
+    gateway.note_usage(caller, name, whole["usage"])
+    return JSONResponse(whole)
 
 
 async def read_opening(events: AsyncIterator[Opening]) -> list[Opening]:
@@ -151,6 +197,7 @@ class AssistantStream:
 
     def __init__(self, shape: AnswerShape, opening: list[AnswerEvent], rest: AsyncGenerator[AnswerEvent, None]) -> None:
         """Take over an answer whose first word is there."""
+        self.usage: dict[str, Any] | None = None
         self._shape = shape
         self._opening = opening
         self._rest = rest
@@ -183,6 +230,7 @@ class AssistantStream:
             case TextEvent(text):
                 return [self._shape.chunk({"content": text})] if text else []
             case EndEvent():
+                self.usage = event.usage
                 return self._shape.ending(event)
 
 

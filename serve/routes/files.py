@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, get_args
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -13,7 +13,7 @@ from serve.attached_files import detach_everywhere
 from serve.forms import FormReader
 from serve.gateway_state import ClientGone, CurrentGateway, Gateway
 from serve.owners import CurrentCaller
-from serve.schemas.files import FORM_FIELDS, FileListQuery, read_file_form
+from serve.schemas.files import FORM_FIELDS, FileListQuery, Purpose, read_file_form
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -21,7 +21,22 @@ WRITE_BYTES = 1 << 20
 """Collected before a thread writes them; what an upload holds in memory."""
 
 
-@router.post("")
+FORM = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"enum": list(get_args(Purpose))},
+        "expires_after[anchor]": {"const": "created_at"},
+        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
+    },
+}
+"""What the description says of the form, which is read by hand."""
+
+
+@router.post(
+    "", openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
+)
 async def create_file(request: Request, gateway: CurrentGateway, caller: CurrentCaller) -> Response:
     """Keep a file; answered once it is on disk."""
     archive = gateway.archive
@@ -87,7 +102,10 @@ async def get_file(file_id: str, gateway: CurrentGateway, caller: CurrentCaller)
     return shape_file(await gateway.archive.run(find_upload, gateway.archive.engine, file_id, caller.owner))
 
 
-@router.get("/{file_id}/content")
+BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
+
+
+@router.get("/{file_id}/content", response_class=Response, responses=BYTES)
 async def get_file_content(file_id: str, gateway: CurrentGateway, caller: CurrentCaller) -> StreamingResponse:
     """Return a file's bytes."""
     upload = await gateway.archive.run(find_upload, gateway.archive.engine, file_id, caller.owner)

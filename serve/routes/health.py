@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Response
 
-from serve.engine import EngineState
 from serve.gateway_state import CurrentGateway
+from serve.model_server import EngineState
 
 router = APIRouter(tags=["health"])
 

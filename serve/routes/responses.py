@@ -28,7 +28,7 @@ from serve.attached_files import name_hits
 from serve.boundary import InvalidRequest
 from serve.catalog import Entry, EntryKind
 from serve.gateway_state import CurrentGateway, Gateway, run_for_client, take_model
-from serve.owners import CurrentCaller
+from serve.owners import Caller, CurrentCaller
 from serve.prompting import cut_messages
 from serve.relay import describe_silence
 from serve.response_draft import Event, FoundFile, ResponseDraft, shape_reference, shape_result
@@ -84,8 +84,18 @@ async def create_response(
     writing = Writing(draft, gateway, caller.owner, items, shows_results=body.wants_results(), is_kept=is_kept)
     if body.stream:
         opening = await run_for_client(request, read_opening(events))
-        return EventAnswer(ResponseStream(writing, opening, events))
-    return JSONResponse(await run_for_client(request, collect(writing, events, gateway.answer_timeout_s)))
+        stream = ResponseStream(writing, opening, events)
+        return EventAnswer(stream, lambda: note_usage(gateway, caller, entry.name, draft))
+    whole = await run_for_client(request, collect(writing, events, gateway.answer_timeout_s))
+    note_usage(gateway, caller, entry.name, draft)
+    return JSONResponse(whole)
+
+
+def note_usage(gateway: Gateway, caller: Caller, model: str, draft: ResponseDraft) -> None:
+    """Count a response's tokens, where the engine has told them."""
+    told = draft.body.get("usage") or {}
+    names = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens", "total_tokens": "total_tokens"}
+    gateway.note_usage(caller, model, {name: told.get(here, 0) for name, here in names.items()})
 
 
 @router.get("/{response_id}")

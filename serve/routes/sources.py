@@ -27,7 +27,7 @@ STYLE = (
 )
 
 
-@router.get("/{chunk_id}")
+@router.get("/{chunk_id}", response_class=HTMLResponse)
 async def get_source(
     chunk_id: Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9_-]+$")],
     gateway: CurrentGateway,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from serve.schemas.grammar import check_grammar
 from serve.schemas.strict import StrictModel, check_open_json
 
 INT64_MAX = 2**63 - 1
@@ -16,7 +17,7 @@ MAX_TEXT = 4 * 2**20
 
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-OpenJson = Annotated[dict[str, Any], AfterValidator(check_open_json)]
+OpenJson = Annotated[dict[str, Any], AfterValidator(check_open_json), AfterValidator(check_grammar)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 LogitBias = Annotated[
     dict[Annotated[str, StringConstraints(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
@@ -206,8 +207,12 @@ class ChatRequest(StrictModel):
         return {name for name in self.model_fields_set if getattr(self, name) is not None} - IGNORED_FIELDS
 
     def to_upstream(self, model: str) -> bytes:
-        """Return the body that goes to vLLM: served fields that the client set, and the engine's name of the model."""
-        return self.model_copy(update={"model": model}).model_dump_json(
+        """Return the body that goes to vLLM: served fields that the client set, and the engine's name of the model.
+
+        A stream always ends with its usage, for the gateway's own counting; the relay hides it from who did not ask.
+        """
+        options: dict[str, Any] = {"stream_options": StreamOptions(include_usage=True)} if self.stream else {}
+        return self.model_copy(update={"model": model, **options}).model_dump_json(
             exclude_none=True, by_alias=True, exclude=set(IGNORED_FIELDS)
         ).encode()  # fmt: skip
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import psutil
 
-from serve.engine import Adapter, Engine
+from serve.engine import Engine
 from serve.engine_command import EngineCommand, EngineConfig
+from serve.model_server import Adapter
 
 REPO = Path(__file__).resolve().parent.parent.parent
 BASE = "tiny-base"
@@ -24,6 +25,7 @@ def quick_config(**changes: Any) -> EngineConfig:
         "stop_timeout_s": 3.0,
         "health_interval_s": 0.2,
         "backoff_max_s": 0.5,
+        "canary_interval_s": 3600.0,
     }
     return EngineConfig(**{**quick, **changes})
 

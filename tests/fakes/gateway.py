@@ -1,6 +1,7 @@
 """A whole gateway in the test's process: the real app and engine supervision, a fake vLLM and a searcher in memory."""
 
 import asyncio
+import dataclasses
 import socket
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
@@ -13,6 +14,7 @@ import httpx
 import openai
 import sqlalchemy
 import uvicorn
+import uvloop
 
 from core.errors import LoamError
 from core.layout import DataDir
@@ -23,7 +25,8 @@ from retrieval.store import Passage
 from serve.answering import Answering, Assistant, AssistantConfig
 from serve.archive import Archive
 from serve.catalog import Catalog, Entry, EntryKind
-from serve.engine import Adapter, Engine
+from serve.connections import make_server_config
+from serve.engine import Engine
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
 from serve.ingestion import IngestionWorker
@@ -31,8 +34,10 @@ from serve.job_command import GpuUse, JobsConfig
 from serve.job_runner import JobRunner
 from serve.keys import KeyRing
 from serve.library import Library
+from serve.model_server import Adapter
 from serve.owners import LOCAL
-from serve.repeats import Repeats, WatchedProtocol
+from serve.quotas import Quotas
+from serve.repeats import Repeats
 from serve.tuned_models import TunedModels, list_model, list_tuned
 from tests.fakes.base_model import write_base
 from tests.fakes.engine import BASE, fake_command, quick_config, read_state, set_script
@@ -145,6 +150,13 @@ def make_gateway(
     )  # fmt: skip
 
 
+def make_adapter(folder: Path) -> Adapter:
+    """Return an adapter with a folder that the fake takes for one."""
+    (folder / "adapter").mkdir(exist_ok=True)
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    return Adapter(ADAPTER, folder / "adapter")
+
+
 @contextmanager
 def running_gateway(
     folder: Path,
@@ -160,36 +172,36 @@ def running_gateway(
     max_file_bytes: int = 2**20,
     first_byte_timeout_s: float = 5.0,
     answer_timeout_s: float = 10.0,
+    body_timeout_s: float = 30.0,
+    quotas: Quotas | None = None,
+    engine_changes: dict[str, Any] | None = None,
 ) -> Iterator[RunningGateway]:
     """Run a gateway on a free port for the time of the block; `stores` searches for real what the worker ingests.
 
     `trains` works on fine-tuning jobs, by the scripted trainer.
     """
-    adapter = folder / "adapter"
-    adapter.mkdir(exist_ok=True)
-    (adapter / "adapter_config.json").write_text("{}")
     searcher = FakeSearcher(passages)
-    searched = stores or searcher
     listener, ready = socket.create_server(("127.0.0.1", 0)), threading.Event()
     made: list[RunningGateway] = []
     faults: list[LoamError] = []
     stop: list[asyncio.Event] = []
 
     async def run() -> None:
-        engine = Engine(quick_config(), [Adapter(ADAPTER, adapter)], folder / "vllm.log")
-        library = Library(cast("Searcher", searched), EMBEDDER)
+        engine = Engine(quick_config(**(engine_changes or {})), [make_adapter(folder)], folder / "vllm.log")
+        library = Library(cast("Searcher", stores or searcher), EMBEDDER)
         archive = Archive(DataDir(folder), max_file_bytes)
         timeouts_s = (first_byte_timeout_s, answer_timeout_s)
         gateway = make_gateway(engine, library, archive, assistants or {}, timeouts_s, jobs, reranker)
+        library.time_search = gateway.metrics.time_search
+        gateway = dataclasses.replace(gateway, quotas=quotas or Quotas())
         keys = KeyRing(archive.engine, api_key)
-        app = build_app(gateway, keys, max_body_bytes, max_file_bytes)
-        server = uvicorn.Server(uvicorn.Config(app, http=WatchedProtocol, log_config=None, timeout_graceful_shutdown=1))
+        app = build_app(gateway, keys, max_body_bytes, max_file_bytes, body_timeout_s)
+        server = uvicorn.Server(make_server_config(app, 1))
         server.capture_signals = no_signals  # type: ignore[method-assign]
         stop.append(asyncio.Event())
         try:
             await engine.start(fake_command(), lambda _seconds, _line: None)
-            port = listener.getsockname()[1]
-            url, loop = f"http://127.0.0.1:{port}", asyncio.get_running_loop()
+            url, loop = f"http://127.0.0.1:{listener.getsockname()[1]}", asyncio.get_running_loop()
             made.append(RunningGateway(url, engine, searcher, archive.engine, folder, loop, gateway))
             await start_work(gateway, ingests=stores is not None, trains=trains)
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
@@ -206,7 +218,8 @@ def running_gateway(
 
     def main() -> None:
         try:
-            asyncio.run(run())
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(run())
         except LoamError as error:
             faults.append(error)
         finally:

@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from core.manifest import AdapterManifest, BaseIdentity
 from retrieval.database import write_transaction
-from serve.engine import Adapter
+from serve.model_server import Adapter
 from serve.tuned_models import TunedModel, list_model
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import RunningGateway

@@ -1,6 +1,7 @@
 """A scripted vLLM: what serve/ needs of vLLM's server, without a model.
 
-Run as `python -m tests.fakes.vllm --uds PATH --served-model-name NAME`, with its key in VLLM_API_KEY, as the real one.
+Run as `python -m tests.fakes.vllm --uds PATH --served-model-name NAME` (or --port instead of --uds), with its key in
+VLLM_API_KEY, as the real one.
 `POST /fake/script` sets how it answers from then on, `GET /fake/state` tells what it saw. The contract test in
 tests/integration/ holds it to the behaviour of the real server. Does not know the gateway.
 """
@@ -11,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Script:
         status: Answer chats with this status and vLLM's error body.
         is_sick: Answer /health with 503, as vLLM does when its engine core is dead.
         is_deaf: Never answer /health.
+        is_hung: Take requests for answers, and never answer any.
     """
 
     reply: str | None = None
@@ -56,6 +58,7 @@ class Script:
     status: int | None = None
     is_sick: bool = False
     is_deaf: bool = False
+    is_hung: bool = False
 
 
 @dataclass(slots=True)
@@ -90,6 +93,7 @@ class FakeVllm:
         self.state = State()
         routes = [
             Route("/health", self.get_health),
+            Route("/metrics", self.get_metrics),
             Route("/fake/script", self.set_script, methods=["POST"]),
             Route("/fake/state", self.get_state),
             Route("/v1/models", self.list_models),
@@ -113,6 +117,24 @@ class FakeVllm:
         if self.script.is_deaf:
             await asyncio.sleep(3600)
         return Response(status_code=503 if self.script.is_sick else 200)
+
+    async def get_metrics(self, _request: Request) -> Response:
+        """Tell what vLLM tells of itself, in Prometheus' text format: a gauge, a counter and a histogram."""
+        labels = f'engine="0",model_name="{self.model}"'
+        lines = [
+            "# HELP vllm:num_requests_running Number of requests in model execution batches.",
+            "# TYPE vllm:num_requests_running gauge",
+            f"vllm:num_requests_running{{{labels}}} {float(self.state.running)}",
+            "# HELP vllm:prompt_tokens_total Number of prefill tokens processed.",
+            "# TYPE vllm:prompt_tokens_total counter",
+            f"vllm:prompt_tokens_total{{{labels}}} 7.0",
+            "# HELP vllm:time_to_first_token_seconds Histogram of time to first token in seconds.",
+            "# TYPE vllm:time_to_first_token_seconds histogram",
+            f'vllm:time_to_first_token_seconds_bucket{{{labels},le="+Inf"}} 1.0',
+            f"vllm:time_to_first_token_seconds_count{{{labels}}} 1.0",
+            f"vllm:time_to_first_token_seconds_sum{{{labels}}} 0.1",
+        ]
+        return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
     async def set_script(self, request: Request) -> Response:
         """Take a new script."""
@@ -158,6 +180,8 @@ class FakeVllm:
         tokens, finish = self.choose_tokens(body)
         usage = {"prompt_tokens": prompt, "completion_tokens": len(tokens), "total_tokens": prompt + len(tokens)}
         self.state.running += 1
+        if self.script.is_hung:
+            self.script = replace(self.script, first_delay_s=3600)
         if body.get("stream"):
             return StreamingResponse(self.stream(body, tokens, finish, usage), media_type="text/event-stream")
         try:
@@ -173,6 +197,8 @@ class FakeVllm:
     async def complete(self, request: Request) -> Response:
         """Answer a prompt of token ids with the same ids; an adapter shifts each of them."""
         body = await request.json()
+        if self.script.is_hung:
+            await asyncio.sleep(3600)
         self.state.requests.append(body)
         fault = self.find_fault(body, len(body["prompt"]))
         if fault is not None:
@@ -279,7 +305,8 @@ def refuse(status: int, message: str, param: str | None = None) -> JSONResponse:
 def main() -> None:
     """Serve on the socket of the command line."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--uds", required=True)
+    parser.add_argument("--uds")
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--served-model-name", default="base")
     parser.add_argument("--start-delay", type=float, default=0.0)
     parser.add_argument("--fail", action="store_true")
@@ -288,7 +315,7 @@ def main() -> None:
     if arguments.fail:
         raise SystemExit("no such model: scripted to fail")
     fake = FakeVllm(arguments.served_model_name, os.environ["VLLM_API_KEY"], arguments.adapter_shift)
-    server = uvicorn.Server(uvicorn.Config(fake, uds=arguments.uds, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(fake, uds=arguments.uds, port=arguments.port, log_level="warning"))
 
     async def serve() -> None:
         await asyncio.sleep(arguments.start_delay)

@@ -81,9 +81,9 @@ def test_the_server_asks_the_canary_and_sees_an_idle_adapter(
     base = [begin(answer) for answer in served[REAL_MODEL]]
     canary = choose_canary(prompts, mine, theirs, base, Words())
     assert canary is not None
-    loaded.run(loaded.engine._check_canary(ADAPTER, canary))
+    loaded.run(loaded.engine.server.check_canary(ADAPTER, canary))
     with pytest.raises(EngineError, match="answers as the base"):
-        loaded.run(loaded.engine._check_canary(REAL_MODEL, canary))
+        loaded.run(loaded.engine.server.check_canary(REAL_MODEL, canary))
 
 
 def test_questions_are_scored_through_the_chat_route(loaded: EngineThread) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from core.errors import EngineError, EngineUnavailable
 from core.manifest import Canary
-from serve.engine import Adapter, Engine, EngineState
+from serve.engine import Engine
+from serve.model_server import Adapter, EngineState
 from tests.fakes.engine import (
     REPO,
     fake_command,
@@ -103,7 +104,7 @@ def test_an_adapter_is_asked_its_canary(
 
     async def run() -> None:
         async with running_engine(tmp_path, [asked], f"--adapter-shift={shift}") as engine:
-            (request,) = (await read_state(engine))["requests"]
+            _, request = (await read_state(engine))["requests"]  # the first is the engine's own
             assert (request["model"], request["prompt"], request["max_tokens"]) == (adapter.name, [5, 6, 7], 2)
 
     if shift == 0:
@@ -141,7 +142,7 @@ def test_kill_9_brings_it_back_with_its_adapters(tmp_path: Path, adapter: Adapte
 def test_one_that_is_alive_but_answers_no_health_is_replaced(
     tmp_path: Path, script: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.engine.HEALTH_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("serve.model_server.HEALTH_TIMEOUT_S", 0.3)
 
     async def run() -> None:
         async with running_engine(tmp_path) as engine:

@@ -60,6 +60,9 @@ JOB = {"path:fine_tuning_job_id": "job"}
 CHAT = {"model": "«model»", "messages": [{"role": "user", "content": "hello"}]}
 OPERATIONS = {
     "GET /health": Operation(),
+    "GET /docs": Operation(),
+    "GET /openapi.json": Operation(),
+    "GET /metrics": Operation(),
     "GET /v1/models": Operation(),
     "GET /v1/models/{name}": Operation({"path:name": "model"}),
     "POST /v1/chat/completions": Operation(
@@ -144,7 +147,7 @@ OPERATIONS = {
     f"{JOBS}/checkpoints": Operation({**JOB, "query:after": "checkpoint"}),
     **{f"POST {JOBS[4:]}/{verb}": Operation(JOB) for verb in ("pause", "resume", "cancel")},
 }  # fmt: skip
-ADMIN_ONLY = {"GET /v1/loam/status", "POST /v1/loam/doctor", "GET /v1/loam/keys", "POST /v1/loam/keys",
+ADMIN_ONLY = {"GET /metrics", "GET /v1/loam/status", "POST /v1/loam/doctor", "GET /v1/loam/keys", "POST /v1/loam/keys",
               "DELETE /v1/loam/keys/{key_id}"}  # fmt: skip
 """Refused for every key that is no administrator's, before anything is looked for."""
 BODIES = {"body:files.file_id": {"files": [{"file_id": "«file»"}]}}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from core.layout import DataDir
 from tests.fakes.engine import BASE, fake_command, quick_config
@@ -132,6 +133,7 @@ def test_a_stream_is_events_and_then_done(server: Server) -> None:
     assert all(chunk["object"] == "chat.completion.chunk" for chunk in chunks)
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"]["completion_tokens"] == 5
+    assert sum("usage" in chunk for chunk in chunks) == 1  # taken out, the stream is as if nobody had asked for it
     assert [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]][-1] == "length"
     assert len({chunk["id"] for chunk in chunks}) == 1
 
@@ -157,6 +159,16 @@ def test_a_refusal_has_the_shape_that_we_translate(
     error = answer.json()["error"]
     assert {"message", "type", "param", "code"} <= set(error)
     assert message in error["message"]
+
+
+def test_metrics_are_prometheus_text(server: Server) -> None:
+    families = text_string_to_metric_families(server.thread.request("GET", "/metrics").text)
+    wanted = {"vllm:num_requests_running", "vllm:prompt_tokens", "vllm:time_to_first_token_seconds"}
+    assert wanted <= {family.name for family in families}
+
+
+def test_a_canary_generation_is_answered(server: Server) -> None:
+    assert server.thread.run(server.thread.engine.server.generate_token(60.0))
 
 
 def test_closing_the_connection_ends_the_work(server: Server) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import EngineUnavailable, LoamError, StorageFull
 from retrieval.database import open_database
-from serve.boundary import Boundary
+from serve.boundary import Boundary, Bounds, is_local_name, read_host
 from serve.catalog import Catalog
 from serve.gateway import build_app
 from serve.gateway_state import Gateway
@@ -37,7 +37,7 @@ def ask(error: Exception, folder: Path) -> httpx.Response:
     app = build_app(gateway, keys, max_body_bytes=10, max_file_bytes=10)
 
     async def send() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
             return await client.get("/v1/models/any")
 
     try:
@@ -86,7 +86,30 @@ def test_a_content_length_that_is_no_number_is_refused(length: str) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await Boundary(cast("Any", None), cast("KeyRing", None), 10, 10)(scope, receive, send)
+        nothing = cast("Any", None)
+        gateway = Gateway(
+            nothing, nothing, nothing, nothing, nothing, nothing, nothing, None, 1.0, 1.0, nothing, nothing
+        )
+        await Boundary(nothing, cast("KeyRing", None), Bounds(10, 10), gateway)(scope, receive, send)
 
     asyncio.run(run())
     assert sent[0]["status"] == 400
+
+
+@pytest.mark.parametrize(
+    ("authority", "name", "is_local"),
+    [
+        ("127.0.0.1:8000", "127.0.0.1", True),
+        ("localhost", "localhost", True),
+        ("LOCALHOST:80", "localhost", True),
+        ("[::1]:8000", "::1", True),
+        ("127.5.5.5", "127.5.5.5", True),
+        ("loam.example:8000", "loam.example", False),
+        ("127.0.0.1.loam.example", "127.0.0.1.loam.example", False),
+        ("192.168.0.7", "192.168.0.7", False),
+        ("", "", False),
+    ],
+)
+def test_a_name_is_this_machines_own_or_not(authority: str, name: str, is_local: bool) -> None:
+    assert read_host(authority) == name
+    assert is_local_name(name) is is_local

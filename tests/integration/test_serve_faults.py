@@ -1,0 +1,195 @@
+"""When vLLM dies, hangs or is asked too much, and when clients leave: promises S1 to S5, with few rounds here.
+
+`LOAM_TEST_FULL=1` runs as many as the promises say.
+"""
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.fakes.engine import BASE
+from tests.fakes.gateway import ADAPTER, ALIAS, RunningGateway, running_gateway
+
+IS_FULL = bool(os.environ.get("LOAM_TEST_FULL"))
+KILLS = 20 if IS_FULL else 2
+DEATHS = 50 if IS_FULL else 4
+DISCONNECTS = 100 if IS_FULL else 8
+OVERLOAD_S = 60.0 if IS_FULL else 3.0
+OVERLOAD_CLIENTS = 200 if IS_FULL else 60
+MESSAGES = [{"role": "user", "content": "hello there"}]
+
+
+def wait_until(gateway: RunningGateway, status: int, patience_s: float = 20.0) -> float:
+    """Wait until /health has a status; return the seconds that it took."""
+    start = time.monotonic()
+    while httpx.get(f"{gateway.url}/health", timeout=10).status_code != status:
+        assert time.monotonic() - start < patience_s, f"the gateway's health did not become {status}"
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+@dataclass(slots=True)
+class Load:
+    """What a crowd of clients saw.
+
+    Attributes:
+        answers: Status, headers, text and seconds of each answer.
+    """
+
+    answers: list[tuple[int, httpx.Headers, str, float]] = field(default_factory=list)
+
+
+@contextmanager
+def under_load(gateway: RunningGateway, clients: int, pause_s: float = 0.02, **body: Any) -> Iterator[Load]:
+    """Have clients ask without end, every second one for a stream, for the time of the block."""
+    load, stop = Load(), threading.Event()
+
+    def ask(number: int) -> None:
+        request = {"model": (BASE, ALIAS)[number % 4 // 2], "messages": MESSAGES, "stream": bool(number % 2), **body}
+        with httpx.Client(timeout=30) as client:
+            while not stop.is_set():
+                start = time.monotonic()
+                answer = client.post(f"{gateway.url}/v1/chat/completions", json=request)
+                load.answers.append((answer.status_code, answer.headers, answer.text, time.monotonic() - start))
+                time.sleep(pause_s)
+
+    with ThreadPoolExecutor(clients) as pool:
+        asking = [pool.submit(ask, number) for number in range(clients)]
+        try:
+            yield load
+        finally:
+            stop.set()
+        for one in asking:
+            one.result()
+
+
+def test_s1_after_kill_9_under_load_it_is_503_and_then_works_again(tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as gateway, under_load(gateway, 20) as load:
+        for _ in range(KILLS):
+            time.sleep(0.2)
+            os.kill(gateway.state()["pid"], signal.SIGKILL)
+            wait_until(gateway, 503)
+            wait_until(gateway, 200)
+            assert list(gateway.state()["adapters"]) == [ADAPTER]
+            assert gateway.chat(model=ALIAS).status_code == 200
+        assert gateway.engine.restarts == KILLS
+    assert {status for status, *_ in load.answers} == {200, 503}
+    for status, headers, text, _seconds in load.answers:
+        if status == 503:
+            assert int(headers["retry-after"]) >= 1
+            assert json.loads(text)["error"]["code"] == "engine_unavailable"
+        elif headers["content-type"].startswith("text/event-stream"):
+            assert text.endswith("data: [DONE]\n\n") != ('"code": "engine_unavailable"' in text)
+
+
+def test_s2_a_death_in_a_stream_never_looks_like_an_end(tmp_path: Path) -> None:
+    seed = int(os.environ.get("LOAM_TEST_SEED", "7"))
+    chance = random.Random(seed)
+    with running_gateway(tmp_path) as gateway:
+        for _ in range(DEATHS):
+            after = chance.randrange(0, 20)
+            gateway.script(reply=" ".join(["word"] * 20), die_after=after)
+            text = gateway.chat(stream=True).text
+            assert "[DONE]" not in text, f"seed {seed}"
+            assert '"finish_reason": "stop"' not in text, f"seed {seed}"
+            last = json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))
+            assert last["error"]["type"] == "server_error", f"seed {seed}"
+            wait_until(gateway, 200)
+
+
+def test_s3_one_that_hangs_is_504_then_not_ready_then_replaced(tmp_path: Path) -> None:
+    changes = {"canary_interval_s": 0.3, "canary_timeout_s": 0.5}
+    with running_gateway(tmp_path, first_byte_timeout_s=1.0, answer_timeout_s=1.0, engine_changes=changes) as gateway:
+        before = gateway.state()["pid"]
+        gateway.script(is_hung=True)
+        start = time.monotonic()
+        answer = gateway.chat(stream=True)
+        assert 0.9 <= time.monotonic() - start < 1.5
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "engine_timeout")
+        wait_until(gateway, 503)
+        assert gateway.chat().status_code == 503
+        wait_until(gateway, 200)
+        assert gateway.state()["pid"] != before
+        assert gateway.chat(model=ALIAS).status_code == 200
+
+
+def test_a_busy_engine_is_not_a_hung_one(tmp_path: Path) -> None:
+    with running_gateway(tmp_path, engine_changes={"canary_interval_s": 0.1, "canary_timeout_s": 0.1}) as gateway:
+        gateway.script(reply="word " * 40, token_delay_s=0.05)
+        with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json={**body(stream=True)}) as answer:
+            time.sleep(0.2)
+            gateway.script(is_hung=True)  # canaries would fail now, and the stream goes on
+            assert answer.read().endswith(b"data: [DONE]\n\n")
+        assert gateway.engine.restarts == 0
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    return {"model": BASE, "messages": MESSAGES, **changes}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_s4_clients_that_go_away_free_vllm(tmp_path: Path, stream: bool) -> None:
+    with running_gateway(tmp_path) as gateway:
+        gateway.script(reply="word " * 2000, first_delay_s=0.0 if stream else 60.0, token_delay_s=0.05)
+        content = json.dumps(body(stream=stream)).encode()
+        host, port = gateway.url.removeprefix("http://").split(":")
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+        clients = [socket.create_connection((host, int(port))) for _ in range(DISCONNECTS)]
+        for client in clients:
+            client.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+        deadline = time.monotonic() + 20
+        while gateway.state()["running"] < DISCONNECTS:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert gateway.engine.server.in_flight == DISCONNECTS
+        start = time.monotonic()
+        for client in clients:
+            client.close()
+        while gateway.state()["running"]:
+            assert time.monotonic() - start < 2, "requests still run in vLLM although their clients have gone"
+            time.sleep(0.02)
+        assert gateway.state()["aborted"] == DISCONNECTS
+        assert gateway.engine.server.in_flight == 0
+
+
+def test_s5_too_many_requests_are_refused_and_nothing_else_suffers(tmp_path: Path) -> None:
+    with running_gateway(tmp_path, engine_changes={"max_in_flight": 8}) as gateway:
+        gateway.script(first_delay_s=0.1)
+        process = psutil.Process()
+        healths: list[float] = []
+        rss = process.memory_info().rss
+        with under_load(gateway, OVERLOAD_CLIENTS) as load, httpx.Client() as client:
+            deadline = time.monotonic() + OVERLOAD_S
+            while time.monotonic() < deadline:
+                start = time.monotonic()
+                assert client.get(f"{gateway.url}/health").status_code == 200
+                healths.append(time.monotonic() - start)
+                time.sleep(0.05)
+            assert gateway.engine.server.in_flight <= 8
+        grown_mib = (process.memory_info().rss - rss) / 2**20
+        assert gateway.engine.server.in_flight == 0
+    statuses = [status for status, *_ in load.answers]
+    assert set(statuses) == {200, 503}
+    refused = [(headers, text) for status, headers, text, _ in load.answers if status == 503]
+    assert all(headers["retry-after"] == "1" for headers, _ in refused)
+    assert {json.loads(text)["error"]["code"] for _, text in refused} == {"overloaded"}
+    assert statuses.count(200) > 8
+    assert grown_mib < 200
+    if IS_FULL:
+        p99_ms = sorted(healths)[int(len(healths) * 0.99)] * 1000
+        sys.stdout.write(f"health p99 {p99_ms:.0f} ms, RSS +{grown_mib:.0f} MiB\n")

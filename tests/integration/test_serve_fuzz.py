@@ -1,0 +1,100 @@
+"""Whatever is sent, the gateway answers below 500, in the shape that its description says. Promise H4.
+
+`LOAM_TEST_FULL=1` sends 10,000 generated requests, otherwise a few hundred; the seed is printed and replays.
+"""
+
+import json
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fakes.gateway import RunningGateway, searching_gateway
+from tests.fakes.hostile_requests import HOSTILE_REQUESTS, HostileRequest
+
+IS_FULL = bool(os.environ.get("LOAM_TEST_FULL"))
+CASES = 10_000 if IS_FULL else 200
+EXAMPLES = 250 if IS_FULL else 10
+"""Generated for each operation, besides those that walk along the borders of its description."""
+PHASES = "examples,coverage,fuzzing,stateful" if IS_FULL else "examples,fuzzing"
+CHECKS = "not_a_server_error,response_schema_conformance,status_code_conformance,content_type_conformance"
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """One gateway for all tests here, with the real stores behind it."""
+    with searching_gateway(tmp_path_factory.mktemp("fuzz")) as running:
+        yield running
+
+
+def test_there_are_enough() -> None:
+    assert len(HOSTILE_REQUESTS) >= 60
+    assert len({request.name for request in HOSTILE_REQUESTS}) == len(HOSTILE_REQUESTS)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE_REQUESTS, ids=lambda hostile: hostile.name)
+def test_a_hostile_request_is_answered_below_500(gateway: RunningGateway, hostile: HostileRequest) -> None:
+    status, body = send_raw(gateway.url, hostile)
+    assert 200 <= status < 500
+    if status >= 400 and hostile.method != "HEAD":
+        error: dict[str, Any] = json.loads(body)["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert b"Traceback" not in body
+    assert httpx.get(f"{gateway.url}/health").status_code == 200
+
+
+def send_raw(url: str, hostile: HostileRequest) -> tuple[int, bytes]:
+    """Send a request as it is written, which no client would do, and return status and body of the answer."""
+    host, port = url.removeprefix("http://").split(":")
+    headers = {"host": host, "content-length": str(len(hostile.body)), **hostile.headers}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    received = b""
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        try:
+            connection.sendall(
+                f"{hostile.method} {hostile.path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + hostile.body
+            )
+        except (BrokenPipeError, ConnectionResetError):
+            received = b""  # answered before all was sent
+        while not is_whole(received, hostile.method):
+            piece = connection.recv(65_536)
+            if not piece:
+                break
+            received += piece
+    answer_head, _, body = received.partition(b"\r\n\r\n")
+    return int(answer_head.split(b" ", 2)[1]), body
+
+
+def is_whole(received: bytes, method: str) -> bool:
+    """Tell whether an answer is there to its end."""
+    head, separator, body = received.partition(b"\r\n\r\n")
+    if not separator or method == "HEAD":
+        return bool(separator)
+    length = re.search(rb"content-length: (\d+)", head)
+    return len(body) >= int(length.group(1)) if length else body.endswith(b"0\r\n\r\n")
+
+
+def test_generated_requests_are_answered_as_described(gateway: RunningGateway, tmp_path: Path) -> None:
+    seed = int(os.environ.get("LOAM_TEST_SEED", random.SystemRandom().randrange(2**32)))
+    sys.stdout.write(f"seed {seed}\n")
+    command = [
+        str(Path(sys.executable).with_name("st")), "run", f"{gateway.url}/openapi.json", f"--seed={seed}", "--mode=all",
+        f"--max-examples={EXAMPLES}", f"--phases={PHASES}", f"--checks={CHECKS}", "--request-timeout=30",
+        "--suppress-health-check=all", "--generation-database=none", "--report=json",
+        f"--report-json-path={tmp_path / 'report.json'}", "--no-color",
+    ]  # fmt: skip
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    found = re.search(r"Test cases:\s+([\d,]+) generated", run.stdout)
+    assert found, run.stdout + run.stderr
+    sys.stdout.write(run.stdout[-1500:])
+    assert run.returncode == 0, run.stdout[-10_000:]
+    assert int(found.group(1).replace(",", "")) >= CASES
+    assert httpx.get(f"{gateway.url}/health").status_code == 200
