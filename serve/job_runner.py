@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ class JobRunner:
         self._program = program
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._active: set[str] = set()
+        self._active: Counter[str] = Counter()  # jobs that somebody is on: for a moment, both tasks may be
         self._calls: set[str] = set()  # jobs whose trainer shall end: cancelled or paused
         self._deaths: dict[str, tuple[int, int]] = {}  # by job: steps at the last death, deaths at that step
         self._process: KeptProcess | None = None
@@ -206,7 +207,7 @@ class JobRunner:
             try:
                 job = await self._archive.run(take_waiting, self._archive.engine, status, base)
                 if job is not None:
-                    self._active.add(job.id)
+                    self._active[job.id] += 1
                     await self._handle(job, handle)
                     continue
                 pause_s = IDLE_S
@@ -215,11 +216,17 @@ class JobRunner:
                 pause_s = RETRY_S
             finally:
                 if job is not None:
-                    self._active.discard(job.id)
-                    self._calls.discard(job.id)
-                    self.progress.pop(job.id, None)
+                    self._leave(job.id)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause_s)
+
+    def _leave(self, job_id: str) -> None:
+        """Forget a job that nobody is on any more."""
+        self._active[job_id] -= 1
+        if not self._active[job_id]:
+            del self._active[job_id]
+            self._calls.discard(job_id)
+            self.progress.pop(job_id, None)
 
     async def _handle(self, job: Job, handle: Callable[[Job], Awaitable[None]]) -> None:
         """Handle one job; what nobody foresaw fails the job and not the gateway."""
