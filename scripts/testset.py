@@ -37,8 +37,10 @@ from retrieval.config import EmbedderConfig, SearchConfig
 from retrieval.database import open_database
 from retrieval.searcher import Hit, Searcher
 from retrieval.store import Passage, find_store, read_chunks, read_passages
-from serve.answering import INSTRUCTIONS, Chat, build_prompt
+from serve.answering import INSTRUCTIONS
+from serve.inquiry import Chat
 from serve.progress import CountProgress, say
+from serve.prompting import build_prompt
 
 QUESTIONS, DRAFTS, RAFT_TRAIN, RAFT_VALID = "questions.jsonl", "drafts.jsonl", "raft_train.jsonl", "raft_valid.jsonl"
 WRITTEN = ".written"

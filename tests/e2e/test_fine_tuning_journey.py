@@ -16,7 +16,7 @@ from openai.types.fine_tuning import FineTuningJob
 from core.layout import DataDir
 from core.manifest import AdapterManifest
 from serve.leases import find_trainers
-from tests.e2e.test_serve import find_port, read_words, run_program, wait_until_ready
+from tests.e2e.program import find_port, read_words, run_program, wait_until_ready
 from tests.fakes.strict_answers import check_answer
 
 MODEL = "smollm2-135m-instruct"
