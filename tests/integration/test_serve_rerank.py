@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from core.config import Device
+from retrieval.config import EmbedderConfig
 from retrieval.rerank import Reranker
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import EMBEDDER, RunningGateway, running_gateway, searching_gateway
@@ -31,7 +32,9 @@ def rerank(gateway: RunningGateway, **more: Any) -> httpx.Response:
 
 
 def test_texts_come_best_first_with_the_rerankers_own_scores(gateway: RunningGateway) -> None:
-    scores = Reranker(gateway.folder / "models" / RERANKER, Device.cpu).score(QUERY, [(None, text) for text in TEXTS])
+    scores = Reranker(gateway.folder / "models" / RERANKER, EmbedderConfig(device=Device.cpu)).score(
+        QUERY, [(None, text) for text in TEXTS]
+    )
     answer = rerank(gateway).json()
     found = [(result["index"], result["document"]["text"]) for result in answer["results"]]
     order = sorted(range(len(TEXTS)), key=lambda place: -scores[place])
