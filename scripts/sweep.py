@@ -185,7 +185,8 @@ def import_optuna() -> ModuleType:
         raise MissingDependency(
             "sweep: wanted the package optuna, found none. Install it: .venv/bin/uv pip install 'optuna>=5,<6'"
         ) from error
-    return optuna
+    module: ModuleType = optuna
+    return module
 
 
 def open_study(folder: Path, config: SweepConfig) -> "optuna.Study":

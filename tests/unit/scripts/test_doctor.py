@@ -23,7 +23,8 @@ from retrieval.searcher import Searcher
 from retrieval.snapshot import snapshot_folder
 from retrieval.store import find_store
 from retrieval.uploads import save_upload
-from scripts.doctor import Finding, Request, examine, parse_arguments
+from scripts.doctor import Request, examine, parse_arguments
+from scripts.finding import Finding
 from tests.fakes.hash_embedder import HashEmbedder
 
 REPO = Path(__file__).resolve().parents[3]
