@@ -65,7 +65,7 @@ function drawHead(view, path, refresh) {
     ["Made", when(job.created_at)],
     job.finished_at ? ["Took", span(job.finished_at - job.created_at)] : job.estimated_finish ? ["Done in about", span(job.estimated_finish - Date.now() / 1000)] : null,
     job.trained_tokens ? ["Tokens read", job.trained_tokens.toLocaleString("en")] : null,
-    ...Object.entries(job.hyperparameters ?? {}).map(([name, value]) => [name.replaceAll("_", " "), String(value)]),
+    ...Object.entries(job.hyperparameters ?? {}).map(([name, value]) => [name.replace(/^n_/, "").replaceAll("_", " "), String(value)]),
   ].filter(Boolean);
   return [
     h("div", { class: "row between" },
@@ -85,8 +85,8 @@ function drawUse(job) {
     h("p", {}, "The new model is served now, under the name ", h("code", {}, job.fine_tuned_model), "."),
     h("div", { class: "row" }, h("a", { class: "button", href: ask }, "Ask it beside its base"),
       job.result_files?.[0] ? h("button", { onclick: () => saveResults(job.result_files[0]) }, "Figures as CSV") : null),
-    h("details", {}, h("summary", {}, "From documents too: an assistant over it"),
-      h("p", {}, "Start the gateway with an assistant, and it answers from a store, cited:"),
+    h("details", {}, h("summary", {}, "From documents too"),
+      h("p", {}, "Tick a store under Ask, and it answers from documents, cited. A lasting name for both is an assistant, given when the gateway starts:"),
       h("pre", {}, `python serve/run.py +assistants.helper='{model: ${job.id}, stores: [STORE]}'`)),
   );
 }

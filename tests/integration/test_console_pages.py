@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -63,7 +64,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assistants = {"acme-support": AssistantConfig(model=ALIAS, stores=["acme-handbook"], k=3, min_score=-1)}
     searcher = Searcher(data, make_embedder=HashEmbedder)
     try:
-        with running_gateway(folder, assistants=assistants, stores=searcher) as gateway:
+        with running_gateway(folder, assistants=assistants, stores=searcher, trains=True) as gateway:
             yield Served(gateway, create_key(gateway.database, "local", is_admin=True)[1], "acme-handbook")
     finally:
         searcher.close()
@@ -140,14 +141,34 @@ def show_store(page: Page, served: Served) -> None:
     expect(page.locator(".hits tbody tr").first).to_be_visible()
 
 
-def show_training(page: Page, served: Served) -> None:
+def upload_chats(served: Served, *more: str) -> str:
+    """Upload training chats of the example company; return the file's id."""
     chats = (DOCUMENTS.parent / "chats_train.jsonl").read_text().splitlines()[:40]
-    broken = json.dumps({"messages": [{"role": "user", "content": "no answer"}]})
-    served.gateway.client(served.token).files.create(
-        file=("chats.jsonl", "\n".join([*chats, broken]).encode()), purpose="fine-tune"
-    )
+    content = "\n".join([*chats, *more]).encode()
+    return served.gateway.client(served.token).files.create(file=("chats.jsonl", content), purpose="fine-tune").id
+
+
+def show_training(page: Page, served: Served) -> None:
+    file_id = upload_chats(served, json.dumps({"messages": [{"role": "user", "content": "no answer"}]}))
     log_in(page, served, "finetune")
-    expect(page.get_by_role("heading", level=1)).to_have_text("Fine-tune")
+    page.get_by_label("or one uploaded before").select_option(file_id)
+    expect(page.locator(".faults tbody tr")).to_have_count(1)
+
+
+def show_settings(page: Page, served: Served) -> None:
+    file_id = upload_chats(served)
+    log_in(page, served, "finetune")
+    page.get_by_label("or one uploaded before").select_option(file_id)
+    expect(page.get_by_role("button", name="Start the job")).to_be_visible()
+
+
+def show_job(page: Page, served: Served) -> None:
+    jobs = served.gateway.client(served.token).fine_tuning.jobs
+    hyperparameters = {"n_epochs": 4, "batch_size": 4}
+    method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+    job = jobs.create(model=BASE, training_file=upload_chats(served), suffix="helpdesk", method=cast("Any", method))
+    log_in(page, served, f"finetune/{job.id}")
+    expect(page.locator(".badge.succeeded")).to_be_visible(timeout=60_000)
 
 
 def show_reports(page: Page, served: Served) -> None:
@@ -177,13 +198,14 @@ def show_report(page: Page, served: Served) -> None:
 def show_operations(page: Page, served: Served) -> None:
     log_in(page, served, "operations")
     page.get_by_role("button", name="Examine the data directory").click()
-    expect(page.get_by_text("all is well")).to_be_visible(timeout=60_000)
+    expect(page.get_by_label("Doctor").locator(".badge")).to_be_visible(timeout=60_000)
 
 
 PAGES = {
     "login": show_login, "answer": show_answer, "comparison": show_comparison, "passage": show_passage,
-    "stores": show_stores, "store": show_store, "training": show_training, "reports": show_reports,
-    "report": show_report, "compared-reports": show_compared_reports, "operations": show_operations,
+    "stores": show_stores, "store": show_store, "training": show_training, "settings": show_settings,
+    "job": show_job, "reports": show_reports, "report": show_report, "compared-reports": show_compared_reports,
+    "operations": show_operations,
 }  # fmt: skip
 
 
