@@ -47,12 +47,30 @@ def check_rows(path: Path, name: str, field: str, method: str) -> int:
 
 async def check_upload_rows(path: Path, name: str, field: str, method: str) -> int:
     """Run this module on a file and return what it found. Arguments and errors are those of `check_rows`."""
+    found = await ask_module("serve.file_check", [str(path), name, field, method], CHECK_TIMEOUT_S, name, field)
+    return int(found["rows"])
+
+
+async def ask_module(module: str, arguments: list[str], timeout_s: float, name: str, field: str) -> dict[str, Any]:
+    """Run one of our modules in a process of its own, which ends with this call, and return the object it prints.
+
+    Args:
+        module: Its name.
+        arguments: Of its command line.
+        timeout_s: Longest wait.
+        name: What the owner calls the file that it reads, for the message.
+        field: The request's field that named the file.
+
+    Raises:
+        TrainingDataError: It refused the file, or ended without an answer.
+        TimeoutError: It took too long.
+    """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "serve.file_check", str(path), name, field, method,
+        sys.executable, "-m", module, *arguments,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             output, _ = await process.communicate()
     except BaseException:
         process.kill()
@@ -63,7 +81,7 @@ async def check_upload_rows(path: Path, name: str, field: str, method: str) -> i
     found: dict[str, Any] = json.loads(output)
     if "error" in found:
         raise TrainingDataError(found["error"]["message"], param=field)
-    return int(found["rows"])
+    return found
 
 
 def main(path: str, name: str, field: str, method: str) -> None:

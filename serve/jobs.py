@@ -22,6 +22,7 @@ from retrieval.database import read_transaction, write_transaction
 
 ID_PREFIX = "ftjob-"
 FINAL = ("succeeded", "failed", "cancelled")
+STATUSES = ("validating_files", "queued", "running", *FINAL)
 JSON_COLUMNS = ("hyperparameters", "options", "metadata", "arguments", "error")
 
 
@@ -364,6 +365,14 @@ def list_cancelling(engine: Engine) -> list[str]:
     )
     with read_transaction(engine) as connection:
         return list(connection.execute(query).scalars())
+
+
+def count_jobs(engine: Engine) -> dict[str, int]:
+    """Return how many jobs of all owners there are, for each of STATUSES."""
+    query = text("SELECT status, COUNT(*) AS jobs FROM fine_tuning_jobs GROUP BY status")
+    with read_transaction(engine) as connection:
+        counts = {row.status: int(row.jobs) for row in connection.execute(query)}
+    return {status: counts.get(status, 0) for status in STATUSES}
 
 
 def list_leases(engine: Engine) -> dict[str, Lease | None]:

@@ -6,7 +6,6 @@ prints one JSON object: rows, format, the first faults with their lines, the len
 and one row as the model reads it. Without a model folder the lengths are in characters. Does not know jobs.
 """
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -14,12 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.errors import LoamError, TrainingDataError
+from core.errors import LoamError
 from core.faults import NOTHING_FOUND
 from core.formats import choose_layout
 from core.manifest import read_chat_template
 from core.offline import switch_offline
 from core.training_file import read_records, read_rows
+from serve.file_check import ask_module
 
 MAX_FAULTS = 200
 MAX_MEASURED = 20_000
@@ -119,23 +119,7 @@ async def preview_upload(path: Path, name: str, model: Path | None) -> dict[str,
         TrainingDataError: The file cannot be read at all.
     """
     arguments = [str(path), name, *([str(model)] if model else [])]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "serve.training_preview", *arguments,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            output, _ = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    if process.returncode:
-        raise TrainingDataError(f"{name}: it could not be checked (exit code {process.returncode}).", param="file_id")
-    found: dict[str, Any] = json.loads(output)
-    if "error" in found:
-        raise TrainingDataError(found["error"]["message"], param="file_id")
-    return found
+    return await ask_module("serve.training_preview", arguments, TIMEOUT_S, name, "file_id")
 
 
 def main(path: str, name: str, model: str | None = None) -> None:

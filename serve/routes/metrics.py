@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from core.errors import EngineUnavailable
 from serve.attached_files import read_waiting
 from serve.gateway_state import CurrentGateway
+from serve.jobs import count_jobs
 from serve.model_server import ModelServer
 from serve.owners import CurrentCaller
 from serve.routes.api_keys import check_admin
@@ -27,6 +28,8 @@ async def get_metrics(gateway: CurrentGateway, caller: CurrentCaller) -> Respons
         metrics.engine_ready.labels(server.address).set(server.is_ready)
         metrics.engine_in_flight.labels(server.address).set(server.in_flight)
     metrics.waiting_files.set(await gateway.archive.run(read_waiting, gateway.archive.engine))
+    for status, jobs in (await gateway.archive.run(count_jobs, gateway.archive.engine)).items():
+        metrics.jobs.labels(status).set(jobs)
     of_servers = {server.address: text for server, text in zip(servers, texts, strict=True) if text}
     return Response(await asyncio.to_thread(metrics.render, of_servers), media_type=CONTENT_TYPE_LATEST)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -125,6 +126,9 @@ def test_a_job_from_upload_to_answer(client: openai.OpenAI, gateway: RunningGate
     assert table[5] == "5,0.6,,0.4,0.5"
     assert client.files.retrieve(job.result_files[0]).purpose == "fine-tune-results"
     assert find_trainers(job.id) == []
+    counted = httpx.get(f"{gateway.url}/metrics").text
+    assert 'loam_fine_tuning_jobs{status="succeeded"} 1.0' in counted
+    assert 'loam_fine_tuning_jobs{status="failed"} 0.0' in counted
 
 
 def test_events_page_and_keep_their_ids(client: openai.OpenAI) -> None:
