@@ -138,6 +138,7 @@ def test_an_answer_is_cited_and_a_mark_opens_the_passage(served: Served, watched
     link = page.evaluate("location.href")
     page.keyboard.press("Escape")
     expect(passage).to_have_count(0)
+    page.wait_for_function("!location.href.includes('passage=')")  # the address follows a moment after
     page.goto(link)
     page.reload()
     expect(page.get_by_role("dialog").locator("mark")).to_contain_text(FLOW)
@@ -290,6 +291,7 @@ def test_pages_are_reached_by_keyboard(served: Served, watched: Watched) -> None
 
 
 def test_a_job_is_checked_started_and_watched_to_its_end(served: Served, watched: Watched, tmp_path: Path) -> None:
+    served.gateway.script(reply=None)  # each model says what it was asked
     page = watched.page
     page.get_by_role("link", name="Fine-tune").click()
     chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
