@@ -1,5 +1,6 @@
 """How the tests run the fake vLLM: the command for serve's own engine, and a script set from outside."""
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -7,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from serve.engine import Engine
@@ -50,8 +52,14 @@ async def running_engine(
 
 
 async def set_script(engine: Engine, **script: Any) -> None:
-    """Tell the fake how to answer from now on."""
-    answer = await engine.client.post("/fake/script", json=script)
+    """Tell the fake how to answer from now on; one that has just been killed is waited for."""
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                answer = await engine.client.post("/fake/script", json=script)
+                break
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)
     answer.raise_for_status()
 
 

@@ -258,6 +258,14 @@ def test_metrics_are_for_administrators(tmp_path: Path) -> None:
         assert httpx.get(f"{keyed.url}/metrics").status_code == 401
 
 
+def wait_for_line(caplog: pytest.LogCaptureFixture, beginning: str) -> None:
+    """Wait for a line of the log: a request's own is written after its last byte has gone."""
+    deadline = time.monotonic() + 5
+    while not any(record.getMessage().startswith(beginning) for record in caplog.records):
+        assert time.monotonic() < deadline, f"no line of the log begins with {beginning!r}"
+        time.sleep(0.01)
+
+
 def test_every_line_that_a_request_logs_has_its_id(gateway: RunningGateway, caplog: pytest.LogCaptureFixture) -> None:
     from core.logs import JsonFormatter
 
@@ -275,6 +283,7 @@ def test_every_line_that_a_request_logs_has_its_id(gateway: RunningGateway, capl
         gateway.script(error_after=1)
         with caplog.at_level(logging.INFO, logger="serve"):
             answer = gateway.chat(stream=True)
+            wait_for_line(caplog, "POST /v1/chat/completions 200")
         gateway.script()
     finally:
         logging.getLogger("serve").removeHandler(keeper)
