@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_all_are_asked_greedily_under_the_candidates_name_and_scored_in_order(tm
     texts = ["red", "green", "blue"]
     questions = [Question([{"role": "user", "content": text}], text) for text in texts]
 
-    async def run() -> tuple[list[str], list[dict[str, object]]]:
+    async def run() -> tuple[list[str], list[dict[str, Any]]]:
         async with running_engine(tmp_path) as engine:
             answers = await answer_all(engine, BASE, questions, 5, 2, CountProgress("asking", 3))
             return answers, (await read_state(engine))["requests"]
