@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -295,13 +295,18 @@ async def _ask_pending(
         await check_models(client, sorted({arm.model for _, arm in pairs}), config.url)
         if writer.is_empty():
             writer.write(heading)
-        workers = [asyncio.ensure_future(work()) for _ in range(min(config.concurrency, len(pairs)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await run_workers(work, min(config.concurrency, len(pairs)))
+
+
+async def run_workers(work: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
+    """Run the same work several times at once; when one fails, the others are ended before its error goes on."""
+    workers = [asyncio.ensure_future(work()) for _ in range(count)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
 
 
 async def check_models(client: openai.AsyncOpenAI, models: Sequence[str], url: str) -> None:

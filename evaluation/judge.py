@@ -6,7 +6,7 @@ Does not know how a judge is asked (structured.py does) or what it is asked (rag
 from dataclasses import dataclass, field
 
 from core.errors import ConfigError
-from evaluation.structured import Asking
+from evaluation.structured import Asking, find_asking_faults
 
 RAGAS_METRICS = ("faithfulness", "answer_relevancy", "context_precision", "context_recall")
 
@@ -57,15 +57,10 @@ class JudgeConfig:
                 ("embedder", self.embedder_url is None or self.embedder, "a name beside embedder_url", self.embedder),
                 ("limit", self.limit is None or self.limit >= 1, "at least 1 or null", self.limit),
                 ("controls", 0 <= self.controls <= 1000, "0 to 1000", self.controls),
-                ("max_tokens", self.max_tokens >= 16, "at least 16", self.max_tokens),
-                ("temperature", 0 <= self.temperature <= 2, "0 to 2", self.temperature),
-                ("timeout_s", self.timeout_s > 0, "above 0", self.timeout_s),
-                ("retries", 0 <= self.retries <= 10, "0 to 10", self.retries),
-                ("concurrency", 1 <= self.concurrency <= 256, "1 to 256", self.concurrency),
             )
             if not is_good
         ]
-        if faults:
+        if faults := faults + find_asking_faults("judge", self.to_asking()):
             raise ConfigError("; ".join(faults))
 
     def to_asking(self) -> Asking:

@@ -9,7 +9,6 @@ to believe them).
 Source: ragas 0.4.3, ragas/metrics/collections; Es et al., «RAGAS», arXiv 2309.15217.
 """
 
-import asyncio
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from ragas.metrics.collections import AnswerRelevancy, ContextPrecision, Context
 from core.errors import EngineUnavailable, InputError
 from core.layout import sha256_bytes
 from core.lines import LineWriter
+from evaluation.answers import run_workers
 from evaluation.judge import EmbedderEndpoint
 from evaluation.judgements import Judgement, Sample, read_judgements
 from evaluation.structured import KEY_VARIABLE, StructuredModel, UnusableAnswer, make_client
@@ -145,13 +145,7 @@ async def _judge_pending(
                 found[sample.group, sample.id, metric] = judgement
                 on_judgement(judgement)
 
-        workers = [asyncio.ensure_future(work()) for _ in range(min(judge.asking.concurrency, len(pending)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await run_workers(work, min(judge.asking.concurrency, len(pending)))
 
 
 def make_scorers(

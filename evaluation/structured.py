@@ -52,6 +52,21 @@ class Asking:
     concurrency: int = 4
 
 
+def find_asking_faults(group: str, asking: Asking) -> list[str]:
+    """Return what is out of range, each with its key in a configuration group."""
+    return [
+        f"{group}.{name}: wanted {wanted}, found {value!r}"
+        for name, is_good, wanted, value in (
+            ("max_tokens", asking.max_tokens >= 16, "at least 16", asking.max_tokens),
+            ("temperature", 0 <= asking.temperature <= 2, "0 to 2", asking.temperature),
+            ("timeout_s", asking.timeout_s > 0, "above 0", asking.timeout_s),
+            ("retries", 0 <= asking.retries <= 10, "0 to 10", asking.retries),
+            ("concurrency", 1 <= asking.concurrency <= 256, "1 to 256", asking.concurrency),
+        )
+        if not is_good
+    ]
+
+
 @dataclass(slots=True)
 class Usage:
     """What a model has cost so far.

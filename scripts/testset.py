@@ -31,7 +31,7 @@ from core.logs import configure_logging
 from core.training_file import check_file
 from evaluation.questions import read_questions
 from evaluation.raft import Example, Recipe, WithoutGold, make_examples, split_examples
-from evaluation.structured import KEY_VARIABLE, Asking, StructuredModel, choose_model, list_served
+from evaluation.structured import KEY_VARIABLE, Asking, StructuredModel, choose_model, find_asking_faults, list_served
 from evaluation.testset import LABELS, Draft, Plan, Writing, count_refusals, share_out
 from retrieval.config import EmbedderConfig, SearchConfig
 from retrieval.database import open_database
@@ -73,18 +73,9 @@ class WriterConfig:
 
     def __post_init__(self) -> None:
         """Check every range."""
-        faults = [
-            f"writer.{name}: wanted {wanted}, found {value!r}"
-            for name, is_good, wanted, value in (
-                ("url", self.url.startswith(("http://", "https://")), "http://HOST:PORT/v1", self.url),
-                ("max_tokens", self.max_tokens >= 16, "at least 16", self.max_tokens),
-                ("temperature", 0 <= self.temperature <= 2, "0 to 2", self.temperature),
-                ("timeout_s", self.timeout_s > 0, "above 0", self.timeout_s),
-                ("retries", 0 <= self.retries <= 10, "0 to 10", self.retries),
-                ("concurrency", 1 <= self.concurrency <= 256, "1 to 256", self.concurrency),
-            )
-            if not is_good
-        ]
+        faults = find_asking_faults("writer", self.to_asking())
+        if not self.url.startswith(("http://", "https://")):
+            faults.insert(0, f"writer.url: wanted http://HOST:PORT/v1, found {self.url!r}")
         if faults:
             raise ConfigError("; ".join(faults))
 

@@ -261,23 +261,11 @@ class Engine:
                 f"{self._read_log_tail()}"
             )
         for adapter in list(self._adapters):
-            await self._load_at_start(adapter)
+            await self.server.load_at_start(adapter, self.refused)
         self._last_ready_s = time.monotonic() - self._started_at
         self.server.is_ready = True
         self.state = EngineState.READY
         logger.info("engine ready", extra={"seconds": round(self._last_ready_s, 1), "adapters": len(self._adapters)})
-
-    async def _load_at_start(self, adapter: Adapter) -> None:
-        """Load one of the adapters of every start; one that is not needed and refused is left out, and said so."""
-        try:
-            await self.server.load(adapter)
-        except EngineUnavailable:
-            raise
-        except EngineError as error:
-            if adapter.is_needed:
-                raise
-            self.refused[adapter.name] = error.message
-            logger.error("adapter left out", extra={"adapter": adapter.name, "reason": error.message})
 
     async def _wait_until_healthy(self, process: EngineProcess, progress: Progress) -> None:
         while True:

@@ -210,15 +210,7 @@ class Fleet:
         for adapter in list(self._adapters):
             if adapter.name in names or adapter.name in self.refused:
                 continue
-            try:
-                await server.load(adapter)
-            except EngineUnavailable:
-                raise
-            except EngineError as error:
-                if adapter.is_needed:
-                    raise
-                self.refused[adapter.name] = error.message
-                logger.error("adapter left out", extra={"adapter": adapter.name, "reason": error.message})
+            await server.load_at_start(adapter, self.refused)
 
     async def _wait_until_bad(self, server: ModelServer) -> str:
         """Return why a server can no longer be given requests."""

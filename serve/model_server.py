@@ -243,6 +243,27 @@ class ModelServer:
         if adapter.canary is not None:
             await self.check_canary(adapter.name, adapter.canary)
 
+    async def load_at_start(self, adapter: Adapter, refused: dict[str, str]) -> None:
+        """Load one of the adapters of every start; one that is not needed and refused is left out, and said so.
+
+        Args:
+            adapter: The adapter.
+            refused: Takes the reason of one that is left out, by its name.
+
+        Raises:
+            EngineError: The server refused one that is needed.
+            EngineUnavailable: The server is gone.
+        """
+        try:
+            await self.load(adapter)
+        except EngineUnavailable:
+            raise
+        except EngineError as error:
+            if adapter.is_needed:
+                raise
+            refused[adapter.name] = error.message
+            logger.error("adapter left out", extra={"adapter": adapter.name, "reason": error.message})
+
     async def unload(self, name: str) -> None:
         """Drop an adapter, if the server is there and has it."""
         body = {"lora_name": name}
