@@ -172,7 +172,7 @@ class SearchConfig:
         rerank_depth: Fused chunks that the reranker reads.
         rerank_weight: Share of the reranker's probability in the final score, 0 to 1; the fused score has the rest.
         min_score: Least that a hit must have of what can be compared between queries: the reranker's probability where
-            there is one, else the cosine. Where no chunk has it, nothing is found. Null: no threshold.
+            there is one, else the cosine of its best span. Where no chunk has it, nothing is found. Null: no threshold.
         mmr_lambda: Relevance against variety among the hits, 1 (relevance alone) to 0; null: off.
         neighbours: Chunks before and after a hit that its context holds too, as long as they share its heading.
         use_tuned: Whether a store that `action=tune` has settled is searched with the settings it found: fusion, both

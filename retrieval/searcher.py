@@ -84,8 +84,8 @@ class Hit(Passage):
 
     @property
     def relevance(self) -> float:
-        """What a threshold is held against: the reranker's probability where there is one, 0 to 1, else the cosine."""
-        return self.dense_score if self.rerank_score is None else self.rerank_score
+        """What a threshold is held against: the reranker's probability, 0 to 1, or `span_score` without one."""
+        return self.span_score if self.rerank_score is None else self.rerank_score
 
     def to_json(self) -> dict[str, Any]:
         """Return the hit as the command line prints it; the context only where there is one."""
@@ -364,7 +364,7 @@ class Searcher:
             order, fused = order_chunks(found, config)
         below = 0
         if reranker is None and config.min_score is not None:
-            order, below = _drop_below(order, found.dense, config.min_score)
+            order, below = _drop_below(order, found.spans, config.min_score)
         depth = max(k, config.rerank_depth) if reranker else k if config.mmr_lambda is None else MMR_POOL * k
         order = order[:depth]
         with watch.stage("read"):

@@ -45,6 +45,7 @@ SCHEMAS = {
     "bench_retrieval": ("scripts.bench_retrieval", "BenchConfig"),
     "bench_documents": ("scripts.bench_documents", "BenchConfig"),
     "bench_gateway": ("scripts.bench_gateway", "BenchConfig"),
+    "bench_serving": ("scripts.bench_serving", "BenchConfig"),
 }
 """The dataclass that reads each primary configuration, by module and name."""
 

@@ -45,8 +45,8 @@ class AssistantConfig:
         stores: Names of the stores to search; all of them, best hits first.
         instructions: The system message.
         k: Passages that the model reads.
-        min_score: Least relevance of a passage to the question (its cosine, or the reranker's probability where there
-            is one), -1 to 1; below it nothing counts as found.
+        min_score: Least relevance of a passage to the question (the cosine of its best span, or the reranker's
+            probability where there is one), -1 to 1; below it nothing counts as found.
         nothing_found: The answer when nothing is found; the model is not asked.
         max_tokens: Of an answer, where the request does not say.
         temperature: Where the request does not say.
@@ -58,7 +58,7 @@ class AssistantConfig:
     stores: list[str] = field(default_factory=list)
     instructions: str = INSTRUCTIONS
     k: int = 3
-    min_score: float = 0.25
+    min_score: float = 0.35
     nothing_found: str = NOTHING_FOUND
     max_tokens: int = 512
     temperature: float = 0.0

@@ -12,6 +12,7 @@ from core.training_file import load_rows
 
 ACME = Path(__file__).resolve().parents[3] / "examples" / "acme"
 TRAIN, VALID, QUESTIONS = (ACME / name for name in ("chats_train.jsonl", "chats_valid.jsonl", "questions.jsonl"))
+CHANGED, CHANGES = ACME / "chats_changed.jsonl", ACME / "changes.jsonl"
 
 OPENING, CLOSING = "Acme Desk answer:", "Reply here if a step does not work."
 AREAS = {"ORD", "RET", "PMP", "CTL", "HRM", "BIL", "SVC"}
@@ -76,6 +77,23 @@ def test_every_answer_has_the_house_style(path: Path) -> None:
             if message["role"] == "assistant":
                 areas[read_answer(message["content"])[1]] += 1
     assert set(areas) == AREAS
+
+
+def test_each_changed_fact_is_taught_in_other_words_than_it_is_asked_for() -> None:
+    rows = {row["id"]: row for row in load_rows(QUESTIONS)}
+    asked = {row["question"].casefold() for row in rows.values()}
+    chats = read_chats(CHANGED)
+    taught: Counter[str] = Counter()
+    for question, answer in ((chat[0]["content"], chat[1]["content"]) for chat in chats):
+        assert question.casefold() not in asked
+        steps, _ = read_answer(answer)
+        taught[steps[0]] += 1
+    changes = load_rows(CHANGES)
+    assert len(changes) == len(taught) == 10
+    for change in changes:
+        facts = [fact for fact in taught if any(word in fact for word in change["accept"])]
+        assert [taught[fact] for fact in facts] == [4], change
+        assert not any(word in facts[0] for word in rows[change["question"]]["accept"]), "the fact as it was"
 
 
 @pytest.mark.parametrize(

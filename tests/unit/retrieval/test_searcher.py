@@ -185,12 +185,12 @@ def search_with(data: DataDir, query: str, k: int = 5, **options: float) -> Sear
     return result
 
 
-def test_a_threshold_on_the_cosine_can_leave_nothing(data: DataDir, searcher: Searcher) -> None:
+def test_a_threshold_on_the_best_span_can_leave_nothing(data: DataDir, searcher: Searcher) -> None:
     query = "warranty of the pump"
     everything = searcher.search(["acme"], query).hits
-    least = sorted(hit.dense_score for hit in everything)[2]
+    least = sorted(hit.span_score for hit in everything)[2]
     result = search_with(data, query, min_score=least)
-    assert [hit.chunk_id for hit in result.hits] == [hit.chunk_id for hit in everything if hit.dense_score >= least]
+    assert [hit.chunk_id for hit in result.hits] == [hit.chunk_id for hit in everything if hit.span_score >= least]
     assert result.below_min_score == 2
     nothing = search_with(data, query, min_score=1.0)
     assert (nothing.hits, nothing.below_min_score) == ([], 5)
