@@ -138,7 +138,8 @@ def main() -> None:
   python train/run.py model=smollm2_135m hardware=cpu run_id=squad \\
     data.train={out}/squad/train.jsonl data.valid={out}/squad/valid.jsonl
   python scripts/verdict.py questions={out}/squad/questions.jsonl name=squad store=squad run=squad \\
-    instructions={out}/squad/instructions.txt long_instructions={out}/squad/long_instructions.txt max_tokens=48"""
+    instructions={out}/squad/instructions.txt long_instructions={out}/squad/long_instructions.txt max_tokens=48
+For the intents train by experiment=intents_cpu, and end with k=5 max_tokens=24 'nearest_pattern="Intent: (.+)"'"""
     )
 
 
