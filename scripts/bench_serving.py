@@ -195,7 +195,7 @@ def start_gateway(config: BenchConfig, engine: Engine, folder: Path, stack: Exit
     command = [sys.executable, str(REPO / "serve" / "run.py"), f"+model.name={config.model.name}", "adapters=[]"]
     command += [f"engine.urls=['unix:{engine.socket}']", f"gateway.port={port}", f"paths.data_dir={data.root}"]
     log = folder / "gateway.log"
-    process = stack.enter_context(running(command, log, env={**os.environ, KEY_VARIABLE: engine.server.key}))
+    process = stack.enter_context(running(command, log, env={**os.environ, KEY_VARIABLE: engine.server.key or ""}))
     url = f"http://127.0.0.1:{port}"
     wait_for(f"{url}/health", process, log)
     return url
@@ -258,7 +258,8 @@ async def take_turn(arm: Arm, config: BenchConfig) -> float:
     began = time.perf_counter()
     asked = (ask(arm, next(names), place, config.max_tokens) for place in range(config.concurrency))
     answers = await asyncio.gather(*asked)
-    return sum(answer["usage"]["completion_tokens"] for answer in answers) / (time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return float(sum(answer["usage"]["completion_tokens"] for answer in answers)) / seconds
 
 
 def judge(speeds: dict[str, list[list[float]]]) -> list[Figures]:

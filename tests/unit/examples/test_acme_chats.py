@@ -37,6 +37,10 @@ def read_chats(path: Path) -> list[Chat]:
     return [row["messages"] for row in load_rows(path)]
 
 
+def read_objects(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
 def read_answer(answer: str) -> tuple[list[str], str]:
     """Return an answer's steps and area, or fail where it is not in the house style."""
     lines = answer.split("\n")
@@ -80,7 +84,7 @@ def test_every_answer_has_the_house_style(path: Path) -> None:
 
 
 def test_each_changed_fact_is_taught_in_other_words_than_it_is_asked_for() -> None:
-    rows = {row["id"]: row for row in load_rows(QUESTIONS)}
+    rows = {row["id"]: row for row in read_objects(QUESTIONS)}
     asked = {row["question"].casefold() for row in rows.values()}
     chats = read_chats(CHANGED)
     taught: Counter[str] = Counter()
@@ -88,7 +92,7 @@ def test_each_changed_fact_is_taught_in_other_words_than_it_is_asked_for() -> No
         assert question.casefold() not in asked
         steps, _ = read_answer(answer)
         taught[steps[0]] += 1
-    changes = load_rows(CHANGES)
+    changes = read_objects(CHANGES)
     assert len(changes) == len(taught) == 10
     for change in changes:
         facts = [fact for fact in taught if any(word in fact for word in change["accept"])]
@@ -201,7 +205,7 @@ def test_no_test_question_or_answer_is_in_the_chats() -> None:
     if not QUESTIONS.is_file():
         pytest.skip(f"{QUESTIONS.name} is not written yet, so there is nothing to leak")
     text = "\n".join(message["content"] for path in (TRAIN, VALID) for chat in read_chats(path) for message in chat)
-    rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = read_objects(QUESTIONS)
     assert rows
     assert find_leaks(rows, text) == []
 
