@@ -35,9 +35,12 @@ test-durability: setup  ## The full sets of docs/durability.md, going on where i
 soak: setup  ## An hour of mixed traffic while vLLM is killed again and again
 	@LOAM_SOAK_S=3600 $(PYTEST) tests/integration/test_serve_soak.py -s $(ARGS)
 
-test-airgap: setup  ## The whole suite where only loopback exists, and what leaves is counted (BUNDLE=DIR: install it and run its demo, too)
+test-airgap: setup  ## The whole suite where only loopback exists, and what leaves is counted (BUNDLE=DIR: install it there instead, then demo, job, document, evaluation)
+ifeq ($(BUNDLE),)
 	@$(BIN)/python scripts/prove_airgap.py $(PYTEST) $(ARGS)
-	@[ -z "$(BUNDLE)" ] || $(BIN)/python scripts/prove_airgap.py scripts/install_and_demo.sh "$(BUNDLE)" "$(or $(PREFIX),.cache/airgap)"
+else
+	@$(BIN)/python scripts/prove_airgap.py scripts/closed_room.sh "$(BUNDLE)" "$(or $(PREFIX),.cache/airgap)" $(STEPS)
+endif
 
 test-gpu: setup  ## Only the tests that need a CUDA device
 	@$(PYTEST) tests/gpu $(ARGS)

@@ -12,6 +12,7 @@ from core.offline import switch_offline
 
 switch_offline()
 
+import fcntl
 import json
 import os
 import platform
@@ -22,7 +23,8 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -173,20 +175,39 @@ def create_bundle(order: Order, key: Path | None = None) -> Manifest:
     """
     facts = check_order(order, key)
     order.out.mkdir(parents=True, exist_ok=True)
-    notes = open_notes(order, facts)
-    fetch_packages(order, notes)
-    for path, source in CARRIED.items():
-        put(order.out, notes, path, copying(REPO / source))
-    put(order.out, notes, PROJECT, lambda target: _archive(order.project, target))
-    for name in order.models:
-        folder = order.data.model(name)
-        for file in (*ModelManifest.read(folder).files, MODEL_MANIFEST):
-            put(order.out, notes, f"models/{name}/{file}", copying(folder / file))
-    if order.image:
-        put(order.out, notes, f"images/{order.image.name}", copying(order.image))
-    put_notices(order, notes, facts)
-    split_large(order, notes)
-    return seal(order, notes, facts, key)
+    with hold_folder(order.out):
+        notes = open_notes(order, facts)
+        fetch_packages(order, notes)
+        for path, source in CARRIED.items():
+            put(order.out, notes, path, copying(REPO / source))
+        put(order.out, notes, PROJECT, lambda target: _archive(order.project, target))
+        for name in order.models:
+            folder = order.data.model(name)
+            for file in (*ModelManifest.read(folder).files, MODEL_MANIFEST):
+                put(order.out, notes, f"models/{name}/{file}", copying(folder / file))
+        if order.image:
+            put(order.out, notes, f"images/{order.image.name}", copying(order.image))
+        put_notices(order, notes, facts)
+        split_large(order, notes)
+        return seal(order, notes, facts, key)
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from making a bundle in the same folder; the folder itself is locked, no file lies in it.
+
+    Raises:
+        Conflict: Another process makes one there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(f"{folder}: another process makes a bundle there. Wait for it.") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_order(order: Order, key: Path | None) -> dict[str, Any]:
@@ -259,16 +280,28 @@ def open_notes(order: Order, facts: dict[str, Any]) -> Notes:
         if found["order"] != fingerprint:
             raise Conflict(f"{order.out}: another order was begun there. Give the same again, or another out=.")
         say(f"going on with {order.out}")
+        clear_leftovers(order.out)
         packages = {line: Package(**row) for line, row in found["packages"].items()}
         split = {
             name: Whole(row["sha256"], row["size_bytes"], tuple(row["parts"])) for name, row in found["split"].items()
         }
         return Notes(fingerprint, packages, split)
-    if any(order.out.iterdir()):
+    half_notes = f".{NOTES}.*.tmp"  # what a kill leaves of the first notes
+    if not all(left.match(half_notes) for left in order.out.iterdir()):
         raise Conflict(f"{order.out}: wanted an empty folder or a begun bundle, found other things. Choose another.")
+    clear_leftovers(order.out)
     notes = Notes(fingerprint, {}, {})
     notes.save(order.out)
     return notes
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a run that was killed has half written: all hidden entries but the notes."""
+    for path in list(folder.rglob(".*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != NOTES:
+            path.unlink(missing_ok=True)  # it may have lain in a folder that is gone
 
 
 def read_lock(path: Path) -> dict[str, str]:
@@ -286,8 +319,6 @@ def fetch_packages(order: Order, notes: Notes) -> None:
     """
     lock = read_lock(order.lock)
     missing = [line for line in lock if line not in notes.packages]
-    for leftover in order.out.glob(".fetch-*"):
-        shutil.rmtree(leftover)
     for start in range(0, len(missing), BATCH_PACKAGES):
         names = missing[start : start + BATCH_PACKAGES]
         with tempfile.TemporaryDirectory(dir=order.out, prefix=".fetch-") as folder:
@@ -343,6 +374,7 @@ def put(out: Path, notes: Notes, path: str, write: Callable[[Path], None]) -> No
     write(temporary)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
+    reach("create.put")
     temporary.replace(target)
 
 
@@ -407,6 +439,7 @@ def _cut(order: Order, path: str) -> Whole:
                 left -= len(block)
             output.flush()
             os.fsync(output.fileno())
+        reach("create.part")
         temporary.replace(order.out / part)
         parts.append(part)
     return Whole(sha256_file(source), size, tuple(parts))
@@ -432,8 +465,10 @@ def seal(order: Order, notes: Notes, facts: dict[str, Any], key: Path | None) ->
     manifest.write(order.out)
     reach("create.sealed")
     write_file(order.out / SUMS, manifest.render_sums(order.out))
+    reach("create.summed")
     if key:
         sign(order.out, key)
+        reach("create.signed")
     (order.out / NOTES).unlink()
     sync_directory(order.out)
     return manifest

@@ -3,7 +3,7 @@
     PREFIX/releases/<version>-<commit>-<profile>/    project and .venv; installed.json is written last
     PREFIX/current, PREFIX/previous                  links to two of them
     PREFIX/data/                                     the data directory, which all releases share
-    PREFIX/images/                                   container images
+    PREFIX/images/<release>/                         its container images
 
 Killed at any moment, the current release stays what it was, and the next installation clears what was half done.
 Carried in every bundle: Python's standard library and core only. Does not know what a bundle must hold;
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from core.errors import ConfigError, Conflict, ContractError, NotFound, StorageFull
@@ -32,6 +33,7 @@ from scripts.bundle_format import PROJECT, Manifest, Progress, copy_whole, hash_
 MARK = "installed.json"
 BYTECODE_SHARE = 0.3
 """How much compiled bytecode adds to unpacked packages, about."""
+MANYLINUX_YEARS = {"1": (2, 5), "2010": (2, 12), "2014": (2, 17)}
 PROGRAMS = ("awk", "bash", "grep", "sed", "sha256sum")
 """What the project's own set-up calls."""
 
@@ -69,7 +71,7 @@ def install(bundle: Path, prefix: Path, signers: Path | None = None) -> Path:
         switch(prefix, release)
     say(f"{manifest.release} is current after {time.monotonic() - start:.0f} s")
     for image in manifest.facts["images"]:
-        say(f"image: docker load --input {prefix / 'images' / image}")
+        say(f"image: docker load --input {prefix / 'images' / manifest.release / image}")
     say(f"next: cd {prefix / 'current'} && .venv/bin/python scripts/doctor.py && make demo")
     return release
 
@@ -92,6 +94,11 @@ def check_machine(manifest: Manifest, prefix: Path) -> None:
         faults.append(f"wanted Python {facts['python']}, found {found}. Run bundle.py by the other")
     if here != facts["platform"]:
         faults.append(f"wanted {facts['platform']}, found {here}. Make a bundle on such a machine")
+    version, wheel = find_wanted_glibc(manifest.find("wheels/"))
+    glibc = platform.libc_ver()[1]
+    if tuple(map(int, re.findall(r"\d+", glibc)[:2])) < version:
+        wanted = ".".join(map(str, version))
+        faults.append(f"wanted glibc {wanted} or later ({wheel}), found {glibc or 'none'}. Use a newer system")
     faults += [
         f"wanted Python's module {module}, found none. Install the package python{found}-venv"
         for module in ("venv", "ensurepip")
@@ -104,12 +111,28 @@ def check_machine(manifest: Manifest, prefix: Path) -> None:
         raise ConfigError("; ".join(faults) + ".")
 
 
+def find_wanted_glibc(wheels: Iterable[str]) -> tuple[tuple[int, int], str]:
+    """Return the oldest glibc that all of some wheels run on, and the wheel that wants it; (0, 0) where none does.
+
+    Source: PEP 600 (manylinux_x_y) and its names for the years before.
+    """
+    wanted = ((0, 0), "")
+    for wheel in wheels:
+        versions = [(int(major), int(minor)) for major, minor in re.findall(r"manylinux_(\d+)_(\d+)_", wheel)]
+        versions += [version for year, version in MANYLINUX_YEARS.items() if f"manylinux{year}_" in wheel]
+        if versions:
+            wanted = max(wanted, (min(versions), wheel))  # a wheel with several tags runs where one of them does
+    return wanted
+
+
 def clear_unfinished(prefix: Path) -> None:
-    """Remove what an installation that was killed has left: releases without their mark, staging, half models."""
-    left = [path for path in (prefix / "releases").glob("*") if not (path / MARK).is_file()]
+    """Remove what an installation that was killed has left: releases without their mark, their images, half models."""
+    releases, images = prefix / "releases", prefix / "images"
+    left = [path for path in releases.glob("*") if not (path / MARK).is_file()]
+    left += [path for path in images.glob("*") if not (releases / path.name / MARK).is_file()]
     left += [*(prefix / "data" / "models").glob(".*.bundle.tmp"), *prefix.glob(".staging")]
     for path in left:
-        say(f"clearing {path.relative_to(prefix)}, left by an installation that did not end")
+        say(f"clearing {path.relative_to(prefix)}, not wholly installed")
         shutil.rmtree(path)
 
 
@@ -143,8 +166,8 @@ def put_release(bundle: Path, manifest: Manifest, prefix: Path, release: Path) -
             added += put_model(bundle, manifest, name, prefix / "data" / "models")
         reach("install.models")
         for path, whole in manifest.find("images/").items():
-            added.append(prefix / path)
-            copy_whole(bundle, whole, prefix / path, Progress(path, whole.size_bytes))
+            target = prefix / "images" / manifest.release / path.removeprefix("images/")
+            copy_whole(bundle, whole, target, Progress(path, whole.size_bytes))
         os.sync()  # thousands of files: all of them are on the disk before the mark says so
         write_json(release / MARK, {"release": manifest.release, "installed_at": int(time.time()), **manifest.facts})
         reach("install.marked")
@@ -152,8 +175,8 @@ def put_release(bundle: Path, manifest: Manifest, prefix: Path, release: Path) -
         say("taking back what was begun")
         for place in (release, *added):
             shutil.rmtree(place, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                place.unlink()
+        with contextlib.suppress(OSError):  # what cannot be removed now goes at the next installation
+            clear_unfinished(prefix)
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -133,8 +133,10 @@ def check_driver(wanted: Wanted) -> Said:
         yield Finding("driver", "nvidia-smi", (done.stderr or done.stdout).strip()[:200] or "it says nothing", remedy)
         return
     yield from done.stdout.strip().splitlines()
-    if shutil.which("gcc") is None and shutil.which("cc") is None:
-        yield Finding("driver", "gcc", "there is none: Triton cannot start its kernels", "apt install gcc libc6-dev")
+    compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]  # as Triton looks for one
+    if not any(map(shutil.which, compilers)):
+        fault = "there is none: Triton cannot start its kernels"
+        yield Finding("driver", compilers[0], fault, "apt install gcc libc6-dev")
 
 
 def probing(name: str) -> Callable[[Wanted], Said]:

@@ -12,6 +12,7 @@ from core.offline import switch_offline
 switch_offline()
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -37,7 +38,8 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's values."""
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--data-dir", type=Path, default=Path("data"), help="the data directory (default: data)")
+    here = Path(os.environ.get("LOAM_DATA_DIR", "data"))
+    shared.add_argument("--data-dir", type=Path, default=here, help="default: LOAM_DATA_DIR, else data")
     parser = argparse.ArgumentParser(description="Make, list and revoke the gateway's API keys.")
     commands = parser.add_subparsers(required=True)
     create = commands.add_parser("create", parents=[shared], help="make a key and print it once")

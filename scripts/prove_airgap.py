@@ -58,7 +58,7 @@ def main() -> None:
         inside = [sys.executable, str(Path(__file__).resolve()), INSIDE, *words]
         environment = {
             **os.environ,
-            "LOAM_AUDIT_LOG": str(Path(folder, "audit.jsonl")),
+            "AIRGAP_AUDIT_LOG": str(Path(folder, "audit.jsonl")),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(AUDIT), os.environ.get("PYTHONPATH")])),
         }
         sys.exit(subprocess.run([*room, *inside], env=environment, check=False).returncode)
@@ -70,7 +70,7 @@ def run_inside(command: list[str]) -> int:
     Returns:
         The command's exit code; 1 where something tried to leave although it ended well.
     """
-    log = Path(os.environ["LOAM_AUDIT_LOG"])
+    log = Path(os.environ["AIRGAP_AUDIT_LOG"])
     raise_loopback()
     try_counters(log)
     before = read_refusals()

@@ -1,8 +1,9 @@
 """Which card for which model: prints the table of docs/operations.md; nothing of it is measured.
 
 Training: train/memory.py's estimate (NF4, rank 16, rows of 1,024 tokens) and train/duration.py's share of what a card's
-matrix products reach, over the card's own figure in bfloat16 without sparsity. Serving: weights in bfloat16, and the
-tokens of key-value cache that the rest of the engine's share holds. Asks no card and needs none.
+matrix products reach, over the card's own figure in bfloat16 without sparsity. Serving: weights in bfloat16, the tokens
+of key-value cache that the rest of the engine's share holds, and what one answer cannot exceed, since each of its
+tokens reads all weights once; answers that run together share that reading. Asks no card and needs none.
 """
 
 from core.offline import switch_offline
@@ -39,20 +40,22 @@ class Card:
     Attributes:
         memory_gib: What a program sees of its memory, about.
         teraflops: Of matrix products in bfloat16, dense, summed in float32.
+        gigabytes_per_s: That its memory is read at.
     """
 
     memory_gib: float
     teraflops: float
+    gigabytes_per_s: float
 
 
 CARDS = {
-    "L4 24 GB": Card(22, 121),
-    "A10 24 GB": Card(22, 125),
-    "RTX 4090 24 GB": Card(23.5, 165),
-    "L40S 48 GB": Card(44, 362),
-    "A100 80 GB": Card(79, 312),
-    "H100 80 GB": Card(79, 989),
-    "H200 141 GB": Card(139, 989),
+    "L4 24 GB": Card(22, 121, 300),
+    "A10 24 GB": Card(22, 125, 600),
+    "RTX 4090 24 GB": Card(23.5, 165, 1008),
+    "L40S 48 GB": Card(44, 362, 864),
+    "A100 80 GB": Card(79, 312, 1935),
+    "H100 80 GB": Card(79, 989, 3350),
+    "H200 141 GB": Card(139, 989, 4800),
 }
 
 
@@ -79,6 +82,11 @@ def count_cache_tokens(shape: Shape, card: Card) -> int:
     return int(room // (2 * shape.layers * shape.keys * 2))
 
 
+def count_answer_rate(shape: Shape, card: Card) -> float:
+    """Return the tokens a second that one answer cannot exceed: each token reads every layer and the head once."""
+    return card.gigabytes_per_s * 1e9 / (2 * (shape.linear_parameters + shape.vocabulary * shape.hidden))
+
+
 def describe(shape: Shape, card: Card) -> str:
     """Return one cell pair of the table: training, serving."""
     plan = plan_training(shape, card)
@@ -87,7 +95,8 @@ def describe(shape: Shape, card: Card) -> str:
         worst, best = count_training_rate(shape, card, is_recomputed=plan.gradient_checkpointing)
         training = f"{plan.total / GIB:.0f} GiB, {_round(worst)} to {_round(best)} tokens/s"
     tokens = count_cache_tokens(shape, card)
-    serving = f"{_round(tokens)} tokens of cache" if tokens > 0 else "does not fit"
+    serving = f"{_round(tokens)} tokens of cache, {_round(count_answer_rate(shape, card))} tokens/s at most"
+    serving = serving if tokens > 0 else "does not fit"
     return f"{training} | {serving}"
 
 

@@ -1,6 +1,6 @@
 """Tells what a Python process tried: loaded at its start where scripts/prove_airgap.py puts this folder on PYTHONPATH.
 
-Appends a line to the file named by LOAM_AUDIT_LOG for each connection beyond this machine, each look-up of a foreign
+Appends a line to the file named by AIRGAP_AUDIT_LOG for each connection beyond this machine, each look-up of a foreign
 name, and, in the gateway and the ingestion, each class that a pickle names. Refuses nothing: what happens shall be
 seen.
 """
@@ -56,10 +56,10 @@ def _audit(event: str, arguments: tuple[object, ...]) -> None:
     if tried:
         words = getattr(sys, "argv", sys.orig_argv)[:3]
         line = json.dumps({"tried": tried, "by": " ".join(words), "process": os.getpid()})
-        descriptor = os.open(os.environ["LOAM_AUDIT_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = os.open(os.environ["AIRGAP_AUDIT_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.write(descriptor, f"{line}\n".encode())
         os.close(descriptor)
 
 
-if os.environ.get("LOAM_AUDIT_LOG"):
+if os.environ.get("AIRGAP_AUDIT_LOG"):
     sys.addaudithook(_audit)

@@ -1,7 +1,8 @@
-"""Promise A1, short form: upload and search documents where only loopback exists, and nothing tries to leave.
+"""Promise A1, short form: a document, a job, an evaluation where only loopback exists, and nothing tries to leave.
 
 The room itself is tried first: whatever leaves it, by whatever language, must be counted. Installing from a bundle is
-counted in test_bundle_install.py.
+counted in test_bundle_install.py. The long form, with the real trainer and the real vLLM from a real bundle, is
+`make test-airgap BUNDLE=DIR`.
 """
 
 import os
@@ -13,13 +14,17 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-JOURNEY = ["tests/integration/test_serve_vector_stores.py::test_the_journey_of_a_document"]
+JOURNEY = [
+    "tests/integration/test_serve_vector_stores.py::test_the_journey_of_a_document",
+    "tests/integration/test_serve_jobs.py::test_a_job_from_upload_to_answer",
+    "tests/integration/test_evaluate.py::test_the_command_ends_with_the_exit_code_of_a_limit",
+]
 if os.environ.get("LOAM_TEST_FULL"):
     JOURNEY += [
         "tests/integration/test_retrieval_documents.py::test_the_example_company_is_found_by_its_questions",
         "tests/integration/test_train.py::test_llama_trains_by_the_same_commands",
     ]
-"""What a person does first, as tests that exist: the long form is `make test-airgap`."""
+"""What a person does, as tests that exist."""
 
 
 def run_in_room(*command: str) -> subprocess.CompletedProcess[str]:
@@ -69,3 +74,10 @@ def test_the_journey_tries_nothing() -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "air gap: 0 packets without a way out, 0 attempts told" in done.stderr
     assert " passed" in done.stdout
+
+
+def test_the_long_form_refuses_a_step_that_it_does_not_know(tmp_path: Path) -> None:
+    command = ["bash", "scripts/closed_room.sh", str(tmp_path), str(tmp_path / "prefix"), "journeys"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "wanted install, demo or journey; found journeys" in done.stderr

@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,10 @@ from core.failpoints import NAMED, SWITCH
 from core.layout import DataDir, read_sealed_json, sha256_file, write_sealed_json
 from scripts.bundle_create import Order, create_bundle
 from scripts.bundle_format import MANIFEST, SUMS, read_manifest
+from scripts.bundle_install import find_wanted_glibc
 from tests.fakes.bundles import BARE_PYTHON, REPO, make_order, repack, write_model, write_packages, write_project
 
+IMAGE = "loam-serve.tar"
 KILLS = ["install.environment"]
 if os.environ.get("LOAM_TEST_FULL"):
     KILLS += [
@@ -44,14 +48,16 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         patch.setenv("PIP_NO_INDEX", "1")
         create_bundle(first)
         write_project(root / "project", sorted(lines), "second")
-        second = Order("cpu", (), first.piece_bytes, None, first.project, first.data, root / "second")
+        image = root / IMAGE
+        image.write_bytes(b"layers " * 1000)
+        second = Order("cpu", (), first.piece_bytes, image, first.project, first.data, root / "second")
         create_bundle(second)
     return first.out, second.out
 
 
 def run_bundle(bundle: Path, *words: str, place: str = "") -> subprocess.CompletedProcess[str]:
     """Run a bundle's own program by a bare Python, where only loopback exists and what leaves is counted."""
-    room = [] if os.environ.get("LOAM_AUDIT_LOG") else [sys.executable, str(REPO / "scripts" / "prove_airgap.py")]
+    room = [] if os.environ.get("AIRGAP_AUDIT_LOG") else [sys.executable, str(REPO / "scripts" / "prove_airgap.py")]
     command = [*room, BARE_PYTHON, "-S", "-E", str(bundle / "bundle.py"), *words]
     environment = {**os.environ, **({SWITCH: "1", NAMED: place} if place else {})}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
@@ -72,7 +78,7 @@ def test_install_upgrade_rollback_and_nothing_to_set_up_again(bundles: tuple[Pat
     prefix = tmp_path / "prefix"
     done = run_bundle(first, "install", f"to={prefix}")
     assert done.returncode == 0, done.stderr
-    assert "air gap: 0 packets without a way out" in done.stderr or os.environ.get("LOAM_AUDIT_LOG")
+    assert "air gap: 0 packets without a way out" in done.stderr or os.environ.get("AIRGAP_AUDIT_LOG")
     code = "import reed0, reed2, torch, setuptools; print(reed2.NUMBER, torch.IS_SMALL)"
     command = [str(prefix / "current" / ".venv" / "bin" / "python"), "-c", code]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "2 True\n"
@@ -83,7 +89,11 @@ def test_install_upgrade_rollback_and_nothing_to_set_up_again(bundles: tuple[Pat
     where = {"cwd": prefix / "current", "env": {**os.environ, "LOAM_SET": "cpu", "PWD": str(prefix / "current")}}
     again = subprocess.run(setup, **where, capture_output=True, text=True, check=True)  # type: ignore[call-overload]
     assert again.stderr == ""
-    assert run_bundle(second, "install", f"to={prefix}").returncode == 0
+    upgraded = run_bundle(second, "install", f"to={prefix}")
+    assert upgraded.returncode == 0, upgraded.stderr
+    loaded = prefix / "images" / read_manifest(second).release / IMAGE
+    assert f"docker load --input {loaded}" in upgraded.stderr
+    assert loaded.read_bytes() == b"layers " * 1000
     assert read_word(prefix) == "second"
     back = run_bundle(second, "rollback", f"to={prefix}")
     assert back.returncode == 0, back.stderr
@@ -94,30 +104,54 @@ def test_install_upgrade_rollback_and_nothing_to_set_up_again(bundles: tuple[Pat
     assert read_word(prefix) == "first"
 
 
-@pytest.mark.parametrize("place", KILLS)
-def test_a_kill_leaves_what_was_there_and_the_next_call_ends_well(
-    bundles: tuple[Path, Path], tmp_path: Path, place: str
-) -> None:
-    prefix = tmp_path / "prefix"
+def write_earlier(prefix: Path) -> None:
+    """Make a release that is current, as an earlier installation left it."""
     earlier = prefix / "releases" / "earlier"
     earlier.mkdir(parents=True)
     (earlier / "word.txt").write_text("earlier")
     (earlier / "installed.json").write_text(json.dumps({"release": "earlier"}))
     (prefix / "current").symlink_to("releases/earlier")
+
+
+def check_second_try(bundle: Path, prefix: Path) -> None:
+    """Install after a kill: it ends well, and nothing of the first try is left."""
+    done = run_bundle(bundle, "install", f"to={prefix}")
+    assert done.returncode == 0, done.stderr
+    assert read_word(prefix) == "first"
+    assert list_entries(prefix) == {
+        ".install.lock", "current", "previous", "data", "data/models/mini", "releases", "releases/earlier",
+        f"releases/{read_manifest(bundle).release}",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("place", KILLS)
+def test_a_kill_leaves_what_was_there_and_the_next_call_ends_well(
+    bundles: tuple[Path, Path], tmp_path: Path, place: str
+) -> None:
+    prefix = tmp_path / "prefix"
+    write_earlier(prefix)
     killed = run_bundle(bundles[0], "install", f"to={prefix}", place=place)
     assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
     is_marked = place in ("install.marked", "install.switched", "file.renamed")
     assert read_word(prefix) == ("first" if place == "install.switched" else "earlier")
     releases = {path.name for path in (prefix / "releases").iterdir() if (path / "installed.json").is_file()}
     assert len(releases) == 1 + is_marked
-    done = run_bundle(bundles[0], "install", f"to={prefix}")
-    assert done.returncode == 0, done.stderr
-    assert read_word(prefix) == "first"
-    release = read_manifest(bundles[0]).release
-    assert list_entries(prefix) == {
-        ".install.lock", "current", "previous", "data", "data/models/mini", "releases", "releases/earlier",
-        f"releases/{release}",
-    }  # fmt: skip
+    check_second_try(bundles[0], prefix)
+
+
+@pytest.mark.skipif(not os.environ.get("LOAM_TEST_FULL"), reason="wanted LOAM_TEST_FULL=1: twenty installations")
+@pytest.mark.parametrize("seed", range(10))
+def test_a_kill_of_all_its_processes_at_any_moment_does_no_harm(
+    bundles: tuple[Path, Path], tmp_path: Path, seed: int
+) -> None:
+    prefix = tmp_path / "prefix"
+    write_earlier(prefix)
+    command = [BARE_PYTHON, "-S", "-E", str(bundles[0] / "bundle.py"), "install", f"to={prefix}"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        time.sleep(random.Random(seed).uniform(0.1, 6))
+        os.killpg(process.pid, signal.SIGKILL)
+    assert read_word(prefix) in ("earlier", "first")
+    check_second_try(bundles[0], prefix)
 
 
 def reseal(bundle: Path, name: str) -> None:
@@ -208,6 +242,34 @@ def test_a_machine_that_does_not_fit_is_told_before_anything_is_written(
     assert done.returncode in (2, 7)
     assert fault in done.stderr
     assert not (prefix / "releases").exists()
+
+
+@pytest.mark.parametrize(
+    ("wheels", "wanted"),
+    [
+        (["wheels/a-1-py3-none-any.whl"], (0, 0)),
+        (["a-manylinux_2_17_x86_64.manylinux2014_x86_64.whl", "b-manylinux2010_x86_64.whl"], (2, 17)),
+        (["a-manylinux2014_x86_64.manylinux_2_28_x86_64.whl"], (2, 17)),
+        (["a-manylinux_2_9_x86_64.whl", "b-manylinux_2_34_x86_64.whl", "c-manylinux_2_28_x86_64.whl"], (2, 34)),
+    ],
+)
+def test_the_oldest_system_follows_from_the_wheels(wheels: list[str], wanted: tuple[int, int]) -> None:
+    assert find_wanted_glibc(wheels)[0] == wanted
+
+
+def test_wheels_of_a_newer_system_are_told_before_anything_is_written(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle, prefix = tmp_path / "bundle", tmp_path / "prefix"
+    shutil.copytree(bundles[0], bundle, copy_function=os.link)
+    (bundle / SUMS).unlink()
+    name = "wheels/new-1-cp311-cp311-manylinux_2_99_x86_64.whl"
+    (bundle / name).write_bytes(b"")
+    reseal(bundle, name)
+    done = run_bundle(bundle, "install", f"to={prefix}")
+    assert done.returncode == 2
+    assert f"wanted glibc 2.99 or later ({name}), found 2." in done.stderr
+    assert not prefix.exists()
 
 
 def test_two_installations_do_not_work_at_once(bundles: tuple[Path, Path], tmp_path: Path) -> None:

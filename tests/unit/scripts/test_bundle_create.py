@@ -3,22 +3,33 @@
 import ast
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from core.errors import ConfigError, Conflict, InputError
 from core.failpoints import NAMED, SWITCH
-from scripts.bundle_create import CARRIED, NOTES, create_bundle, read_lock
-from scripts.bundle_format import list_files, read_manifest, verify_bundle
-from tests.fakes.bundles import REPO, TORCH, make_order, write_model, write_packages
+from scripts.bundle_create import CARRIED, NOTES, create_bundle, hold_folder, read_lock
+from scripts.bundle_format import MANIFEST, list_files, read_manifest, verify_bundle
+from tests.fakes.bundles import REPO, make_order, write_model, write_packages
 
 PACKAGES = 14
 """More than one batch."""
+KILLS = ["create.packages:1", "create.cut:1", "create.sealed:1", "file.synced:3"]
+if os.environ.get("LOAM_TEST_FULL"):
+    KILLS += [
+        *(f"file.synced:{turn}" for turn in (1, 2, *range(4, 10))),
+        *(f"file.renamed:{turn}" for turn in range(1, 10)),
+        *(f"create.put:{turn}" for turn in range(1, 15)),
+        *(f"create.part:{turn}" for turn in range(1, 6)),
+        "create.packages:2", "create.cut:2", "create.summed:1",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +92,52 @@ def test_it_holds_packages_project_models_notices_and_what_checks_it(root: Path)
         create_bundle(order)
 
 
-@pytest.mark.parametrize("place", ["create.packages:1", "create.cut:1", "create.sealed:1"])
-def test_it_goes_on_after_a_kill_and_fetches_nothing_twice(
-    root: Path, wanted: dict[str, tuple[str, int]], place: str
-) -> None:
-    whole = make_order(root, [], models=("mini",))
+def begin_bundle(root: Path, **variables: str) -> subprocess.Popen[bytes]:
+    """Begin a bundle in a process of its own."""
     command = [sys.executable, "-m", "tests.fakes.bundle_command", str(root)]
-    killed = subprocess.run(command, cwd=REPO, env={**os.environ, SWITCH: "1", NAMED: place}, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    fetched = json.loads((whole.out / NOTES).read_text())["packages"]
-    assert TORCH in fetched
-    for package in fetched.values():
+    return subprocess.Popen(command, cwd=REPO, env={**os.environ, **variables}, start_new_session=True)
+
+
+def check_second_try(root: Path, wanted: dict[str, tuple[str, int]]) -> None:
+    """Make the bundle after a kill: nothing that was noted is fetched again, and it is as if nothing had been."""
+    whole = make_order(root, [], models=("mini",))
+    notes = whole.out / NOTES
+    for package in json.loads(notes.read_text())["packages"].values() if notes.is_file() else ():
         (root / "packages" / package["file"]).unlink()
     create_bundle(whole)
     verify_bundle(whole.out)
     assert read_bundle(whole.out) == wanted
+
+
+@pytest.mark.parametrize("place", KILLS)
+def test_it_goes_on_after_a_kill_and_fetches_nothing_twice(
+    root: Path, wanted: dict[str, tuple[str, int]], place: str
+) -> None:
+    assert begin_bundle(root, **{SWITCH: "1", NAMED: place}).wait() == -signal.SIGKILL
+    check_second_try(root, wanted)
+
+
+@pytest.mark.skipif(not os.environ.get("LOAM_TEST_FULL"), reason="wanted LOAM_TEST_FULL=1: ten bundles more")
+@pytest.mark.parametrize("seed", range(10))
+def test_it_goes_on_after_a_kill_of_all_its_processes_at_any_moment(
+    root: Path, wanted: dict[str, tuple[str, int]], seed: int
+) -> None:
+    bundle = root / "bundle"
+    with begin_bundle(root) as process:
+        time.sleep(random.Random(seed).uniform(0.5, 6))
+        os.killpg(process.pid, signal.SIGKILL)
+    if (bundle / NOTES).is_file() or not (bundle / MANIFEST).is_file():  # else it had just ended
+        check_second_try(root, wanted)
+    verify_bundle(bundle)
+    verify_bundle(root / "bundle")
+
+
+def test_two_do_not_write_into_one_folder(root: Path) -> None:
+    order = make_order(root, [])
+    order.out.mkdir()
+    with hold_folder(order.out), pytest.raises(Conflict, match="another process makes a bundle there"):
+        create_bundle(order)
+    assert list(order.out.iterdir()) == []
 
 
 def test_another_order_does_not_go_on_with_it(root: Path) -> None:

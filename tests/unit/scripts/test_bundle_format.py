@@ -1,6 +1,7 @@
 """A bundle is what its manifest says, byte for byte: one flipped bit anywhere is refused, and the file named."""
 
 import os
+import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -75,6 +76,45 @@ def test_one_flipped_bit_anywhere_is_refused_by_name(signed: Path, data: st.Data
     finally:
         path.write_bytes(content)
     assert name in refusal.value.message
+
+
+def flip_bit(path: Path, chance: random.Random) -> None:
+    """Flip one bit of a file where it lies; the same call again mends it."""
+    place, bit = chance.randrange(path.stat().st_size), chance.randrange(8)
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1 << bit]))
+
+
+def pick_files(bundle: Path, chance: random.Random) -> list[str]:
+    """Return 39 files of a bundle, without its manifest: what seals it, pieces where there are any, others by lot."""
+    names = [name for name, _ in list_files(bundle) if (bundle / name).stat().st_size]
+    sealing = [name for name in (SUMS, SIGNATURE) if name in names]
+    pieces = [name for name in names if ".part-" in name][:3]
+    others = [name for name in names if name not in {MANIFEST, *sealing, *pieces}]
+    return [*sealing, *pieces, *chance.sample(others, 39 - len(sealing) - len(pieces))]
+
+
+@pytest.mark.skipif(not os.environ.get("LOAM_TEST_BUNDLE"), reason="wanted LOAM_TEST_BUNDLE=DIR, a real bundle")
+def test_forty_flipped_bits_of_a_real_bundle_are_refused_by_name() -> None:
+    """One bit in each of 39 files: all are named. The manifest by itself: where it is damaged nothing else is read."""
+    bundle = Path(os.environ["LOAM_TEST_BUNDLE"])
+    seed = int(os.environ.get("LOAM_TEST_SEED", "7"))
+    verify_bundle(bundle)
+    names = pick_files(bundle, random.Random(seed))
+    for chosen in (names, [MANIFEST]):
+        for name in chosen:
+            flip_bit(bundle / name, random.Random(f"{seed} {name}"))
+        try:
+            with pytest.raises(ContractError) as refusal:
+                verify_bundle(bundle)
+        finally:
+            for name in chosen:
+                flip_bit(bundle / name, random.Random(f"{seed} {name}"))
+        assert [name for name in chosen if f"{name} " not in refusal.value.message] == []
+    verify_bundle(bundle)
 
 
 def test_all_that_is_missing_extra_or_longer_is_named_at_once(bundle: Path) -> None:

@@ -76,6 +76,22 @@ def test_a_kernel_that_cannot_run_is_a_finding(wanted: Wanted) -> None:
     assert [one.subject for one in find(check_driver(replace(wanted, profile="h100")))] == ["nvidia-smi"]
 
 
+@pytest.mark.parametrize(
+    ("compiler", "missing"), [("", ["gcc"]), ("scripts/triton_module.sh", []), ("none-such", ["none-such"])]
+)
+def test_a_card_needs_a_compiler_or_what_the_images_have_instead(
+    wanted: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, missing: list[str]
+) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 'NVIDIA H100, 580.1, 81559 MiB, 81000 MiB'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CC", str(REPO / compiler) if "/" in compiler else compiler)
+    said = list(check_driver(replace(wanted, profile="h100")))
+    assert said[0] == "NVIDIA H100, 580.1, 81559 MiB, 81000 MiB"
+    assert [one.subject for one in said if isinstance(one, Finding)] == missing
+
+
 def test_packages_are_held_against_the_profiles_own_lock(wanted: Wanted) -> None:
     if shutil.which("nvidia-smi"):
         pytest.skip("wanted the CPU set, found a card")

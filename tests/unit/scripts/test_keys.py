@@ -32,3 +32,13 @@ def test_a_key_is_printed_once(
     assert run(capsys, monkeypatch, tmp_path, "list") == [line]
     with pytest.raises(NotFound):
         run(capsys, monkeypatch, tmp_path, "revoke", "nothing")
+
+
+def test_the_data_directory_is_where_the_images_have_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LOAM_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["keys.py", "create", "--owner", "sales"])
+    main()
+    capsys.readouterr()
+    assert len(run(capsys, monkeypatch, tmp_path, "list")) == 1

@@ -4,7 +4,16 @@ import sys
 
 import pytest
 
-from scripts.sizing import CARDS, SHAPES, count_cache_tokens, count_training_rate, describe, describe_shared, main
+from scripts.sizing import (
+    CARDS,
+    SHAPES,
+    count_answer_rate,
+    count_cache_tokens,
+    count_training_rate,
+    describe,
+    describe_shared,
+    main,
+)
 from tests.rules.checkout import REPO
 
 SMALL, LARGE = SHAPES["Llama-3.2-3B"], SHAPES["Llama-3.3-70B"]
@@ -24,6 +33,13 @@ def test_speed_goes_with_the_cards_arithmetic_and_cache_with_its_memory() -> Non
     assert count_training_rate(SMALL, L4, is_recomputed=True)[0] < slow[0]
     assert count_cache_tokens(SMALL, H100) < count_cache_tokens(SMALL, H200)
     assert count_cache_tokens(LARGE, H100) < 0
+
+
+def test_an_answer_is_bound_by_the_cards_memory() -> None:
+    small, large = count_answer_rate(SMALL, L4), count_answer_rate(LARGE, L4)
+    assert small == pytest.approx(300e9 / 6.4e9, rel=0.02)  # 3.2 billion weights of two bytes
+    assert small / large == pytest.approx(70 / 3.2, rel=0.05)
+    assert count_answer_rate(SMALL, H200) / small == pytest.approx(4800 / 300)
 
 
 @pytest.mark.parametrize(("page", "words"), [("operations.md", []), ("scale.md", ["cards=4"])])
