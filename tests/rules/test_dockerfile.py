@@ -2,7 +2,10 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -147,3 +150,13 @@ def test_all_that_is_written_at_run_time_lies_in_the_volume() -> None:
 def test_each_target_says_how_its_health_is_told() -> None:
     assert select("HEALTHCHECK", "train") == ["NONE"]
     assert "CMD" in select("HEALTHCHECK", "serve")[0]
+
+
+def test_hadolint_finds_no_fault() -> None:
+    target = re.search(r"^lint-image:.*\n\t@\$\(BIN\)/uv tool run (.*)$", (REPO / "Makefile").read_text(), re.MULTILINE)
+    assert target is not None
+    command = [Path(sys.executable).with_name("uv"), "tool", "run", "--offline", *target[1].split()]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    if done.returncode and "Dockerfile.cuda:" not in done.stdout:
+        pytest.skip(f"wanted hadolint in uv's cache, found none ({done.stderr.strip()[-200:]}). Run: make lint-image")
+    assert (done.returncode, done.stdout) == (0, "")
