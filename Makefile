@@ -85,7 +85,9 @@ bench-peers: setup  ## Make .venv-peers with what bench_retrieval.py peers=langc
 bench-loaders: setup  ## Make .venv-documents with the libraries that scripts/bench_documents.py compares with
 	@[ -d .venv-documents ] || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-documents
 	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(BIN)/uv pip install --quiet --python .venv-documents/bin/python \
-		'markitdown[docx,pptx,xlsx,pdf]' trafilatura pypdfium2 python-docx openpyxl beautifulsoup4 lxml $(PEERS)
+		--overrides locks/overrides-cpu.txt \
+		'markitdown[docx,pptx,xlsx,pdf]' trafilatura pypdfium2 python-docx openpyxl beautifulsoup4 lxml \
+		$(if $(PEERS),$$(grep -oE '^torch==[^ ]+' locks/cpu.txt) $(PEERS))
 
 bench-gateway-peers: setup  ## Make .venv-litellm with the proxy that scripts/bench_gateway.py measures beside the gateway
 	@[ -d .venv-litellm ] || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-litellm

@@ -79,10 +79,12 @@ class Reading:
     Attributes:
         text: What it read; None where it refused.
         seconds: The best of some runs.
+        error: Why it refused.
     """
 
     text: str | None
     seconds: float
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,33 +125,37 @@ def main(composed: DictConfig) -> None:
     kinds: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         kinds[path.suffix.lower().lstrip(".")].append(path)
-    scores = {}
+    scores, refusals = {}, []
     for kind, members in sorted(kinds.items()):
         readings = {
             path: {OURS: read_by_loam(path, config.repeats), **peers.readings.get(path, {})} for path in members
         }
         tables = {path: peers.tables.get(path, []) for path in members}
         scores[kind] = score_kind(readings, tables)
-    show({"versions": peers.versions, "machine": describe_machine(), "scores": scores}, config.output)
+        refusals += list_refusals(readings)
+    show(
+        {"versions": peers.versions, "machine": describe_machine(), "scores": scores, "refusals": refusals},
+        config.output,
+    )
 
 
 def read_by_loam(path: Path, repeats: int) -> Reading:
     """Read a file with the loaders that ingestion uses, without the child process around them."""
     from retrieval.loaders import load_document
 
-    text, best = None, float("inf")
+    text, best, reason = None, float("inf"), None
     for _ in range(repeats):
         start = time.perf_counter()
         try:
             document = load_document(path)
-        except LoamError:
-            document = None
+        except LoamError as error:
+            document, reason = None, error.message
         best = min(best, time.perf_counter() - start)
         if document is not None:
             # A heading stands once in the file and is kept beside the text, not in it.
             titles = dict.fromkeys(title for part in document.sections for title in (part.heading or "").split(" > "))
             text = "\n".join([*titles, document.text])
-    return Reading(text, best)
+    return Reading(text, best, reason)
 
 
 @dataclass(slots=True)
@@ -184,6 +190,16 @@ def read_by_peers(python: Path, files: list[Path], repeats: int) -> Peers:
         peers.tables[path] = said["tables"]
         peers.readings[path] = {name: Reading(**reading) for name, reading in said["readings"].items()}
     return peers
+
+
+def list_refusals(readings: Mapping[Path, Mapping[str, Reading]]) -> list[dict[str, str]]:
+    """Return library, file and reason of each file that a library tried and did not read."""
+    return [
+        {"library": library, "file": path.name, "reason": reading.error or "no text"}
+        for path, by_name in readings.items()
+        for library, reading in by_name.items()
+        if reading.text is None
+    ]
 
 
 def count_words(text: str) -> Counter[str]:
@@ -289,6 +305,11 @@ def show(figures: dict[str, Any], output: Output) -> None:
             shown = ["" if share is None else f"{share:.1%}" for share in shares]
             table.add_row(name, f"{score.read} of {score.files}", *shown, f"{score.median_s:.3f}")
         console.print(table)
+    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for refusal in figures["refusals"]:
+        reasons[refusal["library"], refusal["reason"]].append(refusal["file"])
+    for (library, reason), files in reasons.items():
+        console.print(f"{library} did not read {', '.join(files)}: {reason}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from scripts.bench_documents import (
     count_named_values,
     count_whole_rows,
     count_words,
+    list_refusals,
     read_by_loam,
     score_kind,
 )
@@ -49,6 +50,20 @@ def test_a_library_is_scored_on_what_it_tried() -> None:
     assert ours.alone == 1 / 4
     assert (ours.rows, ours.named) == (0, 0)
     assert scores["third"].found == 1 / 4
+
+
+def test_what_was_not_read_is_listed_with_its_reason() -> None:
+    readings = {
+        Path("x/one.pdf"): {
+            OURS: Reading("a", 1.0),
+            "other": Reading(None, 1.0, "no model"),
+            "third": Reading(None, 1.0),
+        }
+    }
+    assert list_refusals(readings) == [
+        {"library": "other", "file": "one.pdf", "reason": "no model"},
+        {"library": "third", "file": "one.pdf", "reason": "no text"},
+    ]
 
 
 def test_our_headings_count_as_text(tmp_path: Path) -> None:
