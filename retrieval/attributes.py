@@ -123,10 +123,31 @@ _SELECT = text(
     "SELECT id, store_id, name, size_bytes, modified_ns, stated_attributes, set_attributes FROM documents "
     "WHERE id IN :ids"
 ).bindparams(bindparam("ids", expanding=True))
+_SELECT_ROWS = text(
+    "SELECT document_id, store_id, key, kind, text, number FROM attributes WHERE document_id IN :ids"
+).bindparams(bindparam("ids", expanding=True))
 _INSERT = text(
     "INSERT INTO attributes (document_id, store_id, key, kind, text, number) "
     "VALUES (:document_id, :store_id, :key, :kind, :text, :number)"
 )
+
+
+def find_stale(connection: Connection) -> list[int]:
+    """Return the completed documents whose rows in the table are not those that their own rows make.
+
+    Args:
+        connection: In a transaction.
+    """
+    query = text("SELECT id FROM documents WHERE status = 'completed' ORDER BY id")
+    numbers = list(connection.execute(query).scalars())
+    stale: list[int] = []
+    for start in range(0, len(numbers), BATCH):
+        batch = {"ids": numbers[start : start + BATCH]}
+        found = connection.execute(_SELECT, batch).mappings().all()
+        wanted = {tuple(row.values()) for document in found for row in _make_rows(document)}
+        there = {tuple(row) for row in connection.execute(_SELECT_ROWS, batch)}
+        stale += sorted({row[0] for row in wanted ^ there})
+    return stale
 
 
 def merge_attributes(row: Mapping[Any, Any]) -> dict[str, Value]:

@@ -1,4 +1,4 @@
-"""The SQLite database: opening, transactions, migrations. The only file that knows SQLite.
+"""The SQLite database: opening, transactions, migrations. The only file, beside the migrations, that knows SQLite.
 
 Write-ahead log and synchronous=FULL: what a transaction has committed survives kill -9 and power loss, and readers
 never wait for a writer. Several processes may use the file at once; SQLite's locks arbitrate (docs/decisions/0011).

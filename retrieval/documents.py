@@ -15,6 +15,7 @@ from core.errors import NotFound
 from core.failpoints import reach
 from retrieval.attributes import Value, check_attributes, index_attributes, merge_attributes
 from retrieval.database import read_transaction, write_transaction
+from retrieval.seal import check_text, seal_documents
 from retrieval.source import FileStamp
 from retrieval.store import MAX_SQL_PARAMETERS, DocumentStatus, Store, raise_generation
 
@@ -174,7 +175,30 @@ def rename_documents(engine: Engine, renames: Sequence[tuple[KnownDocument, str,
     ]
     with write_transaction(engine) as connection:
         connection.execute(statement, rows)
+        seal_documents(connection, [document.id for document, _, _ in renames])
         index_attributes(connection, [document.id for document, _, _ in renames])
+        reach("renaming.written")
+    reach("renaming.committed")
+
+
+def read_text(engine: Engine, number: int) -> str:
+    """Return the text that was read from a document's file, as it was stored.
+
+    Args:
+        engine: The database.
+        number: The document's row.
+
+    Raises:
+        NotFound: It has gone.
+        ContractError: It is not what was stored.
+    """
+    query = text("SELECT name AS file, text, text_sha256 FROM documents WHERE id = :id")
+    with read_transaction(engine) as connection:
+        row = connection.execute(query, {"id": number}).mappings().first()
+    if row is None:
+        raise NotFound("the document has just been removed or replaced. Ask again.", param="file_id")
+    check_text(row)
+    return str(row["text"])
 
 
 def set_attributes(engine: Engine, store: Store, name: str, values: Mapping[str, Any]) -> dict[str, Value]:
@@ -204,6 +228,7 @@ def set_attributes(engine: Engine, store: Store, name: str, values: Mapping[str,
         ).scalar()
         if number is None:
             raise NotFound(f"file {name!r}: store {store.name!r} has no document of that name.", param="file")
+        seal_documents(connection, [number])
         index_attributes(connection, [number])
         row = connection.execute(text("SELECT * FROM documents WHERE id = :id"), {"id": number}).mappings().one()
         return merge_attributes(row)
@@ -241,6 +266,8 @@ def delete_store(engine: Engine, store: Store) -> None:
     with write_transaction(engine) as connection:
         note_erasure(connection, store.id)
         connection.execute(text("DELETE FROM stores WHERE id = :id"), {"id": store.id})  # the rest by ON DELETE CASCADE
+        reach("store_deletion.written")
+    reach("store_deletion.committed")
 
 
 def note_erasure(connection: Connection, store_id: int) -> None:

@@ -259,4 +259,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX responses_by_time ON responses (created_at)",
         "CREATE INDEX responses_by_previous ON responses (previous_id)",
     ),
+    (  # what a document is held against when it is read; NULL in rows that an earlier Loam wrote
+        "ALTER TABLE documents ADD COLUMN text_sha256 TEXT",
+        "ALTER TABLE documents ADD COLUMN seal TEXT",
+    ),
 )

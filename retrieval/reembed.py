@@ -140,7 +140,8 @@ def _fill(engine: Engine, store: Store, embedder: Embedder, report: ReembedRepor
 
 def _read_rows(engine: Engine, numbers: Sequence[int]) -> list[RowMapping]:
     query = text(
-        "SELECT id, ordinal, start_offset, end_offset, page, heading, text, sha256 FROM chunks WHERE id IN :numbers "
+        "SELECT id, document_id, ordinal, start_offset, end_offset, page, heading, text, sha256 FROM chunks "
+        "WHERE id IN :numbers "
         "ORDER BY id"
     ).bindparams(bindparam("numbers", expanding=True))
     with read_transaction(engine) as connection:

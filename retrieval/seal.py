@@ -1,20 +1,30 @@
-"""Seals: hashes that a chunk's row is held against, because SQLite has no checksums of its own.
+"""Seals: hashes that rows of chunks and documents are held against, because SQLite has no checksums of its own.
 
 A chunk's `sha256` covers its words, `embeddings_sha256` its vectors, and `seal` both of these and where the chunk
-stands. Rows that an earlier Loam wrote have only the first; doctor adds the others. Does not know what a chunk says.
+stands. A document's `text_sha256` covers its text, and its `seal` that hash, its name, its place and its
+attributes. Rows that an earlier Loam wrote lack some of these; doctor adds them. Does not know what a chunk says.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, bindparam, text
 
 from core.errors import ContractError
 from core.layout import sha256_bytes
 
 REMEDY = "the database is damaged. Run: python scripts/doctor.py; then restore a backup, or ingest the file again."
-SEALED = ("ordinal", "start_offset", "end_offset", "page", "sha256", "embeddings_sha256")
+SEALED = ("document_id", "ordinal", "start_offset", "end_offset", "page", "sha256", "embeddings_sha256")
+SEALED_BEFORE = SEALED[1:]
+"""As a seal was made until it named the document."""
+DOCUMENT_SEALED = ("store_id", "file", "file_sha256", "text_sha256", "stated_attributes", "set_attributes")
+DOCUMENT_COLUMNS = (
+    "d.id AS document_id, d.store_id, d.name AS file, d.sha256 AS file_sha256, d.text_sha256, d.stated_attributes, "
+    "d.set_attributes, d.seal AS document_seal"
+)
+"""What `check_document` wants of a row `d` of documents."""
+BATCH = 500
 
 INSERT_CHUNK = text(
     "INSERT INTO chunks (store_id, document_id, ordinal, start_offset, end_offset, page, heading, text, sha256, "
@@ -32,15 +42,15 @@ def hash_chunk(heading: str | None, chunk_text: str) -> str:
 def seal_chunk(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a chunk's row with the hash of its vectors and its seal."""
     sealed = {**row, "embeddings_sha256": _hash_vectors(row["embeddings"], row["spans"])}
-    return {**sealed, "seal": _hash_place(sealed)}
+    return {**sealed, "seal": _hash_values(sealed, SEALED)}
 
 
 def _hash_vectors(embeddings: bytes, spans: bytes | None) -> str:
     return sha256_bytes(embeddings if spans is None else embeddings + spans)
 
 
-def _hash_place(row: Mapping[Any, Any]) -> str:
-    return sha256_bytes("\0".join(str(row[key]) for key in SEALED).encode())
+def _hash_values(row: Mapping[Any, Any], keys: Sequence[str]) -> str:
+    return sha256_bytes("\0".join(str(row[key]) for key in keys).encode())
 
 
 def check_chunk(row: Mapping[Any, Any]) -> None:
@@ -73,5 +83,62 @@ def check_seal(row: Mapping[Any, Any]) -> None:
     Raises:
         ContractError: The seal differs.
     """
-    if row["seal"] is not None and _hash_place(row) != row["seal"]:
+    if row["seal"] is None or row["seal"] == _hash_values(row, SEALED):
+        return
+    if row["seal"] != _hash_values(row, SEALED_BEFORE):
         raise ContractError(f"chunk-{row['id']}: its place or hashes are not what was stored; {REMEDY}")
+
+
+def hash_text(words: str) -> str:
+    """Return the SHA-256 of a document's text."""
+    return sha256_bytes(words.encode())
+
+
+def hash_document(row: Mapping[Any, Any]) -> str:
+    """Return the seal of a document from the columns that DOCUMENT_SEALED names."""
+    return _hash_values(row, DOCUMENT_SEALED)
+
+
+def seal_documents(connection: Connection, numbers: Sequence[int]) -> None:
+    """Seal some documents as their rows are now, within a transaction.
+
+    Args:
+        connection: In a transaction that writes.
+        numbers: Their rows.
+    """
+    for start in range(0, len(numbers), BATCH):
+        rows = connection.execute(_SELECT_SEALED, {"numbers": list(numbers[start : start + BATCH])}).mappings().all()
+        if rows:
+            seals = [{"id": row["document_id"], "seal": hash_document(row)} for row in rows]
+            connection.execute(_SET_SEAL, seals)
+
+
+_SELECT_SEALED = text(f"SELECT {DOCUMENT_COLUMNS} FROM documents d WHERE d.id IN :numbers").bindparams(  # noqa: S608
+    bindparam("numbers", expanding=True)
+)
+_SET_SEAL = text("UPDATE documents SET seal = :seal WHERE id = :id")
+
+
+def check_document(row: Mapping[Any, Any]) -> None:
+    """Refuse a document whose name, place or attributes are not what was stored; a row without a seal passes.
+
+    Raises:
+        ContractError: The seal differs.
+    """
+    if row["document_seal"] is not None and row["document_seal"] != hash_document(row):
+        raise ContractError(
+            f"document {row['file']!r}: its name, attributes or hashes are not what was stored; {REMEDY}"
+        )
+
+
+def check_text(row: Mapping[Any, Any]) -> None:
+    """Refuse a document whose text is not what was stored; a row without its hash passes.
+
+    Raises:
+        ContractError: The hash differs.
+    """
+    words = row["text"]  # of any type where the row is damaged
+    if row["text_sha256"] is None:
+        return
+    if not isinstance(words, str) or hash_text(words) != row["text_sha256"]:
+        raise ContractError(f"document {row['file']!r}: its text is not what was stored; {REMEDY}")

@@ -17,14 +17,15 @@ from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 from core.errors import Conflict, ContractError, LoamError, NotFound
 from core.failpoints import reach
 from core.layout import NAME_PATTERN, check_name
+from retrieval import seal
 from retrieval.attributes import Value, index_attributes
 from retrieval.database import read_transaction, write_transaction
-from retrieval.seal import INSERT_CHUNK, check_chunk, check_embeddings, check_seal, hash_chunk, seal_chunk
 from retrieval.source import UNKNOWN_STAMP, FileStamp
 from retrieval.vectors import ChunkVectors, pack_vectors, unpack_vectors
 
 CHUNK_ID_PREFIX = "chunk-"
 MAX_SQL_PARAMETERS = 500
+ALL_ROWS = 2**62
 
 
 class DocumentStatus(Enum):
@@ -320,7 +321,7 @@ def _replace_document(connection: Connection, store: Store, document: NewDocumen
     document_id = _exchange_row(connection, store.id, document, None)
     if document.chunks:
         connection.execute(
-            INSERT_CHUNK,
+            seal.INSERT_CHUNK,
             [_chunk_values(store, document_id, number, chunk) for number, chunk in enumerate(document.chunks)],
         )
     return document_id
@@ -347,23 +348,28 @@ def commit_failure(engine: Engine, store: Store, document: NewDocument, error: L
 
 def _exchange_row(connection: Connection, store_id: int, document: NewDocument, error: LoamError | None) -> int:
     """Put a document's row in place of its earlier one and return it; what people have set of it stays."""
-    place = {"store_id": store_id, "name": document.name}
-    kept = connection.execute(
-        text("SELECT set_attributes FROM documents WHERE store_id = :store_id AND name = :name"), place
+    kept = connection.execute(  # its chunks and attributes go with it (ON DELETE CASCADE)
+        text("DELETE FROM documents WHERE store_id = :store_id AND name = :name RETURNING set_attributes"),
+        {"store_id": store_id, "name": document.name},
     ).scalar()
-    connection.execute(  # its chunks and attributes go with it (ON DELETE CASCADE)
-        text("DELETE FROM documents WHERE store_id = :store_id AND name = :name"), place
-    )
+    sealed = {
+        "store_id": store_id,
+        "file": document.name,
+        "file_sha256": document.sha256,
+        "text_sha256": seal.hash_text(document.text),
+        "stated_attributes": json.dumps(dict(document.attributes)),
+        "set_attributes": kept or "{}",
+    }
     result = connection.execute(
         text(
             "INSERT INTO documents (store_id, name, sha256, recipe, size_bytes, modified_ns, inode, status, "
-            "error_code, error, stated_attributes, set_attributes, text, updated_at) VALUES (:store_id, :name, "
-            ":sha256, :recipe, :size_bytes, :modified_ns, :inode, :status, :error_code, :error, :stated, :kept, "
-            ":text, :now) RETURNING id"
+            "error_code, error, stated_attributes, set_attributes, text, text_sha256, seal, updated_at) VALUES "
+            "(:store_id, :file, :file_sha256, :recipe, :size_bytes, :modified_ns, :inode, :status, :error_code, "
+            ":error, :stated_attributes, :set_attributes, :text, :text_sha256, :seal, :now) RETURNING id"
         ),
         {
-            **place,
-            "sha256": document.sha256,
+            **sealed,
+            "seal": seal.hash_document(sealed),
             "recipe": document.recipe,
             "size_bytes": document.size_bytes,
             "modified_ns": document.stamp.modified_ns,
@@ -371,8 +377,6 @@ def _exchange_row(connection: Connection, store_id: int, document: NewDocument, 
             "status": (DocumentStatus.failed if error else DocumentStatus.completed).value,
             "error_code": error.openai_code if error else None,
             "error": error.message if error else None,
-            "stated": json.dumps(dict(document.attributes)),
-            "kept": kept or "{}",
             "text": document.text,
             "now": int(time.time()),
         },
@@ -382,7 +386,7 @@ def _exchange_row(connection: Connection, store_id: int, document: NewDocument, 
 
 def _chunk_values(store: Store, document_id: int, ordinal: int, chunk: NewChunk) -> dict[str, Any]:
     embeddings, spans = pack_vectors(chunk.vectors, store.embedder.dimension)
-    return seal_chunk(
+    return seal.seal_chunk(
         {
             "store_id": store.id,
             "document_id": document_id,
@@ -392,7 +396,7 @@ def _chunk_values(store: Store, document_id: int, ordinal: int, chunk: NewChunk)
             "page": chunk.page,
             "heading": chunk.heading,
             "text": chunk.text,
-            "sha256": hash_chunk(chunk.heading, chunk.text),
+            "sha256": seal.hash_chunk(chunk.heading, chunk.text),
             "embeddings": embeddings,
             "spans": spans,
         }
@@ -430,8 +434,8 @@ def select_same_store(connection: Connection, store: Store) -> Store:
     return now
 
 
-def select_rows(connection: Connection, store: Store, after: int = 0, limit: int = -1) -> list[ChunkRow]:
-    """Return a store's chunks with numbers above `after`, by rising number; `limit` at most, -1: all."""
+def select_rows(connection: Connection, store: Store, after: int = 0, limit: int = ALL_ROWS) -> list[ChunkRow]:
+    """Return a store's chunks with numbers above `after`, by rising number; `limit` at most."""
     query = text(
         "SELECT c.id, c.heading, c.text, c.sha256, c.embeddings, c.spans, c.embeddings_sha256 FROM chunks c "
         "WHERE c.store_id = :id AND c.id > :after ORDER BY c.id LIMIT :limit"
@@ -441,8 +445,8 @@ def select_rows(connection: Connection, store: Store, after: int = 0, limit: int
 
 
 def _to_chunk_row(row: RowMapping, dimension: int) -> ChunkRow:
-    check_chunk(row)
-    check_embeddings(row)
+    seal.check_chunk(row)
+    seal.check_embeddings(row)
     vectors = unpack_vectors(row["embeddings"], row["spans"], dimension)
     return ChunkRow(row["id"], row["heading"], row["text"], vectors)
 
@@ -454,18 +458,18 @@ def read_passages(engine: Engine, numbers: Sequence[int]) -> dict[int, Passage]:
         ContractError: A passage's text is not what was stored.
     """
     query = text(
-        "SELECT c.id, s.name AS store, d.name AS file, c.page, c.heading, c.start_offset, c.end_offset, c.text, "
-        "c.sha256, c.ordinal, c.embeddings_sha256, c.seal FROM chunks c "
-        "JOIN documents d ON d.id = c.document_id JOIN stores s ON s.id = c.store_id "
-        "WHERE c.id IN :numbers"
+        "SELECT c.id, s.name AS store, c.page, c.heading, c.start_offset, c.end_offset, c.text, c.sha256, c.ordinal, "  # noqa: S608
+        f"c.embeddings_sha256, c.seal, {seal.DOCUMENT_COLUMNS} FROM chunks c "
+        "JOIN documents d ON d.id = c.document_id JOIN stores s ON s.id = c.store_id WHERE c.id IN :numbers"
     ).bindparams(bindparam("numbers", expanding=True))
     passages: dict[int, Passage] = {}
     with read_transaction(engine) as connection:
         for start in range(0, len(numbers), MAX_SQL_PARAMETERS):
             batch = [int(number) for number in numbers[start : start + MAX_SQL_PARAMETERS]]
             for row in connection.execute(query, {"numbers": batch}).mappings():
-                check_chunk(row)
-                check_seal(row)
+                seal.check_chunk(row)
+                seal.check_seal(row)
+                seal.check_document(row)
                 passages[row["id"]] = _to_passage(row)
     return passages
 

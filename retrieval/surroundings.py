@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 
 from core.errors import ContractError
 from retrieval.database import read_transaction
-from retrieval.seal import check_chunk
+from retrieval.seal import check_chunk, check_text
 from retrieval.store import MAX_SQL_PARAMETERS
 
 
@@ -77,23 +77,22 @@ def read_window(engine: Engine, number: int, around: int) -> DocumentWindow | No
         around: Characters before and behind it, fewer where the document begins or ends.
 
     Raises:
-        ContractError: The text there is not the chunk's.
+        ContractError: The text is not what was stored.
     """
     query = text(
-        "SELECT c.id, c.start_offset, c.text AS chunk_text, LENGTH(d.text) AS length, "
-        "MAX(0, c.start_offset - :around) AS first, "
-        "SUBSTR(d.text, MAX(0, c.start_offset - :around) + 1, "
-        "c.end_offset + :around - MAX(0, c.start_offset - :around)) AS slice "
+        "SELECT c.start_offset, c.end_offset, c.text AS chunk_text, d.name AS file, d.text, d.text_sha256 "
         "FROM chunks c JOIN documents d ON d.id = c.document_id WHERE c.id = :number"
     )
     with read_transaction(engine) as connection:
-        row = connection.execute(query, {"number": number, "around": around}).mappings().first()
+        row = connection.execute(query, {"number": number}).mappings().first()
     if row is None:
         return None
-    offset = row["start_offset"] - row["first"]
-    if row["slice"][offset : offset + len(row["chunk_text"])] != row["chunk_text"]:
+    check_text(row)
+    words, start, end = row["text"], row["start_offset"], row["end_offset"]
+    if words[start:end] != row["chunk_text"]:
         raise _describe_damage(number)
-    return DocumentWindow(row["first"], row["slice"], row["length"])
+    first = max(0, start - around)
+    return DocumentWindow(first, words[first : end + around], len(words))
 
 
 def _read_near(connection: Connection, numbers: list[int], neighbours: int) -> dict[int, list[RowMapping]]:

@@ -313,16 +313,26 @@ def delete_upload(engine: Engine, data: DataDir, upload_id: str, owner: str) -> 
 
 def find_leftovers(engine: Engine, data: DataDir) -> list[Path]:
     """Return bytes without a row that are too old to belong to an upload that is still coming."""
-    if not data.files.is_dir():
-        return []
-    known = {upload.id for upload in list_uploads(engine)}
     limit = time.time() - ABANDONED_AFTER_S
-    return sorted(path for path in data.files.iterdir() if path.name not in known and path.stat().st_mtime < limit)
+    return [path for path in _list_rowless(engine, data) if path.stat().st_mtime < limit]
 
 
 def remove_leftovers(engine: Engine, data: DataDir) -> int:
-    """Remove the bytes that killed processes left; return how many files."""
-    leftovers = find_leftovers(engine, data)
+    """Remove the bytes that killed processes left; return how many files.
+
+    For a gateway that starts: it holds the data directory's lock, so that nobody else takes uploads. Among what goes
+    are the bytes of files whose deletion was cut short.
+    """
+    leftovers = _list_rowless(engine, data)
     for path in leftovers:
         path.unlink(missing_ok=True)
+    if leftovers:
+        sync_directory(data.files)
     return len(leftovers)
+
+
+def _list_rowless(engine: Engine, data: DataDir) -> list[Path]:
+    if not data.files.is_dir():
+        return []
+    known = {upload.id for upload in list_uploads(engine)}
+    return sorted(path for path in data.files.iterdir() if path.name not in known)

@@ -27,7 +27,14 @@ from core.errors import Conflict, ContractError, NotFound, describe_os_error
 from core.layout import DataDir, read_sealed_json, sha256_file, write_folder, write_sealed_json
 from core.logs import configure_logging
 from retrieval.config import IndexDevice
-from retrieval.database import copy_database, find_damage, open_database, read_transaction, write_transaction
+from retrieval.database import (
+    copy_database,
+    find_damage,
+    open_database,
+    read_transaction,
+    truncate_log,
+    write_transaction,
+)
 from retrieval.store import find_store, list_stores
 from retrieval.uploads import list_uploads
 
@@ -77,7 +84,7 @@ def create_backup(data: DataDir, target: Path, *, has_runs: bool) -> dict[str, A
 
 
 def _copy_uploads(data: DataDir, copy: DataDir) -> None:
-    """Copy the bytes of every row; a file that was deleted since the database was copied loses its row in the copy."""
+    """Copy the bytes of every row; a file that was deleted since the database was copied leaves the copy, too."""
     engine = open_database(copy.database)
     try:
         for upload in list_uploads(engine):
@@ -91,17 +98,18 @@ def _copy_uploads(data: DataDir, copy: DataDir) -> None:
             if sha256_file(target) != upload.sha256:
                 raise ContractError(f"{source}: it is not what was uploaded. Run: python scripts/doctor.py {data.root}")
     finally:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        truncate_log(engine)
         engine.dispose()
 
 
 def _forget_deleted(data: DataDir, copy: DataDir, upload_id: str) -> None:
-    """Remove from the copy the row of a file that has been deleted.
+    """Remove from the copy a file that has been deleted, and what stores made of it.
 
     Raises:
         ContractError: It has not been deleted: its bytes are lost.
     """
+    from serve.attached_files import detach_everywhere
+
     query = text("SELECT COUNT(*) FROM files WHERE id = :id")
     engine = open_database(data.database)
     try:
@@ -114,6 +122,7 @@ def _forget_deleted(data: DataDir, copy: DataDir, upload_id: str) -> None:
         engine.dispose()
     engine = open_database(copy.database)
     try:
+        detach_everywhere(engine, upload_id)
         with write_transaction(engine) as connection:
             connection.execute(text("DELETE FROM files WHERE id = :id"), {"id": upload_id})
     finally:

@@ -24,16 +24,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, RowMapping, text
+from sqlalchemy import Connection, Engine, Row, RowMapping, text
 
 from core.config import run_command
 from core.errors import ConfigError, ContractError, LoamError, NotFound
 from core.layout import DataDir, sync_directory
 from core.logs import configure_logging
 from core.manifest import AdapterManifest, ModelManifest, verify_files
+from retrieval.attributes import find_stale, index_attributes
 from retrieval.config import IndexDevice
 from retrieval.database import find_damage, open_database, read_transaction, write_transaction
-from retrieval.seal import check_chunk, check_embeddings, check_seal, seal_chunk
+from retrieval.seal import (
+    DOCUMENT_COLUMNS,
+    check_chunk,
+    check_document,
+    check_embeddings,
+    check_seal,
+    check_text,
+    hash_text,
+    seal_chunk,
+    seal_documents,
+)
 from retrieval.store import Store, find_store, list_stores
 from retrieval.uploads import check_upload, find_leftovers, list_uploads
 from retrieval.vectors import unpack_vectors
@@ -116,7 +127,8 @@ def check_chunks(patient: Patient) -> Iterator[Finding]:
 def _read_rows(engine: Engine, numbers: Sequence[int]) -> Iterator[tuple[int, RowMapping | str]]:
     """Yield each chunk's row, or why it cannot be read."""
     query = text(
-        "SELECT c.id, c.ordinal, c.start_offset, c.end_offset, c.page, c.heading, c.text, c.sha256, c.embeddings, "
+        "SELECT c.id, c.document_id, c.ordinal, c.start_offset, c.end_offset, c.page, c.heading, c.text, c.sha256, "
+        "c.embeddings, "
         "c.spans, c.embeddings_sha256, c.seal, s.dimension FROM chunks c JOIN stores s ON s.id = c.store_id "
         "WHERE c.id BETWEEN :first AND :last ORDER BY c.id"
     )
@@ -157,24 +169,82 @@ def _seal(patient: Patient, rows: list[dict[str, object]]) -> Finding:
 
 
 def check_documents(patient: Patient) -> Iterator[Finding]:
-    """Check that chunks are slices of their documents, and that documents have chunks when they say so."""
+    """Check documents against their hashes, and that their chunks are slices of them; seal those of an earlier Loam."""
     if patient.engine is None:
         return
-    query = text("SELECT id, name, status, text FROM documents WHERE id > :last ORDER BY id LIMIT 1")
+    query = text(  # one at a time: a text may be long
+        f"SELECT d.status, d.text, {DOCUMENT_COLUMNS} FROM documents d WHERE d.id > :last ORDER BY d.id LIMIT 1"  # noqa: S608
+    )
     pieces = text("SELECT id, start_offset, end_offset, text FROM chunks WHERE document_id = :id ORDER BY ordinal")
+    unsealed: dict[int, str] = {}
     last = -1
     while True:
         with read_transaction(patient.engine) as connection:
-            document = connection.execute(query, {"last": last}).first()
+            document = connection.execute(query, {"last": last}).mappings().first()
             if document is None:
-                return
-            chunks = connection.execute(pieces, {"id": document.id}).all()
-        last = document.id
-        if document.status != "completed" and chunks:
-            yield Finding("documents", document.name, f"it is {document.status} and has chunks", RESTORE)
-        for chunk in chunks:
-            if document.text[chunk.start_offset : chunk.end_offset] != chunk.text:
-                yield Finding("documents", document.name, f"chunk-{chunk.id} is not a part of its text", RESTORE)
+                break
+            last = document["document_id"]
+            chunks = connection.execute(pieces, {"id": last}).all()
+        yield from _check_document(document, chunks)
+        if document["text_sha256"] is None and document["status"] != "in_progress":
+            unsealed[last] = hash_text(document["text"])
+    if unsealed:
+        yield _seal_documents(patient, unsealed)
+
+
+def _check_document(document: RowMapping, chunks: Sequence[Row[Any]]) -> Iterator[Finding]:
+    """Yield what of a document is not what was stored."""
+    name, words = document["file"], document["text"]
+    for check in (check_document, check_text):
+        try:
+            check(document)
+        except ContractError as error:
+            yield Finding("documents", name, error.message, RESTORE)
+    if document["status"] != "completed" and chunks:
+        yield Finding("documents", name, f"it is {document['status']} and has chunks", RESTORE)
+    for chunk in chunks:
+        if words[chunk.start_offset : chunk.end_offset] != chunk.text:
+            yield Finding("documents", name, f"chunk-{chunk.id} is not a part of its text", RESTORE)
+
+
+def _seal_documents(patient: Patient, hashes: dict[int, str]) -> Finding:
+    """Seal documents that have no seal, where that is wanted."""
+    if patient.repair and patient.engine is not None:
+        statement = text("UPDATE documents SET text_sha256 = :hash WHERE id = :id")
+        with write_transaction(patient.engine) as connection:
+            connection.execute(statement, [{"id": number, "hash": digest} for number, digest in hashes.items()])
+            seal_documents(connection, list(hashes))
+    fault = (
+        f"{len(hashes)} documents of an earlier version have no seal: damage to their text or name would not be seen"
+    )
+    return Finding("documents", "seals", fault, "repair=true seals them as they are", patient.repair)
+
+
+def check_attributes(patient: Patient) -> Iterator[Finding]:
+    """Check that filters read what the documents' own rows say; else make their table anew."""
+    if patient.engine is None:
+        return
+    with read_transaction(patient.engine) as connection:
+        stale = find_stale(connection)
+        sound = [number for number in stale if _is_sound(connection, number)]
+    if not stale:
+        return
+    if patient.repair:
+        with write_transaction(patient.engine) as connection:
+            index_attributes(connection, sound)
+    fault = f"of {len(stale)} documents filters read other values than the documents have"
+    is_mended = patient.repair and sound == stale
+    yield Finding("attributes", "filters", fault, "repair=true makes them anew", is_mended)
+
+
+def _is_sound(connection: Connection, number: int) -> bool:
+    """Tell whether a document's row is what was stored."""
+    query = text(f"SELECT {DOCUMENT_COLUMNS} FROM documents d WHERE d.id = :id")  # noqa: S608  (a constant)
+    try:
+        check_document(connection.execute(query, {"id": number}).mappings().one())
+    except ContractError:
+        return False
+    return True
 
 
 def check_uploads(patient: Patient) -> Iterator[Finding]:
@@ -285,6 +355,7 @@ CHECKS: tuple[tuple[str, Callable[[Patient], Iterator[Finding]]], ...] = (
     ("database", check_pages),
     ("chunks", check_chunks),
     ("documents", check_documents),
+    ("attributes", check_attributes),
     ("uploads", check_uploads),
     ("indexes", check_indexes),
     ("models", check_models),

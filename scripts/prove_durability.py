@@ -1,4 +1,4 @@
-"""Run the full sets of the promises about kept data, one after the other: python scripts/prove_durability.py [ROW …].
+"""Run the full sets of the promises about kept data and hostile files: python scripts/prove_durability.py [ROW …].
 
 Each row of ROWS is a promise of docs/durability.md with the tests that show it. What a row gave is kept in
 .cache/durability, so that a run that was stopped goes on with the next one; a row is run again when the code or a test
@@ -40,6 +40,10 @@ ROWS: dict[str, tuple[str, ...]] = {
     "D6": ("tests/integration/test_full_disk.py", FULL_CHECKPOINT),
     "D7": ("tests/integration/test_serve_lock.py",),
     "D8": ("tests/unit/scripts/test_backup.py", "tests/integration/test_retrieval_migration.py"),
+    "API": ("tests/integration/test_serve_ingestion_kill.py",),
+    "H1": ("tests/integration/test_hostile_documents.py",),
+    "H2": ("tests/integration/test_outward_documents.py",),
+    "H3": ("tests/integration/test_hostile_names.py",),
     "I2": (f"{ERASURE}::{OTHER_STORE}",),
     "I3": (ERASURE, "--deselect", f"{ERASURE}::{OTHER_STORE}"),
 }
@@ -159,7 +163,7 @@ def render_table(rows: Iterable[str], code: str) -> str:
 
 def main() -> None:
     """Run the rows that are still to be run and print the table."""
-    parser = argparse.ArgumentParser(description="Run the full sets of the promises about kept data.")
+    parser = argparse.ArgumentParser(description="Run the full sets of the promises about kept data and hostile files.")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"which of {', '.join(ROWS)} (default: all)")
     parser.add_argument("--again", action="store_true", help="run them even where they have been shown")
     parser.add_argument("--show", action="store_true", help="print what there is and run nothing")

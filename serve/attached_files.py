@@ -17,10 +17,12 @@ from typing import Any
 from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 
 from core.errors import InputError, LoamError, NotFound
+from core.failpoints import reach
 from retrieval.attributes import Value, check_attributes, index_attributes
 from retrieval.config import ChunkingConfig
 from retrieval.database import read_transaction, write_transaction
-from retrieval.documents import OPENAI_ERROR_CODES, note_erasure
+from retrieval.documents import OPENAI_ERROR_CODES, note_erasure, read_text
+from retrieval.seal import seal_documents
 from retrieval.searcher import Hit
 from retrieval.store import raise_generation, select_store
 from retrieval.uploads import Upload, find_upload
@@ -149,6 +151,7 @@ def attach_files(
             )
         for attachment in attachments:
             _attach(connection, store, attachment, batch, now)
+    reach("attachments.queued")
     return batch
 
 
@@ -277,6 +280,7 @@ def put_attributes(connection: Connection, document_id: int, values: str) -> Non
     connection.execute(
         text("UPDATE documents SET set_attributes = :values WHERE id = :id"), {"values": values, "id": document_id}
     )
+    seal_documents(connection, [document_id])
     index_attributes(connection, [document_id])
 
 
@@ -289,6 +293,7 @@ def detach_file(engine: Engine, store: VectorStore, file_id: str) -> None:
     with write_transaction(engine) as connection:
         file = _select_attached(connection, store, file_id)
         _remove(connection, store.number, file.id, file.status, file.document_id)
+    reach("attachment.detached")
 
 
 def detach_everywhere(engine: Engine, file_id: str) -> None:
@@ -303,6 +308,7 @@ def detach_everywhere(engine: Engine, file_id: str) -> None:
         ).all()
         for store, status, document in rows:
             _remove(connection, store, file_id, status, document)
+    reach("upload.detached")
 
 
 def _remove(connection: Connection, store: int, file_id: str, status: str, document: int | None) -> None:
@@ -322,12 +328,11 @@ def read_content(engine: Engine, file: AttachedFile) -> str:
 
     Raises:
         InputError: There is none, or none yet.
+        ContractError: It is not what was stored.
     """
     if file.status != "completed" or file.document_id is None:
         raise InputError(f"file {file.id!r}: it is {file.status}, so that it has no content.", param="file_id")
-    with read_transaction(engine) as connection:
-        query = text("SELECT text FROM documents WHERE id = :id")
-        return str(connection.execute(query, {"id": file.document_id}).scalar() or "")
+    return read_text(engine, file.document_id)
 
 
 def find_batch(engine: Engine, store: VectorStore, batch_id: str) -> FileBatch:

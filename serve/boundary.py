@@ -20,7 +20,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from core.errors import InputError, LoamError, NotFound
+from core.errors import ContractError, InputError, LoamError, NotFound, StorageFull
 from core.logs import REQUEST_ID
 from serve.connections import MAX_HEAD_BYTES
 from serve.keys import NO_KEY, KeyRing, is_loopback
@@ -118,6 +118,10 @@ def answer_error(request: Request, error: Exception) -> JSONResponse:
         headers["retry-after"] = str(described.retry_after_s)
     if isinstance(described, InvalidKey):
         headers["www-authenticate"] = "Bearer"
+    if isinstance(
+        described, StorageFull | ContractError
+    ):  # a person must mend it: the stock client shall not try again
+        headers["x-should-retry"] = "false"
     if isinstance(error, HTTPException) and error.headers:
         headers.update(error.headers)
     if isinstance(described, InternalError):

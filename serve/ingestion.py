@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, text
 
 from core.errors import Conflict, LoamError, NotFound, StorageFull
+from core.failpoints import reach
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import read_transaction, truncate_log, write_transaction
@@ -140,7 +141,9 @@ class IngestionWorker:
                 logger.exception("files of store %s could not be ingested", store.name)
                 words = "Something went wrong in the gateway. Its log has the details."
                 failures |= {file.name: ("server_error", words) for file in there}
+        reach("attachments.made")
         self._settle(store, waiting, failures)
+        reach("attachments.settled")
         return True
 
     def _is_there(self, store: Store) -> bool:

@@ -260,7 +260,10 @@ def begin_job(engine: Engine, job_id: str, lease: Lease) -> bool:
         if connection.execute(statement, {"id": job_id, "now": now}).first() is None:
             return False
         connection.execute(
-            text("INSERT OR REPLACE INTO job_leases VALUES (:id, :pid, :ticks, :boot)"),
+            text(
+                "INSERT INTO job_leases (job_id, pid, started_ticks, boot_id) VALUES (:id, :pid, :ticks, :boot) "
+                "ON CONFLICT (job_id) DO UPDATE SET pid = :pid, started_ticks = :ticks, boot_id = :boot"
+            ),
             {"id": job_id, "pid": lease.pid, "ticks": lease.started_ticks, "boot": lease.boot_id},
         )
         add_message(connection, job_id, "Fine-tuning job started")

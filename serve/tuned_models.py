@@ -73,7 +73,10 @@ class TunedModel:
 
 def list_tuned(engine: sqlalchemy.Engine) -> list[TunedModel]:
     """Return every model that is to be served, the oldest first."""
-    query = text("SELECT * FROM fine_tuned_models WHERE NOT is_retired ORDER BY rowid")
+    query = text(
+        "SELECT m.* FROM fine_tuned_models m JOIN fine_tuning_jobs j ON j.id = m.job_id WHERE m.is_retired = 0 "
+        "ORDER BY m.created_at, j.number, m.step IS NULL, m.step"
+    )
     with read_transaction(engine) as connection:
         return [_to_model(row) for row in connection.execute(query).mappings()]
 

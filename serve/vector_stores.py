@@ -229,8 +229,8 @@ def _make_row(connection: Connection, store: VectorStore) -> None:
     """Give a store of the command line a row, so that it can hold what the API says of it."""
     connection.execute(
         text(
-            "INSERT OR IGNORE INTO vector_stores (store_id, owner, title, last_active_at) "
-            "VALUES (:store, :owner, :title, :now)"
+            "INSERT INTO vector_stores (store_id, owner, title, last_active_at) "
+            "VALUES (:store, :owner, :title, :now) ON CONFLICT (store_id) DO NOTHING"
         ),
         {"store": store.number, "owner": LOCAL, "title": store.title, "now": int(time.time())},
     )

@@ -22,6 +22,7 @@ from core.manifest import BaseIdentity
 from retrieval.config import ChunkingConfig, ParsingConfig, SearchConfig
 from retrieval.searcher import Searcher
 from retrieval.store import Passage
+from retrieval.uploads import remove_leftovers
 from serve.answering import Answering, Assistant, AssistantConfig
 from serve.archive import Archive
 from serve.catalog import Catalog, Entry, EntryKind
@@ -242,6 +243,7 @@ def running_gateway(
 
 async def start_work(gateway: Gateway, *, ingests: bool, trains: bool) -> None:
     """Begin with what a gateway does beside answering."""
+    remove_leftovers(gateway.archive.engine, gateway.archive.data)
     gateway.jobs.models.drop_refused()
     if ingests:
         gateway.worker.start()

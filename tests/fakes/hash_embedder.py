@@ -3,6 +3,7 @@
 Held to tests/fakes/embedder_contract.py like the real one. Deterministic, and quick enough for the unit tier.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -16,6 +17,13 @@ from retrieval.vectors import no_spans
 
 TOKEN = re.compile(r"\w{1,8}|[^\w\s]")
 """Long words have several tokens, as with a real tokenizer."""
+
+
+@functools.lru_cache(16_384)
+def find_direction(word: str, dimension: int) -> NDArray[np.float32]:
+    """Return a word's direction, (dimension,) float32; not to be changed."""
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).standard_normal(dimension, dtype=np.float32)
 
 
 class HashEmbedder:
@@ -73,6 +81,5 @@ class HashEmbedder:
         read = text if len(starts) <= self._max_tokens else text[: starts[self._max_tokens]]
         vector = np.full(self._identity.dimension, 1e-3, dtype=np.float32)
         for word in re.findall(r"\w+", read.casefold()):
-            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
-            vector += np.random.default_rng(seed).standard_normal(self._identity.dimension, dtype=np.float32)
+            vector += find_direction(word, self._identity.dimension)
         return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)

@@ -1,8 +1,8 @@
-"""Syncs with the hash embedder: what the tests of deletion start and kill.
+"""Syncs with the hash embedder, or deletes a whole store: what the tests of deletion start and kill.
 
-    python -m tests.fakes.sync_command DATA_DIR STORE SOURCE
+    python -m tests.fakes.sync_command DATA_DIR STORE [SOURCE]
 
-Everything but the embedder is the real thing.
+Everything but the embedder is the real thing. Without SOURCE the store is deleted.
 """
 
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.ingest import IngestReport
-from retrieval.sync import sync
+from retrieval.sync import delete, sync
 from tests.fakes.hash_embedder import HashEmbedder
 
 
@@ -22,10 +22,14 @@ def tell(_: IngestReport) -> None:
 
 
 def main() -> None:
-    """Sync."""
+    """Sync or delete."""
+    data, store = DataDir(Path(sys.argv[1])), sys.argv[2]
+    if len(sys.argv) == 3:
+        delete(data, store)
+        return
     sync(
-        DataDir(Path(sys.argv[1])),
-        sys.argv[2],
+        data,
+        store,
         Path(sys.argv[3]),
         embedder=HashEmbedder(),
         chunking=ChunkingConfig(60, overlap_tokens=16),

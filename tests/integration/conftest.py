@@ -1,4 +1,4 @@
-"""What the slow tier shares: one real vLLM for all tests that speak to it, because a start takes most of a minute."""
+"""What the slow tier shares: one real vLLM, because a start takes most of a minute, and programs to kill."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from serve.engine_command import EngineConfig, build_command
 from serve.hardware import fill_engine_config
 from tests.fakes.adapter import write_adapter
 from tests.fakes.engine_thread import EngineThread, engine_thread
+from tests.fakes.warm_python import WarmPython
 
 REAL_MODEL = "smollm2-135m-instruct"
 
@@ -43,3 +44,10 @@ def real_vllm(served_data: DataDir) -> Iterator[EngineThread]:
         served_data.root / "logs" / "vllm.log",
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[WarmPython]:
+    """What the tests of kept data start and kill: ingestion, sync, uploads, opening; each a process of its own."""
+    with WarmPython(*(f"tests.fakes.{name}_command" for name in ("ingest", "sync", "upload", "open"))) as server:
+        yield server

@@ -33,7 +33,8 @@ def test_a_full_disk_costs_nothing_that_was_there(
     script = f"mount -t tmpfs -o size={DISK_MIB}m tmpfs {tmp_path} && exec {program}"
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    points = json.loads(done.stdout)
+    told = json.loads(done.stdout)
+    points = told["points"]
     assert len(points) == POINTS
     outcomes = [outcome for point in points for outcome in point["full"].values()]
     assert set(outcomes) == {"done", "StorageFull"}, f"seed {SEED}: {points}"
@@ -42,5 +43,6 @@ def test_a_full_disk_costs_nothing_that_was_there(
         assert point["found_later"], point
         assert set(point["later"].values()) == {"done"}, point
         assert point["faults"] == [], point
+    assert told["attached"] == f"{told['uploads']} of {told['uploads']}"
     record_property("points", len(points))
     record_property("refusals", outcomes.count("StorageFull"))

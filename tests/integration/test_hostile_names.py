@@ -1,13 +1,16 @@
-"""One hundred hostile names on upload, ingestion, sync, deletion and export: nothing leaves the data directory (H3)."""
+"""One hundred hostile names on every way in and out, by command and by API: nothing leaves the data directory (H3)."""
 
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import pytest
 from sqlalchemy import Engine
 
@@ -21,6 +24,8 @@ from retrieval.store import find_store
 from retrieval.sync import delete, sync
 from retrieval.uploads import check_upload, delete_upload, find_upload, save_upload
 from scripts.export import ExportConfig, check_export
+from tests.fakes.engine import BASE
+from tests.fakes.gateway import searching_gateway
 from tests.fakes.hash_embedder import HashEmbedder
 from tests.fakes.hostile_names import HOSTILE_NAMES
 from tests.fakes.hostile_office import TYPES, W, pack, relate, write_document
@@ -32,6 +37,7 @@ OPTIONS: dict[str, Any] = {
     "chunking": ChunkingConfig(60, 16),
     "parsing": ParsingConfig(workers=1),
 }
+API_NAMES = HOSTILE_NAMES if os.environ.get("LOAM_TEST_FULL") else HOSTILE_NAMES[::4]
 _recorder = WriteRecorder()
 
 
@@ -231,3 +237,72 @@ def test_a_write_outside_would_be_seen(data: DataDir, tmp_path: Path) -> None:
     for work in ("(around / 'escaped').write_text('x')", "(around / 'new').mkdir()", "(around / 'new').rmdir()"):
         with pytest.raises(AssertionError):
             check_writes(data, tmp_path, lambda: eval(work, {"around": tmp_path}))  # noqa: B023
+
+
+def post_named(client: httpx.Client, name: str, content: str) -> httpx.Response:
+    """Upload a file under a name as it is, line breaks and all; quotes as browsers write them."""
+    raw = name.encode("utf-8", "surrogatepass").replace(b'"', b"%22")
+    head = b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nassistants\r\n--b\r\n'
+    head += b'content-disposition: form-data; name="file"; filename="' + raw + b'"\r\n\r\n'
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    return client.post("/v1/files", content=head + content.encode() + b"\r\n--b--\r\n", headers=headers)
+
+
+def check_headers(answer: httpx.Response) -> httpx.Response:
+    """Nothing of a name has become a header, and no header holds a sign that is not plain text."""
+    assert not {"x-injected", "set-cookie", "content-disposition"} & set(answer.headers), answer.headers
+    assert all(value.isascii() and value.isprintable() for value in answer.headers.values())
+    assert answer.headers.get("location", str(answer.url)).startswith(str(answer.url.copy_with(raw_path=b"/"))[:-1])
+    assert answer.status_code < 500, answer.text
+    return answer
+
+
+def use_names(url: str) -> int:
+    """Upload, attach, describe, download and delete under every name; return how many were taken."""
+    with httpx.Client(base_url=url, timeout=30) as client:
+        store = client.post("/v1/vector_stores", json={"name": "names"}).json()["id"]
+        contents: dict[str, str] = {}
+        for number, name in enumerate(API_NAMES):
+            words = f"# Note\n\nWord{number} of a file."
+            answer = check_headers(post_named(client, name, words))
+            if answer.status_code == 200:
+                assert answer.json()["filename"].isprintable()
+                contents[answer.json()["id"]] = words
+        batch = f"/v1/vector_stores/{store}/file_batches"
+        made = client.post(batch, json={"file_ids": list(contents)}).json()["id"]
+        deadline = time.monotonic() + 60
+        while client.get(f"{batch}/{made}").json()["status"] == "in_progress":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for file_id, words in contents.items():
+            assert check_headers(client.get(f"/v1/files/{file_id}/content")).text == words
+            state = check_headers(client.get(f"/v1/vector_stores/{store}/files/{file_id}")).json()
+            assert state["status"] in {"completed", "failed"}
+            assert (state["last_error"] or {}).get("code") in {None, "invalid_file", "unsupported_file"}
+            check_headers(client.get(f"/v1/vector_stores/{store}/files/{file_id}/content"))
+        for name in API_NAMES:
+            place = quote(name.encode("utf-8", "surrogatepass"), safe="").replace(".", "%2E")
+            for path in (f"/v1/files/{place}/content", f"/v1/vector_stores/{store}/files/{place}", f"/sources/{place}"):
+                assert check_headers(client.get(path)).status_code in {307, 400, 404, 414, 431}, path[:80]
+            kind = {"content-type": "application/json"}
+            body = {"model": BASE, "training_file": next(iter(contents)), "suffix": name}
+            if not NAME_PATTERN.fullmatch(name):
+                assert (
+                    check_headers(
+                        client.post("/v1/fine_tuning/jobs", content=json.dumps(body), headers=kind)
+                    ).status_code
+                    == 400
+                ), name
+        for file_id in contents:
+            assert check_headers(client.delete(f"/v1/files/{file_id}")).status_code == 200
+    return len(contents)
+
+
+def test_names_through_the_api(data: DataDir, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    taken: list[int] = []
+    with searching_gateway(data.root) as gateway:
+        check_writes(data, tmp_path, lambda: taken.append(use_names(gateway.url)))
+    assert taken[0] >= 0.8 * len(API_NAMES)
+    assert list(data.files.iterdir()) == []
+    record_property("names", len(API_NAMES))
+    record_property("of_them_taken_by_the_api", taken[0])

@@ -5,7 +5,7 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,7 +76,9 @@ def find_secret(folder: Path) -> list[str]:
     return [str(path) for path in files if any(way in path.read_bytes() for way in ways)]
 
 
-def test_ingesting_them_stores_no_secret_and_calls_nobody(source: Path, tmp_path: Path, listener: Listener) -> None:
+def test_ingesting_them_stores_no_secret_and_calls_nobody(
+    source: Path, tmp_path: Path, listener: Listener, record_property: Callable[[str, object], None]
+) -> None:
     data = tmp_path / "data"
     command = [sys.executable, "-m", "tests.fakes.ingest_folder_command", str(data), "docs", str(source)]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=600, check=False)
@@ -88,6 +90,8 @@ def test_ingesting_them_stores_no_secret_and_calls_nobody(source: Path, tmp_path
     assert "link.txt" not in files
     completed = [name for name, (state, _) in files.items() if state == "completed"]
     assert len(completed) >= 0.6 * len(files), f"too few were read for this to prove anything: {files}"
+    record_property("outward_documents", len(files))
+    record_property("of_them_read", len(completed))
 
 
 def test_the_loaders_alone_read_and_call_nothing_outside(source: Path, listener: Listener) -> None:

@@ -104,8 +104,9 @@ class Disk:
         self.flushed = {name: inode for name, inode in self.flushed.items() if name.rpartition("/")[0] != path} | inside
 
     def lose_power(self, target: Path, chance: random.Random | None) -> None:
-        """Write what survives into a folder: what was flushed, and by chance some of what was not."""
-        for name, inode in self.flushed.items():
+        """Write what survives into a folder: what was flushed, and by chance some bytes and names that were not."""
+        unsure = {name: inode for name, inode in self.seen.items() if chance and chance.random() < 0.5}
+        for name, inode in {**unsure, **self.flushed}.items():
             content = bytes(inode.seen) if chance and chance.random() < 0.5 else inode.flushed
             path = target / os.path.relpath(name, self.root)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,6 @@ start.
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +23,8 @@ from retrieval.searcher import Searcher, SearchResult
 from retrieval.store import find_store
 from retrieval.sync import delete, sync
 from tests.fakes.hash_embedder import HashEmbedder
+from tests.fakes.warm_python import WarmPython
 
-REPO = Path(__file__).resolve().parents[2]
 IS_FULL = bool(os.environ.get("LOAM_TEST_FULL"))
 KILLS = 30 if IS_FULL else 5
 FILES = 600 if IS_FULL else 40
@@ -42,6 +40,7 @@ PLACES = (
     "erasure.truncated",
 )
 """In the order in which a deletion comes to them."""
+STORE_PLACES = ("store_deletion.written", "store_deletion.committed", "erasure.pruned", "erasure.rewritten")
 CANARY_QUERIES = 1000 if IS_FULL else 100
 CHUNKING = ChunkingConfig(60, overlap_tokens=16)
 
@@ -147,38 +146,57 @@ def check_after_kill(data: DataDir, source: Path, gone: list[int]) -> bool:
 
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_a_deletion_that_is_killed_is_done_by_the_next_start(
-    tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
+    programs: WarmPython, tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
     chance = random.Random(seed)
     data, source = DataDir(tmp_path / "data"), tmp_path / "source"
     gone = remove_half(data, source, chance)
-    command = [sys.executable, "-m", "tests.fakes.sync_command", str(data.root), "acme", str(source)]
-    with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.read(1)  # it has begun
+    with programs.start("tests.fakes.sync_command", str(data.root), "acme", str(source)) as program:
+        program.output.read(1)  # it has begun
         time.sleep(chance.uniform(0, 0.08))
-        process.send_signal(signal.SIGKILL)
+        program.kill()
+        code = program.wait()
     has_traces = find_traces(data, gone) != []
     is_deleted = check_after_kill(data, source, gone)
-    record_property("kills_at_random_times", int(process.returncode == -signal.SIGKILL))
+    record_property("kills_at_random_times", int(code == -signal.SIGKILL))
     record_property("of_them_with_bytes_left", int(is_deleted and has_traces))
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_deletion_that_is_killed_at_a_named_place_is_done_by_the_next_start(
-    tmp_path: Path, place: str, record_property: Callable[[str, object], None]
+    programs: WarmPython, tmp_path: Path, place: str, record_property: Callable[[str, object], None]
 ) -> None:
     data, source = DataDir(tmp_path / "data"), tmp_path / "source"
     gone = remove_half(data, source, random.Random(place))
-    command = [sys.executable, "-m", "tests.fakes.sync_command", str(data.root), "acme", str(source)]
-    environment = {**os.environ, "LOAM_TEST_BUILD": "1", "LOAM_FAILPOINT": place}
-    killed = subprocess.run(command, cwd=REPO, env=environment, stdout=subprocess.DEVNULL, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    named = {"LOAM_TEST_BUILD": "1", "LOAM_FAILPOINT": place}
+    with programs.start("tests.fakes.sync_command", str(data.root), "acme", str(source), **named) as program:
+        assert program.wait() == -signal.SIGKILL
     has_traces = find_traces(data, gone) != []
     is_deleted = check_after_kill(data, source, gone)
     assert is_deleted is (place != "deletion.written")
     record_property("kills_at_named_places", 1)
     record_property("of_them_with_bytes_left", int(is_deleted and has_traces))
+
+
+@pytest.mark.parametrize("place", STORE_PLACES if IS_FULL else STORE_PLACES[1:2])
+def test_the_deletion_of_a_store_that_is_killed_happens_whole_or_not_at_all(
+    programs: WarmPython, tmp_path: Path, place: str, record_property: Callable[[str, object], None]
+) -> None:
+    data, source, numbers = DataDir(tmp_path / "data"), tmp_path / "source", list(range(12))
+    for number in numbers:
+        write_file(source, number)
+    run_sync(data, source)
+    named = {"LOAM_TEST_BUILD": "1", "LOAM_FAILPOINT": place}
+    with programs.start("tests.fakes.sync_command", str(data.root), "acme", **named) as program:
+        assert program.wait() == -signal.SIGKILL
+    searcher = Searcher(data, make_embedder=HashEmbedder)  # the next start
+    if place == "store_deletion.written":
+        assert all(canary_of(number) in ask(searcher, number).hits[0].file for number in numbers)
+    else:
+        assert searcher.list_stores() == []
+        assert find_traces(data, numbers) == []
+    searcher.close()
+    record_property("kills_at_named_places", 1)
 
 
 def test_a_store_is_not_seen_from_another_and_does_not_move_its_scores(

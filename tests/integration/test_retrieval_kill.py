@@ -8,8 +8,6 @@ random times and at named places: each commit boundary of an ingestion and of th
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +20,10 @@ from retrieval.config import IndexDevice
 from retrieval.database import open_database, read_transaction
 from retrieval.searcher import Searcher
 from retrieval.snapshot import open_index
-from retrieval.store import find_store
+from retrieval.store import find_store, list_stores
 from tests.fakes.hash_embedder import HashEmbedder
+from tests.fakes.warm_python import WarmPython
 
-REPO = Path(__file__).resolve().parents[2]
 IS_FULL = bool(os.environ.get("LOAM_TEST_FULL"))
 RANDOM_KILLS = 20 if IS_FULL else 2
 FILES = 40
@@ -70,41 +68,51 @@ def write_source(folder: Path, version: int) -> None:
 
 
 def run_and_kill(
-    data: DataDir, source: Path, kill_after: int | None = None, delay_s: float = 0.0, failpoint: str | None = None
+    programs: WarmPython,
+    data: DataDir,
+    source: Path,
+    kill_after: int | None = None,
+    delay_s: float = 0.0,
+    failpoint: str | None = None,
 ) -> tuple[int, int]:
     """Ingest and kill it.
 
     Args:
+        programs: What starts it.
         data: The data directory.
         source: The files.
-        kill_after: How many acknowledged files to wait for; None to let it run.
+        kill_after: How many acknowledged files to wait for, 0: none; None to let it run.
         delay_s: How long to wait after that.
         failpoint: Where it shall die by itself.
 
     Returns:
         What it acknowledged, and its exit status.
     """
-    command = [sys.executable, "-m", "tests.fakes.ingest_command", str(data.root), "acme", str(source)]
     named = {"LOAM_TEST_BUILD": "1", "LOAM_FAILPOINT": failpoint} if failpoint else {}
     acknowledged = 0
-    with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True, env={**os.environ, **named}) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+    with programs.start("tests.fakes.ingest_command", str(data.root), "acme", str(source), **named) as program:
+        if kill_after == 0:
+            time.sleep(delay_s)
+            program.kill()
+            kill_after = None
+        for line in program.output:
             if line == "done\n":
                 break
             acknowledged = int(line)
             if kill_after is not None and acknowledged >= kill_after:
-                try:
-                    process.wait(delay_s)
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGKILL)
+                time.sleep(delay_s)
+                program.kill()
                 kill_after = None
-    return acknowledged, process.returncode
+        return acknowledged, program.wait()
 
 
 def check_store(data: DataDir, acknowledged: int, version: int) -> None:
     """What was acknowledged is found, and nothing is half there."""
     engine = open_database(data.database)
+    if not list_stores(engine):  # killed before it made the store
+        assert not acknowledged
+        engine.dispose()
+        return
     with read_transaction(engine) as connection:
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
         assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
@@ -117,7 +125,8 @@ def check_store(data: DataDir, acknowledged: int, version: int) -> None:
             )
         ).scalar()
     assert unlike == 0, "a completed document without chunks, or another one with some"
-    assert {name_of(number) for number in range(acknowledged)} <= {row.name for row in rows}
+    completed = {int(row.name[4:6]) for row in rows}
+    assert completed >= set(range(acknowledged))
     index = open_index(engine, data, find_store(engine, "acme"), IndexDevice.cpu)
     assert index.numbers.tolist() == list(ids)
     assert index.lexical.size == len(ids)
@@ -125,10 +134,18 @@ def check_store(data: DataDir, acknowledged: int, version: int) -> None:
     engine.dispose()
     check_snapshots(data, index.store.generation)
     searcher = Searcher(data, make_embedder=HashEmbedder)
-    for number in range(acknowledged):
-        hits = searcher.search(["acme"], canary_of(number, version), k=5).hits
-        assert name_of(number) in [hit.file for hit in hits if canary_of(number, version) in hit.text]
+    for number in completed:
+        versions = [version] if number < acknowledged else range(1, version + 1)  # the new one or the one before
+        found = [canary_of(number, one) for one in versions if finds(searcher, number, one)]
+        assert len(found) == 1, f"{name_of(number)}: its word finds {found}"
     searcher.close()
+
+
+def finds(searcher: Searcher, number: int, version: int) -> bool:
+    """Tell whether a file is among the five that its word finds."""
+    word = canary_of(number, version)
+    hits = searcher.search(["acme"], word, k=5).hits
+    return name_of(number) in [hit.file for hit in hits if word in hit.text]
 
 
 def check_snapshots(data: DataDir, generation: int) -> None:
@@ -153,9 +170,9 @@ def check_versions(data: DataDir, versions: int) -> None:
         assert canary_of(number, found[0]) in row.text
 
 
-def finish(data: DataDir, source: Path, version: int) -> None:
+def finish(programs: WarmPython, data: DataDir, source: Path, version: int) -> None:
     """The next run goes on: every file completed or failed, nothing half-made left."""
-    assert run_and_kill(data, source) == (FILES, 0)
+    assert run_and_kill(programs, data, source) == (FILES, 0)
     check_store(data, FILES, version)
     engine = open_database(data.database)
     with read_transaction(engine) as connection:
@@ -164,19 +181,24 @@ def finish(data: DataDir, source: Path, version: int) -> None:
     assert {row.status: row.n for row in rows} == {"completed": FILES, "failed": 1}
 
 
+def pick_time(chance: random.Random, turn: int) -> tuple[int, float]:
+    """When to kill: every second time after some acknowledged file, else at any time from the start on."""
+    return (chance.randrange(1, FILES), chance.uniform(0, 0.05)) if turn % 2 else (0, chance.uniform(0, 1.0))
+
+
 @pytest.mark.parametrize("seed", range(RANDOM_KILLS))
 def test_a_kill_at_a_random_time_loses_nothing_acknowledged(
-    tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
+    programs: WarmPython, tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
     chance = random.Random(seed)
     data, source = DataDir(tmp_path / "data"), tmp_path / "source"
     write_source(source, version=1)
-    acknowledged, first = run_and_kill(data, source, chance.randrange(1, FILES), chance.uniform(0, 0.05))
+    acknowledged, first = run_and_kill(programs, data, source, *pick_time(chance, seed))
     check_store(data, acknowledged, version=1)
-    finish(data, source, version=1)
+    finish(programs, data, source, version=1)
     # The same while every file is being replaced: each is the old or the new one, never both and never neither.
     write_source(source, version=2)
-    acknowledged, second = run_and_kill(data, source, chance.randrange(1, FILES), chance.uniform(0, 0.05))
+    acknowledged, second = run_and_kill(programs, data, source, *pick_time(chance, seed + 1))
     check_store(data, acknowledged, version=2)
     check_versions(data, versions=2)
     record_property("kills_at_random_times", [first, second].count(-signal.SIGKILL))  # or it was done before
@@ -184,30 +206,61 @@ def test_a_kill_at_a_random_time_loses_nothing_acknowledged(
 
 @pytest.mark.parametrize("place", PLACES if IS_FULL else QUICK_PLACES)
 def test_a_kill_at_a_named_place_loses_nothing_acknowledged(
-    tmp_path: Path, place: str, record_property: Callable[[str, object], None]
+    programs: WarmPython, tmp_path: Path, place: str, record_property: Callable[[str, object], None]
 ) -> None:
     data, source = DataDir(tmp_path / "data"), tmp_path / "source"
     for version in range(1, 4 if IS_FULL else 2):  # three times: while the files are new, and twice while they change
         write_source(source, version)
         turn = version if place in PASSED_OFTEN else 1
-        acknowledged, status = run_and_kill(data, source, failpoint=f"{place}:{turn}")
+        acknowledged, status = run_and_kill(programs, data, source, failpoint=f"{place}:{turn}")
         assert status == -signal.SIGKILL, f"the ingestion did not come to {place}"
         check_store(data, acknowledged, version)
         check_versions(data, version)
-        finish(data, source, version)
+        finish(programs, data, source, version)
         record_property("kills_at_named_places", 1)
+
+
+@pytest.mark.parametrize("place", ["renaming.written", "renaming.committed"] if IS_FULL else ["renaming.committed"])
+def test_a_kill_while_files_are_renamed_leaves_each_under_one_name(
+    programs: WarmPython, tmp_path: Path, place: str, record_property: Callable[[str, object], None]
+) -> None:
+    data, source = DataDir(tmp_path / "data"), tmp_path / "source"
+    write_source(source, version=1)
+    sync = ("tests.fakes.sync_command", str(data.root), "acme", str(source))
+    with programs.start(*sync) as program:
+        assert program.wait() == 0
+    before = read_names(data)
+    for number in range(FILES):
+        (source / name_of(number)).rename(source / f"moved{number:02d}.md")
+    with programs.start(*sync, LOAM_TEST_BUILD="1", LOAM_FAILPOINT=place) as program:
+        assert program.wait() == -signal.SIGKILL
+    moved = {number: f"moved{name[4:]}" for number, name in before.items()}
+    assert read_names(data) == (before if place == "renaming.written" else moved)
+    with programs.start(*sync) as program:
+        assert program.wait() == 0
+    assert read_names(data) == moved  # the same rows: nothing was made anew
+    record_property("kills_at_named_places", 1)
+
+
+def read_names(data: DataDir) -> dict[int, str]:
+    """Names of the documents that can be found, by their rows."""
+    engine = open_database(data.database)
+    with read_transaction(engine) as connection:
+        rows = connection.execute(text("SELECT id, name FROM documents WHERE status = 'completed'")).all()
+    engine.dispose()
+    return {row.id: row.name for row in rows}
 
 
 @pytest.mark.skipif(not IS_FULL, reason="10,000 chunks: in the full set (LOAM_TEST_FULL=1)")
 def test_a_store_of_ten_thousand_chunks_is_ready_soon_after_a_kill(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    programs: WarmPython, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     data, source = DataDir(tmp_path / "data"), tmp_path / "source"
     source.mkdir()
     sentences = [f"Sentence {number} tells of the part w{number} in a pump or a valve.\n\n" for number in range(50_000)]
     for number in range(20):
         (source / name_of(number)).write_text("".join(sentences[number::20]))
-    _, status = run_and_kill(data, source, failpoint="snapshot.written")
+    _, status = run_and_kill(programs, data, source, failpoint="snapshot.written")
     assert status == -signal.SIGKILL
     start = time.monotonic()
     searcher = Searcher(data, make_embedder=HashEmbedder)

@@ -123,7 +123,7 @@ def test_kills_of_gateway_trainer_or_both(server: WarmGateway, tmp_path: Path) -
     chance = random.Random(SEED)
     sys.stdout.write(f"seed {SEED}\n")
     slowest_s = 0.0
-    gateway = server.start(tmp_path, LOAM_FAKE_TRAINER=SLOW)
+    gateway = server.start_gateway(tmp_path, LOAM_FAKE_TRAINER=SLOW)
     assert gateway.wait_until_ready()
     for turn, kind in enumerate(list_kills()):
         with gateway.client() as client:
@@ -134,7 +134,7 @@ def test_kills_of_gateway_trainer_or_both(server: WarmGateway, tmp_path: Path) -
         since = time.monotonic()
         if kind != "trainer":
             wait_for(lambda: not find_trainers(job_id), 10)  # noqa: B023
-            gateway = server.start(tmp_path, LOAM_FAKE_TRAINER=SLOW)
+            gateway = server.start_gateway(tmp_path, LOAM_FAKE_TRAINER=SLOW)
             assert gateway.wait_until_ready()
         with gateway.client() as client:
             wait_for(lambda: list_programs(job_id)  # noqa: B023
@@ -151,7 +151,7 @@ def test_kills_of_gateway_trainer_or_both(server: WarmGateway, tmp_path: Path) -
     "place", [*PLACES * (5 if IS_FULL else 0), *(() if IS_FULL else ("job.leased", "job.written"))]
 )
 def test_a_kill_between_two_states_leaves_one_of_them(server: WarmGateway, tmp_path: Path, place: str) -> None:
-    gateway = server.start(tmp_path, LOAM_TEST_BUILD="1", LOAM_FAILPOINT=place)
+    gateway = server.start_gateway(tmp_path, LOAM_TEST_BUILD="1", LOAM_FAILPOINT=place)
     assert gateway.wait_until_ready()
     with gateway.client() as client:
         job_id = create(client)
@@ -161,7 +161,7 @@ def test_a_kill_between_two_states_leaves_one_of_them(server: WarmGateway, tmp_p
     is_settled = read_job(database, job_id).status == "succeeded"
     database.dispose()
     assert is_settled == (place == "job.settled")
-    gateway = server.start(tmp_path)
+    gateway = server.start_gateway(tmp_path)
     assert gateway.wait_until_ready()
     check_finished(gateway, job_id)
     gateway.stop()

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from core.errors import Conflict, ContractError, NotFound
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig
-from retrieval.database import open_database
+from retrieval.database import open_database, write_transaction
 from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
 from retrieval.uploads import delete_upload, list_uploads, save_upload
@@ -151,9 +152,22 @@ def test_a_file_deleted_meanwhile_is_not_in_the_backup(
         engine.dispose()
         return copyfile(source, target)
 
+    engine = open_database(data.database)
+    with write_transaction(engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO vector_store_files (store_id, file_id, document, status, attributes, max_tokens, "
+                "overlap_tokens, created_at) VALUES (1, :id, '00.md', 'completed', '{}', 240, 0, 1)"
+            ),
+            {"id": list_uploads(engine)[0].id},
+        )
+    engine.dispose()
     monkeypatch.setattr(shutil, "copyfile", delete_first)
     create_backup(data, tmp_path / "backup", has_runs=False)
-    restore_backup(tmp_path / "backup", DataDir(tmp_path / "new"))
-    engine = open_database(DataDir(tmp_path / "new").database)
+    new = DataDir(tmp_path / "new")
+    restore_backup(tmp_path / "backup", new)
+    engine = open_database(new.database)
     assert list_uploads(engine) == []
     engine.dispose()
+    assert find(new, range(2)) == [False, True]
+    assert find(data, range(1)) == [True]

@@ -8,7 +8,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from core.errors import EngineUnavailable, LoamError, StorageFull
+from core.errors import ContractError, EngineUnavailable, LoamError, StorageFull
 from retrieval.database import open_database
 from serve.boundary import Boundary, Bounds, is_local_name, read_host
 from serve.catalog import Catalog
@@ -60,16 +60,21 @@ def test_a_bug_is_500_without_details_but_the_log_has_them(caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "retry_after"),
-    [(EngineUnavailable("away", retry_after_s=7), 503, "7"), (StorageFull("full"), 507, None)],
+    ("error", "status", "retry_after", "should_retry"),
+    [
+        (EngineUnavailable("away", retry_after_s=7), 503, "7", None),
+        (StorageFull("full"), 507, None, "false"),
+        (ContractError("damaged"), 500, None, "false"),
+    ],
 )
 def test_an_error_of_ours_keeps_its_status_and_its_retry_after(
-    error: LoamError, status: int, retry_after: str | None, tmp_path: Path
+    error: LoamError, status: int, retry_after: str | None, should_retry: str | None, tmp_path: Path
 ) -> None:
     answer = ask(error, tmp_path)
     assert answer.status_code == status
     assert answer.json() == error.to_openai()
     assert answer.headers.get("retry-after") == retry_after
+    assert answer.headers.get("x-should-retry") == should_retry
 
 
 @pytest.mark.parametrize("length", ["abc", "-1", "1e3", "٣"])
