@@ -193,13 +193,14 @@ def _seal_json(content: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def write_folder(path: Path) -> Iterator[Path]:
+def write_folder(path: Path, *, is_cache: bool = False) -> Iterator[Path]:
     """Fill a folder under a temporary name and publish it whole by one rename.
 
     An existing folder is replaced only when the body has ended well; on any error the temporary folder is removed.
 
     Args:
         path: The final name.
+        is_cache: It can be made again, and whoever reads it checks every byte: nothing waits until it is on disk.
 
     Yields:
         The temporary folder to write into.
@@ -210,7 +211,8 @@ def write_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        sync_tree(temporary)
+        if not is_cache:
+            sync_tree(temporary)
         reach("folder.synced")
         if path.exists():
             retired = path.with_name(f".{path.name}.{token}.old")
@@ -220,7 +222,8 @@ def write_folder(path: Path) -> Iterator[Path]:
         else:
             temporary.rename(path)
         reach("folder.renamed")
-        sync_directory(path.parent)
+        if not is_cache:
+            sync_directory(path.parent)
     except OSError as error:
         raise describe_os_error(error, f"write {path}") from error
     finally:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ WINDOW_OVERLAP_TOKENS = 32
 MAX_HEADING_SHARE = 0.3
 """Most of a window that a repeated heading may take; of a longer one the innermost end is repeated."""
 QUERY_CACHE_SIZE = 1024
+BATCHES_A_LANE = 2
+"""Batches that few texts are shared out into for each lane of the encoder, so that none ends long before another."""
+LEAST_BATCH_TOKENS = 512
+"""Fewer tokens than these are not worth a batch of their own."""
 
 
 class TokenReader(Protocol):
@@ -178,8 +183,9 @@ class SentenceEmbedder:
         vectors = np.zeros((len(texts), self._identity.dimension), dtype=np.float32)
         spans = [no_spans(self._identity.dimension)] * len(texts)
         encodings = network.tokenizer.encode_batch_fast(texts)
-        budget = self._config.batch_size * network.max_length
-        places = list(_share_out([len(encoding.ids) for encoding in encodings], budget))
+        lengths = [len(encoding.ids) for encoding in encodings]
+        most = self._config.batch_size * network.max_length
+        places = list(share_out(lengths, set_budget(lengths, most, network.encoder.lanes)))
         batches = [_pad([encodings[place].ids for place in batch], network.padding) for batch in places]
         for batch, (_, mask), states in zip(places, batches, network.encoder.encode(batches), strict=True):
             with torch.inference_mode():
@@ -194,7 +200,14 @@ class SentenceEmbedder:
         return normalise_rows(vectors), spans  # in float32, whatever the model computes in
 
 
-def _share_out(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def set_budget(lengths: Sequence[int], most: int, lanes: int) -> int:
+    """Return the tokens of a batch: at most `most`, and no more than lets every lane of the encoder work."""
+    if lanes == 1:
+        return most
+    return min(most, max(LEAST_BATCH_TOKENS, math.ceil(sum(lengths) / (BATCHES_A_LANE * lanes))))
+
+
+def share_out(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Yield places of texts of like length, the longest first, as many as fit a budget of tokens with their padding."""
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):

@@ -36,6 +36,10 @@ Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 class TokenEncoder(Protocol):
     """What runs a transformer. Safe in any thread."""
 
+    @property
+    def lanes(self) -> int:
+        """How many batches are computed at once."""
+
     def encode(self, batches: Iterable[Batch]) -> Iterator[Any]:
         """Yield what the last layer says of each token, batch by batch.
 
@@ -73,6 +77,7 @@ class TorchEncoder:
         """Take the transformer of a SentenceTransformer."""
         self._transformer = model[0]
         self._device = model.device
+        self.lanes = 1
 
     def encode(self, batches: Iterable[Batch]) -> Iterator[Any]:
         """Yield (texts, tokens, hidden) on the model's device."""
@@ -112,7 +117,7 @@ class OpenVinoEncoder:
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
         for _ in range(streams + 1):  # one more than an ingestion takes, so that a query need not wait for its end
             self._idle.put(compiled.create_infer_request())
-        self._streams = streams
+        self.lanes = streams
         self._of_length: dict[int, queue.LifoQueue[Any]] = {}
         for length in QUERY_LENGTHS:
             graph.reshape({port: [1, length] for port in graph.inputs})
@@ -138,7 +143,7 @@ class OpenVinoEncoder:
         try:
             for batch in batches:
                 is_query = batch[0].shape[0] == 1 and batch[0].shape[1] <= QUERY_LENGTHS[-1]
-                while running and (is_query or len(running) == self._streams):
+                while running and (is_query or len(running) == self.lanes):
                     yield from yield_oldest()
                 if is_query:
                     yield torch.from_numpy(self._encode_query(*batch))

@@ -1,9 +1,9 @@
 """Index snapshots: what a store's chunks look like to search, saved so that opening is quick.
 
 A snapshot lies in indexes/<store_id>/<generation>/ with a manifest of checksums. It is a cache: one of an earlier
-generation takes in what has changed since, one that is missing or damaged is made again from the database, never by
-embedding again. A new snapshot links to the files of those runs that have not changed, and holds nothing of chunks that
-have gone. Does not know how scores are combined.
+generation takes in what has changed since, one that is missing or damaged (nothing waits until it is on disk) is made
+again from the database, never by embedding again. A new snapshot links to the files of those runs that have not
+changed, and holds nothing of chunks that have gone. Does not know how scores are combined.
 """
 
 import logging
@@ -176,7 +176,7 @@ def save_snapshot(index: StoreIndex, data: DataDir) -> StoreIndex:
         StorageFull: There is no space; nothing half-written was left.
     """
     folder = snapshot_folder(data, index.store)
-    with hold_snapshots(folder.parent, wait=True), write_folder(folder) as temporary:
+    with hold_snapshots(folder.parent, wait=True), write_folder(folder, is_cache=True) as temporary:
         saved = [_save_run(run, number, temporary) for number, run in enumerate(index.runs)]
         reach("snapshot.written")
         content = {

@@ -175,20 +175,32 @@ def _find_package_loader(data: bytes) -> Callable[[bytes, Outline], None]:
 
 
 def _find_text_loader(data: bytes, kind: str, path: PurePath) -> Callable[[bytes, Outline], None]:
-    from retrieval.loaders import html, mail, markdown, plain, source_code
+    from retrieval.loaders import plain
 
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if kind == "html" or (kind == "text" and start.startswith((b"<!doctype html", b"<html"))):
-        return html.load_html
+        from retrieval.loaders.html import load_html
+
+        return load_html
     if kind == "mail":
-        return mail.load_mail
-    by_kind: dict[str, Callable[[str, Outline], None]] = {
-        "text": plain.load_text,
-        "source": functools.partial(source_code.load_source, name=path.name),
-        "markdown": markdown.load_markdown,
-        "csv": plain.load_csv,
-        "jsonl": plain.load_json_lines,
-        "json": plain.load_json,
-    }
-    load = by_kind[kind]
+        from retrieval.loaders.mail import load_mail
+
+        return load_mail
+    load = _find_prose_loader(kind, path)
     return lambda content, outline: load(plain.decode_text(content), outline)
+
+
+def _find_prose_loader(kind: str, path: PurePath) -> Callable[[str, Outline], None]:
+    """Return what reads a file once its encoding is known."""
+    if kind == "markdown":
+        from retrieval.loaders.markdown import load_markdown
+
+        return load_markdown
+    if kind == "source":
+        from retrieval.loaders.source_code import load_source
+
+        return functools.partial(load_source, name=path.name)
+    from retrieval.loaders import plain
+
+    loaders = {"text": plain.load_text, "csv": plain.load_csv, "jsonl": plain.load_json_lines, "json": plain.load_json}
+    return loaders[kind]

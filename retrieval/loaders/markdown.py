@@ -12,7 +12,6 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
-from retrieval.loaders.front_matter import parse_front_matter
 from retrieval.loaders.html import load_markup
 from retrieval.loaders.outline import Outline
 
@@ -39,6 +38,8 @@ def load_markdown(text: str, outline: Outline) -> None:
     text = text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
     title = ""
     if front := _FRONT_MATTER.match(text):
+        from retrieval.loaders.front_matter import parse_front_matter
+
         outline.state_attributes(parse_front_matter(front.group(1) or ""))
         named = _FRONT_TITLE.search(front.group(1) or "")
         title = _KNOWN_TAG.sub("", named.group(1).strip().strip("\"'")) if named else ""

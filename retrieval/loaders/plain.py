@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from charset_normalizer import from_bytes
-
 from core.errors import InvalidFile, UnsupportedFile
 from retrieval.loaders.outline import Outline, write_table
 
@@ -60,6 +58,8 @@ def _guess_legacy_encoding(sample: bytes) -> str:
     Raises:
         UnsupportedFile: No encoding makes text of the sample.
     """
+    from charset_normalizer import from_bytes  # most files are UTF-8 and do not wait for it
+
     matches = from_bytes(sample)
     best = matches.best()
     if best is None:

@@ -75,6 +75,20 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+def test_a_folder_that_can_be_made_again_does_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    with write_folder(tmp_path / "cache", is_cache=True) as partial:
+        (partial / "a").write_text("1")
+    assert (tmp_path / "cache" / "a").read_text() == "1"
+    assert flushed == []
+    with write_folder(tmp_path / "adapter") as partial:
+        (partial / "a").write_text("1")
+    assert len(flushed) == 3  # the file, the folder, and the folder that it lies in
+
+
 def test_a_failed_folder_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     final = tmp_path / "adapter"
     with write_folder(final) as partial:

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from core.errors import ContractError, InvalidFile, NotFound
 from retrieval.config import Dtype, EmbedderConfig, EncoderEngine
-from retrieval.embedding import Embedder, SentenceEmbedder, cut_windows, normalise_rows, pick_dtype, settle_dtype
+from retrieval.embedding import (
+    Embedder,
+    SentenceEmbedder,
+    cut_windows,
+    normalise_rows,
+    pick_dtype,
+    set_budget,
+    settle_dtype,
+    share_out,
+)
 from tests.fakes.embedder_contract import CHECKS
 from tests.fakes.hash_embedder import HashEmbedder
 
@@ -78,6 +87,17 @@ def test_a_folder_without_a_dimension_is_refused(tmp_path: Path) -> None:
     (folder / "modules.json").write_text("[]")
     with pytest.raises(ContractError, match="length of its vectors"):
         SentenceEmbedder(folder, EmbedderConfig("mini"))
+
+
+def test_few_texts_are_shared_out_among_the_lanes_of_an_encoder() -> None:
+    lengths = [130] * 25
+    assert len(list(share_out(lengths, set_budget(lengths, 4096, 1)))) == 1
+    shared = list(share_out(lengths, set_budget(lengths, 4096, 2)))
+    assert sorted(place for batch in shared for place in batch) == list(range(25))
+    assert 4 <= len(shared) <= 6
+    assert max(map(len, shared)) <= 7
+    assert set_budget([130] * 1000, 4096, 2) == 4096
+    assert set_budget([12, 9], 4096, 2) == 512  # too few tokens to be worth two batches
 
 
 def test_rows_of_zeros_stay_zero() -> None:
