@@ -26,6 +26,8 @@ LANGUAGE = "english"
 K1 = 0.9
 B = 0.6
 WORD = re.compile(r"[^\W_]+")
+ACCENTS = re.compile("(?<=[a-z])[\u0300-\u036f]+")
+"""Marks over or under a Latin letter, once it stands apart from them."""
 STOP_WORDS = frozenset(
     word
     for line in (
@@ -65,13 +67,20 @@ _of_thread = threading.local()  # a stemmer may not be used by two threads at on
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words of a text as they are compared: folded, without stop words, stemmed.
+    """Return the words of a text as they are compared: folded, without accents and stop words, stemmed.
 
     A text of nothing but stop words keeps them, so that it can still be found.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    words = WORD.findall(folded)
+    words = WORD.findall(_fold(text))
     return _stem([word for word in words if word not in STOP_WORDS] or words)
+
+
+def _fold(text: str) -> str:
+    """Return a text in small letters, those of the Latin alphabet without their accents."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    if folded.isascii():
+        return folded
+    return unicodedata.normalize("NFC", ACCENTS.sub("", unicodedata.normalize("NFD", folded)))
 
 
 def _stem(words: list[str]) -> list[str]:

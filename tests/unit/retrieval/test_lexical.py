@@ -20,6 +20,7 @@ def test_words_are_folded_stemmed_and_filtered() -> None:
     assert split_words("The pumps were PUMPING") == ["pump", "pump"]
     assert split_words("Order ACME-RET-2, 26 months") == ["order", "acm", "ret", "2", "26", "month"]
     assert split_words("ﬁlter STRASSE straße") == ["filter", "strass", "strass"]
+    assert split_words("Kraków, Curaçao, Łódź; й") == ["krakow", "curacao", "łodz", "й"]  # accents of Latin letters go
 
 
 def test_a_query_of_stop_words_alone_keeps_them() -> None:
