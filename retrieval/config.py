@@ -13,6 +13,8 @@ from core.layout import check_name
 
 MAX_K = 1000
 DEFAULT_K = 5
+DEFAULT_RERANK_WEIGHT = 0.3
+"""Share of the score of a reranker that does not say how much it should count (docs/decisions/0052)."""
 
 
 class Action(Enum):
@@ -39,8 +41,12 @@ class ChunkingMode(Enum):
 
 
 class RerankerKind(Enum):
-    """How a reranker reads: both texts together, or each by itself and then token against token."""
+    """How a reranker reads: both texts together, or each by itself and then token against token.
 
+    `weighted_interaction` is late interaction, too, of the encoder as it is: only how much tokens count is learned.
+    """
+
+    weighted_interaction = "weighted_interaction"
     cross_encoder = "cross_encoder"
     late_interaction = "late_interaction"
 
@@ -171,6 +177,7 @@ class SearchConfig:
         reranker: Name of a cross-encoder's folder under models/; null: none.
         rerank_depth: Fused chunks that the reranker reads.
         rerank_weight: Share of the reranker's probability in the final score, 0 to 1; the fused score has the rest.
+            Null: what the reranker was trained for, 0.3 where it does not say.
         min_score: Least that a hit must have of what can be compared between queries: the reranker's probability where
             there is one, else the cosine of its best span. Where no chunk has it, nothing is found. Null: no threshold.
         mmr_lambda: Relevance against variety among the hits, 1 (relevance alone) to 0; null: off.
@@ -187,7 +194,7 @@ class SearchConfig:
     ann: Ann = Ann.auto
     reranker: str | None = None
     rerank_depth: int = 20
-    rerank_weight: float = 0.3
+    rerank_weight: float | None = None
     min_score: float | None = None
     mmr_lambda: float | None = None
     neighbours: int = 0
@@ -268,7 +275,8 @@ class LearningConfig:
     """How a reranker or an embedder is trained.
 
     Attributes:
-        kind: What a reranker becomes; late interaction learns from little data, a cross-encoder goes further with much.
+        kind: What a reranker becomes; `weighted_interaction` learns from little data what holds for other questions,
+            `late_interaction` adapts to those at hand, a cross-encoder goes further with much data.
         steps: Batches that are learned from.
         batch_size: Questions in a batch; each is also held against the others' passages.
         negatives: Hard negatives of each question.
@@ -278,7 +286,7 @@ class LearningConfig:
         seed: Of every draw.
     """
 
-    kind: RerankerKind = RerankerKind.late_interaction
+    kind: RerankerKind = RerankerKind.weighted_interaction
     steps: int = 200
     batch_size: int = 16
     negatives: int = 2

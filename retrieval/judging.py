@@ -60,8 +60,8 @@ def judge_reranker(
         zip(questions.questions, questions.relevant, candidates, strict=True), start=1
     ):
         places, fused = found.places[: search.rerank_depth], found.fused[: search.rerank_depth]
-        scores = reranker.score(question, [questions.passages[place] for place in places])
-        mixed = (1 - search.rerank_weight) * fused + search.rerank_weight * scores
+        passages = [questions.passages[place] for place in places]
+        mixed, _ = reranker.rank(question, passages, fused, search.rerank_weight)
         gains = dict.fromkeys(relevant, 1.0)
         before.append(measure_ndcg(places.tolist(), gains))
         after.append(measure_ndcg(places[np.argsort(-mixed, kind="stable")].tolist(), gains))

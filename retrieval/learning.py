@@ -2,7 +2,8 @@
 
     question sets → candidates of our own search → examples → train, with checkpoints → models/<name>, with a manifest
 
-A run that was interrupted goes on from its last checkpoint when the same command is given again. Weights are
+A run that was interrupted goes on from its last checkpoint when the same command is given again. The weights of a
+weighted interaction are learned without a trainer (weighing.py), in too short a time for checkpoints. Weights are
 safetensors; only a run's own checkpoints hold more, in a folder that is removed when the run is done. Does not print;
 it reports through a callback. Does not know stores.
 
@@ -25,8 +26,11 @@ from typing import Any
 from core.errors import Conflict, NotFound
 from core.layout import DataDir, sha256_bytes, write_folder, write_json
 from core.manifest import MODEL_MANIFEST, ModelKind, ModelManifest, hash_files, refuse_code_bearing
-from retrieval.config import Dtype, LearningConfig, RerankerKind
-from retrieval.mining import Example
+from retrieval.config import Dtype, EmbedderConfig, LearningConfig, RerankerKind
+from retrieval.interaction import Weighting, write_weighting
+from retrieval.mining import Example, RankedQuestion
+from retrieval.rerank import Reranker
+from retrieval.weighing import learn_weighting
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,8 @@ RECORD_FILE = "training.json"
 SCALE = 20.0
 """What cosines are multiplied by before the softmax: sentence-transformers' own default."""
 WARMUP_SHARE = 0.1
+KEPT_PASSAGES = 8192
+"""Passages that are read once only while a model is learned and judged; 120 kB each."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, how much is done, and of how much."""
@@ -43,6 +49,7 @@ Progress = Callable[[str, int, int], None]
 class Target(Enum):
     """What is trained."""
 
+    weighted_interaction = "weighted_interaction"
     cross_encoder = "cross_encoder"
     late_interaction = "late_interaction"
     embedder = "embedder"
@@ -122,7 +129,7 @@ def train_model(
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the step under way was ended and saved.
     """
     folder = check_base(data, base, output_model)
-    plan = _make_plan(target, folder, examples, config)
+    plan = _make_plan(target, folder, [asdict(example) for example in examples], config)
     run = data.run(f"{output_model}.training")
     checkpoint = _prepare_run(run, plan)
     model = _make_model(target, folder)
@@ -140,9 +147,49 @@ def train_model(
     return data.model(output_model)
 
 
-def _make_plan(target: Target, base: Path, examples: Sequence[Example], config: LearningConfig) -> Plan:
+def weigh_tokens(
+    data: DataDir,
+    sets: Sequence[Sequence[RankedQuestion]],
+    *,
+    base: str,
+    output_model: str,
+    embedder: EmbedderConfig,
+    config: LearningConfig,
+    progress: Progress = lambda _stage, _done, _total: None,
+) -> Path:
+    """Learn the weights of tokens and scores, and publish the encoder and those whole under models/.
+
+    Takes a minute or two and keeps no checkpoints: interrupted, it leaves nothing and begins anew.
+
+    Args:
+        data: The data directory.
+        sets: Ranked questions by set.
+        base: Name of the encoder, which stays as it is.
+        output_model: The new model's name.
+        embedder: Device, engine and dtype that the encoder runs with.
+        config: How the questions were drawn, for the record.
+        progress: Called after each question that is read.
+
+    Returns:
+        The new model's folder.
+    """
+    folder = check_base(data, base, output_model)
+    rows = [[one.question, one.passages, one.relevant.tolist()] for questions in sets for one in questions]
+    plan = _make_plan(Target.weighted_interaction, folder, rows, config)
+    run = data.run(f"{output_model}.training")
+    shutil.rmtree(run, ignore_errors=True)
+    model = _make_model(Target.late_interaction, folder)
+    model.save_pretrained(str(run / "encoder"), create_model_card=False)
+    reader = Reranker(run / "encoder", embedder, kept_passages=KEPT_PASSAGES)
+    weighting = learn_weighting(sets, reader, lambda done, total: progress("reading questions", done, total))
+    _publish(data, Target.weighted_interaction, model, plan, output_model, folder, weighting)
+    shutil.rmtree(run)
+    return data.model(output_model)
+
+
+def _make_plan(target: Target, base: Path, examples: Sequence[Any], config: LearningConfig) -> Plan:
     options = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(config).items()}
-    contents = json.dumps([asdict(example) for example in examples], ensure_ascii=False).encode()
+    contents = json.dumps(examples, ensure_ascii=False).encode()
     files = json.dumps(hash_files(base), sort_keys=True).encode()
     return Plan(target.value, base.name, sha256_bytes(files), sha256_bytes(contents), options)
 
@@ -301,12 +348,22 @@ def _listen(watcher: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _publish(data: DataDir, target: Target, model: Any, plan: Plan, output_model: str, base: Path) -> None:
+def _publish(
+    data: DataDir,
+    target: Target,
+    model: Any,
+    plan: Plan,
+    output_model: str,
+    base: Path,
+    weighting: Weighting | None = None,
+) -> None:
     """Write the model's folder whole, with what it was trained on and a manifest."""
     licence = ModelManifest.read(base).licence if (base / MODEL_MANIFEST).is_file() else "unknown: see the base model"
     kind = ModelKind.EMBEDDER if target is Target.embedder else ModelKind.RERANKER
     with write_folder(data.model(output_model)) as partial:
         model.save_pretrained(str(partial), create_model_card=False)
+        if weighting is not None:
+            write_weighting(partial, weighting)
         write_json(partial / RECORD_FILE, asdict(plan))
         manifest = ModelManifest(output_model, kind, f"trained from {plan.base}", None, licence, hash_files(partial))
         manifest.write(partial)

@@ -12,8 +12,8 @@ from core.layout import DataDir
 from retrieval.config import EmbedderConfig, LearningConfig, SearchConfig
 from retrieval.embedding import Embedder, SentenceEmbedder, open_embedder
 from retrieval.judging import Gain, judge_embedder, judge_reranker
-from retrieval.learning import Progress, Target, check_base, train_model
-from retrieval.mining import Candidates, Example, find_candidates, mine_examples
+from retrieval.learning import KEPT_PASSAGES, Progress, Target, check_base, train_model, weigh_tokens
+from retrieval.mining import Candidates, Example, RankedQuestion, find_candidates, mine_examples, rank_questions
 from retrieval.question_set import QuestionSet, read_question_set
 from retrieval.rerank import Reranker
 
@@ -81,28 +81,42 @@ def teach(
     check_base(data, lesson.base, lesson.output_model)
     train, valid = ([read_question_set(folder) for folder in part] for part in (lesson.train, lesson.valid))
     finder = open_embedder(data, embedder)
-    examples = _mine(train, finder, search, learning, progress)
-    folder = train_model(
-        data,
-        lesson.target,
-        examples,
-        base=lesson.base,
-        output_model=lesson.output_model,
-        config=learning,
-        progress=progress,
-    )
+    if lesson.target is Target.weighted_interaction:
+        sets = _rank(train, finder, search, learning, progress)
+        learned_from = sum(map(len, sets))
+        folder = weigh_tokens(
+            data,
+            sets,
+            base=lesson.base,
+            output_model=lesson.output_model,
+            embedder=embedder,
+            config=learning,
+            progress=progress,
+        )
+    else:
+        examples = _mine(train, finder, search, learning, progress)
+        learned_from = min(len(examples), learning.steps * learning.batch_size)
+        folder = train_model(
+            data,
+            lesson.target,
+            examples,
+            base=lesson.base,
+            output_model=lesson.output_model,
+            config=learning,
+            progress=progress,
+        )
     found = [_find(questions, finder, search, progress) for questions in valid]
     if lesson.target is Target.embedder:
         learned = SentenceEmbedder(folder, replace(embedder, name=lesson.output_model))
         after = [_find(questions, learned, search, progress) for questions in valid]
         gains = [judge_embedder(*parts) for parts in zip(valid, found, after, strict=True)]
     else:
-        reranker = Reranker(folder, embedder)
+        reranker = Reranker(folder, embedder, kept_passages=KEPT_PASSAGES)
         gains = [
             judge_reranker(questions, candidates, reranker, search, _name(progress, f"judging by {questions.name}"))
             for questions, candidates in zip(valid, found, strict=True)
         ]
-    return Outcome(folder, min(len(examples), learning.steps * learning.batch_size), gains)
+    return Outcome(folder, learned_from, gains)
 
 
 def _mine(
@@ -120,6 +134,26 @@ def _mine(
             param="train",
         )
     return examples
+
+
+def _rank(
+    sets: list[QuestionSet], embedder: Embedder, search: SearchConfig, learning: LearningConfig, progress: Progress
+) -> list[list[RankedQuestion]]:
+    """Return the ranked questions of each set that has any."""
+    most = learning.steps * learning.batch_size
+    ranked = [
+        rank_questions(questions, found, search.rerank_depth, most, learning.seed)
+        for questions in sets
+        for found in [_find(questions, embedder, search, progress)]
+    ]
+    if sum(map(len, ranked)) < learning.batch_size:
+        raise ConfigError(
+            f"train: wanted at least learning.batch_size={learning.batch_size} questions with something among the best "
+            f"{search.rerank_depth} that answers them and something that does not, found {sum(map(len, ranked))}. Add "
+            "questions, or lower learning.batch_size.",
+            param="train",
+        )
+    return [part for part in ranked if part]
 
 
 def _find(questions: QuestionSet, embedder: Embedder, search: SearchConfig, progress: Progress) -> list[Candidates]:

@@ -101,3 +101,47 @@ def mine_examples(questions: QuestionSet, candidates: Sequence[Candidates], nega
             examples.append(Example(question, texts[positive], chosen))
     draw.shuffle(examples)
     return examples
+
+
+@dataclass(frozen=True, slots=True)
+class RankedQuestion:
+    """A question with the best of what the search found for it.
+
+    Attributes:
+        question: Its text.
+        passages: Title and text of each, best first.
+        fused: (passages,) float32 fused scores, falling.
+        relevant: (passages,) bool: which of them answer it; some do, and some do not.
+    """
+
+    question: str
+    passages: list[tuple[str | None, str]]
+    fused: NDArray[np.float32]
+    relevant: NDArray[np.bool_]
+
+
+def rank_questions(
+    questions: QuestionSet, candidates: Sequence[Candidates], depth: int, most: int, seed: int
+) -> list[RankedQuestion]:
+    """Draw questions whose answer lies among the best that the search found, beside what does not answer.
+
+    Args:
+        questions: The set.
+        candidates: Of each question.
+        depth: The best so many are looked at.
+        most: Questions that are drawn.
+        seed: Of the draw; the same one draws the same questions.
+    """
+    draw = random.Random(seed)  # noqa: S311  (a draw that can be repeated is wanted)
+    ranked = []
+    for place in draw.sample(range(len(candidates)), len(candidates)):
+        found = candidates[place].places[:depth]
+        relevant = np.isin(found, list(questions.relevant[place]))
+        if relevant.any() and not relevant.all():
+            passages = [questions.passages[int(number)] for number in found]
+            ranked.append(
+                RankedQuestion(questions.questions[place], passages, candidates[place].fused[:depth], relevant)
+            )
+        if len(ranked) == most:
+            break
+    return ranked

@@ -2,15 +2,17 @@
 
 A cross-encoder reads both together and tells how likely the passage is to answer: any sequence classifier of one or
 two labels works, by its folder (bge-reranker, ms-marco-MiniLM, one trained here). A model of late interaction (ColBERT)
-reads each by itself; the score is the mean, over the query's tokens, of the cosine of the passage's nearest token. Both
-are on one scale for all queries, whatever the model itself prefers, so that they can be summed with fused scores and
-held against a threshold. Optional, off by default. Does not know stores or fusion.
+reads each by itself; the score is the mean, over the query's tokens, of the cosine of the passage's nearest token,
+weighed where that was learned (interaction.py). Both are on one scale for all queries, whatever the model itself
+prefers, so that they can be summed with fused scores and held against a threshold. Optional, off by default. Does not
+know stores or fusion.
 """
 
 import functools
 import json
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +23,18 @@ from numpy.typing import NDArray
 
 from core.errors import ContractError, NotFound
 from core.manifest import refuse_code_bearing
-from retrieval.config import Dtype, EmbedderConfig, EncoderEngine
-from retrieval.embedding import copy_tokenizer, cut_windows, find_token_starts, settle_dtype, wants_cuda
+from retrieval.config import DEFAULT_RERANK_WEIGHT, Dtype, EmbedderConfig, EncoderEngine
+from retrieval.embedding import (
+    contextualise,
+    copy_tokenizer,
+    cut_windows,
+    find_token_starts,
+    normalise_rows,
+    settle_dtype,
+    wants_cuda,
+)
 from retrieval.encoder import compile_forward, pick_engine
+from retrieval.interaction import Weighting, mix_scores, read_weighting, score_evenly, score_stretches
 
 BATCH_SIZES = {"cuda": 64, "cpu": 8}
 """Pairs at once, sorted by length: on a CPU few, so that short ones are not padded to the longest."""
@@ -32,6 +43,8 @@ LATE_TYPES = frozenset({"MultiVectorEncoder", "ColBERT"})
 MAX_QUERY_SHARE = 0.5
 """Most of what the model reads that a query may take; the end of a longer one is left out."""
 
+KEPT_PASSAGES = 512
+"""Passages whose token vectors a model of late interaction keeps; those read lately are often read again."""
 
 TOKENIZER_OUTPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """What a tokenizer can give a model, in the order that a compiled model takes it."""
@@ -50,16 +63,18 @@ class _Room:
 class Reranker:
     """A cross-encoder or a model of late interaction from a local folder. Thread-safe; loads on first use."""
 
-    def __init__(self, folder: Path, config: EmbedderConfig) -> None:
+    def __init__(self, folder: Path, config: EmbedderConfig, *, kept_passages: int = KEPT_PASSAGES) -> None:
         """Check the folder.
 
         Args:
             folder: The model.
             config: Of the embedder, beside which the reranker runs: its device, engine and dtype count here, too.
+            kept_passages: Passages whose token vectors a model of late interaction keeps, some 120 kB each.
 
         Raises:
             NotFound: There is no such model.
             InvalidFile: It holds weights in a format that can carry code.
+            ContractError: What it has learned cannot be read.
         """
         if not (folder / "config.json").is_file():
             raise NotFound(
@@ -71,12 +86,35 @@ class Reranker:
         refuse_code_bearing(folder)
         self._folder = folder
         self._config = config
+        self._weighting = read_weighting(folder)
+        self._most_kept = kept_passages
+        self._kept: OrderedDict[tuple[str | None, str], list[NDArray[np.float16]]] = OrderedDict()
         self._lock = threading.Lock()
 
     @functools.cached_property
     def _model(self) -> Any:
         with self._lock:
             return load_reranker(self._folder, self._config)
+
+    def settle_weight(self, configured: float | None) -> float:
+        """Return the share of its score beside the fused one: as configured, as it was trained for, or the default."""
+        if configured is not None:
+            return configured
+        return DEFAULT_RERANK_WEIGHT if self._weighting is None else self._weighting.rerank_weight
+
+    def take_weighting(self, weighting: Weighting) -> None:
+        """Score by other weights of tokens from here on: for whoever learns them."""
+        self._weighting = weighting
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many different tokens the model knows."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def list_tokens(self, heading: str | None, text: str) -> list[int]:
+        """Return the numbers of a passage's tokens."""
+        found: list[int] = self._tokenizer.encode(contextualise(heading, text), add_special_tokens=False).ids
+        return found
 
     @functools.cached_property
     def _is_late(self) -> bool:
@@ -108,12 +146,78 @@ class Reranker:
         """
         if not passages:
             return np.zeros(0, dtype=np.float32)
-        query, room = self._fit_query(query)
-        windows = [cut_windows(heading, text, room) for heading, text in passages]
-        flat = [window for group in windows for window in group]
-        scores = self._compare(query, flat) if self._is_late else self._predict([(query, window) for window in flat])
-        firsts = np.cumsum([0, *(len(group) for group in windows[:-1])])
+        if self._is_late:
+            read = self._read_passages(passages)
+            sizes = [len(group) for group in read]
+            rows = [window.astype(np.float32) for group in read for window in group]
+            scores = self._compare(query, rows)
+        else:
+            query, room = self._fit_query(query)
+            cut = [cut_windows(heading, text, room) for heading, text in passages]
+            sizes = [len(group) for group in cut]
+            scores = self._predict([(query, window) for group in cut for window in group])
+        firsts = np.cumsum([0, *sizes[:-1]])
         return np.asarray(np.maximum.reduceat(scores, firsts), dtype=np.float32)
+
+    def rank(
+        self, query: str, passages: Sequence[tuple[str | None, str]], fused: NDArray[np.float32], weight: float | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Score passages and mix that with what the search gave them.
+
+        Args:
+            query: Free text.
+            passages: Heading and text of each.
+            fused: (passages,) scores of the search.
+            weight: Share of the reranker's score; None: as it was trained for, with the likeness to the best hit.
+
+        Returns:
+            (passages,) float32 final scores, and those of the reranker alone.
+        """
+        reranked = self.score(query, passages)
+        share = self.settle_weight(weight)
+        if weight is None and self._weighting is not None and self._weighting.feedback and self._is_late:
+            likeness = self.compare(passages)
+            return mix_scores(fused, reranked, likeness, share, self._weighting.feedback), reranked
+        return np.asarray((1 - share) * fused + share * reranked, dtype=np.float32), reranked
+
+    def compare(self, passages: Sequence[tuple[str | None, str]]) -> NDArray[np.float32]:
+        """Return (passages, passages) float32: cosines of their mean token vectors; late interaction only."""
+        means = [np.concatenate(windows).astype(np.float32).sum(axis=0) for windows in self._read_passages(passages)]
+        rows = normalise_rows(np.stack(means))
+        return rows @ rows.T
+
+    def _compare(self, query: str, windows: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return (windows,) float32: how near each comes to the query's tokens."""
+        query, _ = self._fit_query(query)
+        with self._lock:
+            (found,) = self._model.encode_query([query], output_value=None, show_progress_bar=False)
+        mask = found["attention_mask"].bool()
+        tokens = _to_rows(found["token_embeddings"][mask])
+        if self._weighting is None:
+            return score_evenly(tokens, windows)
+        return score_stretches(tokens, self._weighting.rarity[found["input_ids"][mask].cpu().numpy()], windows)
+
+    def _read_passages(self, passages: Sequence[tuple[str | None, str]]) -> list[list[NDArray[np.float16]]]:
+        """Return (tokens, dimension) float16, unit rows, for each window of each passage; late interaction only.
+
+        What was read lately is not read again: a passage's tokens are the same whatever is asked.
+        """
+        _, room = self._fit_query("")
+        with self._lock:
+            new = {passage: cut_windows(*passage, room) for passage in passages if passage not in self._kept}
+            flat = [window for windows in new.values() for window in windows]
+            options = {"batch_size": self._batch_size(), "show_progress_bar": False}
+            found = self._model.encode_document(flat, **options) if flat else []
+            rows = iter([_to_rows(tokens).astype(np.float16) for tokens in found])
+            for passage, windows in new.items():
+                self._kept[passage] = [next(rows) for _ in windows]
+            read = []
+            for passage in passages:
+                self._kept.move_to_end(passage)
+                read.append(self._kept[passage])
+            while len(self._kept) > self._most_kept:
+                self._kept.popitem(last=False)
+        return read
 
     def _fit_query(self, query: str) -> tuple[str, _Room]:
         """Return the query as far as it is read, and the room for a passage beside it."""
@@ -126,15 +230,6 @@ class Reranker:
 
     def _batch_size(self) -> int:
         return BATCH_SIZES.get(self._model.device.type, BATCH_SIZES["cpu"])
-
-    def _compare(self, query: str, windows: list[str]) -> NDArray[np.float32]:
-        """Return (windows,) float32: mean over the query's tokens of the best cosine, never below 0."""
-        model = self._model
-        with self._lock:
-            tokens = model.encode_query([query], show_progress_bar=False)
-            others = model.encode_document(windows, batch_size=self._batch_size(), show_progress_bar=False)
-        scores = model.similarity([tokens[0].float()], [other.float() for other in others])
-        return np.asarray(scores[0].cpu().numpy(), dtype=np.float32).clip(0, 1)
 
     def _predict(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
         """Return (pairs,) float32 probabilities."""
@@ -152,6 +247,11 @@ class Reranker:
             )
         values = np.asarray(scores, dtype=np.float32)
         return values if is_single else values[:, 1]
+
+
+def _to_rows(tokens: Any) -> NDArray[np.float32]:
+    """Return a tensor of token vectors as an array."""
+    return np.asarray(tokens.float().cpu().numpy(), dtype=np.float32)
 
 
 def load_reranker(folder: Path, config: EmbedderConfig) -> Any:

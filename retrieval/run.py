@@ -18,7 +18,7 @@ gateway on the same data directory (docs/decisions/0011).
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -231,6 +231,7 @@ def run_tune(config: RetrievalConfig) -> None:
     questions = Path(need(config.questions, "questions", "FILE"))
     data = DataDir(Path(config.paths.data_dir))
     from retrieval.labels import read_labels
+    from retrieval.rerank import Reranker
     from retrieval.searcher import Searcher
     from retrieval.settings import StoreSettings, save_settings
     from retrieval.tuning import check_labels, tune
@@ -248,10 +249,12 @@ def run_tune(config: RetrievalConfig) -> None:
                 for text in texts:
                     found.append(searcher.gather(store_name, text))
                     progress("searching", len(found), len(texts))
-                rerank = None
-                if config.search.reranker is not None:
+                rerank, search = None, config.search
+                if search.reranker is not None:
+                    reranker = Reranker(data.model(search.reranker), config.embedder)
+                    search = replace(search, rerank_weight=reranker.settle_weight(search.rerank_weight))
                     rerank = lambda place, numbers: searcher.rerank(texts[place], numbers)  # noqa: E731
-                report = tune(labels, found, config.search, rerank, progress)
+                report = tune(labels, found, search, rerank, progress)
         finally:
             searcher.close()
         if report.is_better:

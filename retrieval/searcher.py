@@ -375,9 +375,9 @@ class Searcher:
         if reranker is not None and len(order):
             with watch.stage("rerank"):
                 texts = [passages[int(number)] for number in found.numbers[order]]
-                reranked = np.zeros(len(fused), dtype=np.float32)
-                reranked[order] = reranker.score(query, [(passage.heading, passage.text) for passage in texts])
-                scores = (1 - config.rerank_weight) * fused + config.rerank_weight * reranked
+                pairs = [(passage.heading, passage.text) for passage in texts]
+                scores, reranked = fused.copy(), np.zeros(len(fused), dtype=np.float32)
+                scores[order], reranked[order] = reranker.rank(query, pairs, fused[order], config.rerank_weight)
                 order = order[np.argsort(-scores[order], kind="stable")]
             if config.min_score is not None:
                 order, below = _drop_below(order, reranked, config.min_score)

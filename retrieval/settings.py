@@ -26,7 +26,7 @@ class StoreSettings:
         k: How many hits, where the caller names no number.
         reranker: The reranker that the next two were found with; None: without one.
         rerank_depth: Fused chunks that it reads.
-        rerank_weight: Share of its score.
+        rerank_weight: Share of its score; None: as it was trained for.
     """
 
     fusion: FusionMethod
@@ -35,7 +35,7 @@ class StoreSettings:
     k: int
     reranker: str | None
     rerank_depth: int
-    rerank_weight: float
+    rerank_weight: float | None
 
     @classmethod
     def of(cls, search: SearchConfig, k: int) -> "StoreSettings":

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from retrieval.config import FusionMethod, SearchConfig
+from retrieval.config import DEFAULT_RERANK_WEIGHT, FusionMethod, SearchConfig
 from retrieval.fusion import ScoredChunks, order_chunks
 from retrieval.judging import resample_difference
 from retrieval.labels import Labels
@@ -83,7 +83,7 @@ def tune(
     Args:
         labels: The questions.
         found: Candidates of each, as the store's search brings them.
-        search: The settings now.
+        search: The settings now, with the reranker's own weight where none was configured.
         rerank: Scores chunks; None: no reranker.
         progress: Called with a stage's name, how much is done, and of how much.
         seed: Of the folds.
@@ -227,8 +227,9 @@ class _Judge:
         if search.reranker is not None and self._rerank is not None:
             head = order[: max(MOST_HITS, search.rerank_depth)]
             read = head[: search.rerank_depth]
-            scores = (1 - search.rerank_weight) * fused
-            scores[read] += search.rerank_weight * self._read(place, found.numbers[read])
+            weight = DEFAULT_RERANK_WEIGHT if search.rerank_weight is None else search.rerank_weight
+            scores = (1 - weight) * fused
+            scores[read] += weight * self._read(place, found.numbers[read])
             order = head[np.argsort(-scores[head], kind="stable")]
         numbers = [int(number) for number in found.numbers[order]]
         if self._questions[place].by_document:

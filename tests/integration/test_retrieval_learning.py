@@ -15,6 +15,7 @@ from core.layout import DataDir
 from core.manifest import ModelKind, ModelManifest, verify_files
 from retrieval.config import EmbedderConfig, EncoderEngine, LearningConfig, RerankerKind, SearchConfig
 from retrieval.embedding import SentenceEmbedder
+from retrieval.interaction import read_weighting
 from retrieval.learning import Target, train_model
 from retrieval.lesson import Lesson, Outcome, teach
 from retrieval.mining import Example
@@ -85,7 +86,9 @@ def test_a_lesson_ends_in_a_model_that_loads_and_is_judged(data: DataDir, target
         ).shape == (1,)
 
 
-@pytest.mark.parametrize("kind", list(RerankerKind), ids=lambda kind: kind.value)
+@pytest.mark.parametrize(
+    "kind", [RerankerKind.cross_encoder, RerankerKind.late_interaction], ids=lambda kind: kind.value
+)
 def test_a_reranker_learns_what_it_is_taught(data: DataDir, kind: RerankerKind) -> None:
     config = replace(CONFIG, steps=60, batch_size=8)
     folder = train_model(data, Target.of(kind), EXAMPLES, base="tiny", output_model="new", config=config)
@@ -165,3 +168,31 @@ def test_faults_are_told_before_anything_costly(data: DataDir, tmp_path: Path) -
         attempt([tmp_path])
     with pytest.raises(ConfigError, match=r"wanted at least learning\.batch_size=4 questions"):
         attempt([write_set(tmp_path / "few", 2)])
+
+
+def test_what_a_question_turns_on_is_learned_and_a_passage_is_read_once(data: DataDir, tmp_path: Path) -> None:
+    outcome = learn(data, Target.weighted_interaction, tmp_path)
+    weighting = read_weighting(outcome.folder)
+    assert weighting is not None
+    assert (weighting.rarity > 0).all()
+    reranker = Reranker(outcome.folder, EmbedderConfig(device=Device.cpu), kept_passages=2)
+    assert reranker.settle_weight(None) == weighting.rerank_weight
+    assert reranker.settle_weight(0.1) == 0.1
+    passages: list[tuple[str | None, str]] = [(None, "the pump is red"), ("desk", "the desk is blue " * 40)]
+    scores = reranker.score("what is the red pump", passages)
+    assert ((scores > 0) & (scores <= 1)).all()
+    read: list[str] = []
+    model = reranker._model
+    encode = model.encode_document
+
+    def encode_and_note(texts: list[str], **options: object) -> object:
+        read.extend(texts)
+        return encode(texts, **options)
+
+    model.encode_document = encode_and_note
+    assert reranker.score("what is the red pump", passages).tolist() == scores.tolist()
+    assert read == []
+    reranker.score("what is the red pump", [(None, "the pond is white"), passages[0]])
+    assert read == ["the pond is white"]
+    reranker.score("what is the red pump", passages)
+    assert len(read) > 2  # the long one had to go

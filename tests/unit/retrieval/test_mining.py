@@ -5,7 +5,7 @@ import pytest
 
 from retrieval.config import SearchConfig
 from retrieval.judging import resample_difference
-from retrieval.mining import find_candidates, mine_examples
+from retrieval.mining import find_candidates, mine_examples, rank_questions
 from retrieval.question_set import QuestionSet
 from tests.fakes.hash_embedder import HashEmbedder
 
@@ -44,3 +44,20 @@ def test_an_interval_holds_the_difference_and_nought_where_nothing_changed() -> 
     noise = np.random.default_rng(1).normal(0, 0.2, 50)
     low, high = resample_difference(before, before + noise - noise.mean())
     assert low < 0 < high
+
+
+def test_ranked_questions_have_right_and_wrong_among_the_best() -> None:
+    found = find_candidates(SET, HashEmbedder(), SearchConfig(), lambda _done, _total: None)
+    ranked = rank_questions(SET, found, 4, 5, seed=1)
+    assert len(ranked) == 5
+    for one in ranked:
+        place = SET.questions.index(one.question)
+        assert one.passages == [SET.passages[number] for number in found[place].places[:4]]
+        assert one.fused.tolist() == found[place].fused[:4].tolist()
+        assert 0 < one.relevant.sum() < 4
+        assert all(
+            (SET.passages.index(passage) in SET.relevant[place]) == is_relevant
+            for passage, is_relevant in zip(one.passages, one.relevant, strict=True)
+        )
+    assert [one.question for one in rank_questions(SET, found, 4, 5, seed=1)] == [one.question for one in ranked]
+    assert rank_questions(SET, found, 1, 5, seed=1) == []  # nothing to tell apart
