@@ -263,4 +263,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE documents ADD COLUMN text_sha256 TEXT",
         "ALTER TABLE documents ADD COLUMN seal TEXT",
     ),
+    (  # names that owners have given to models: aliases, and assistants with their settings (JSON)
+        """CREATE TABLE named_models (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            owner TEXT NOT NULL,
+            name TEXT NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('alias', 'assistant')),
+            model TEXT NOT NULL,
+            settings TEXT,
+            created_at INTEGER NOT NULL,
+            UNIQUE (owner, name)
+        )""",
+    ),
 )

@@ -90,11 +90,13 @@ class Assistant:
         name: What a request's `model` holds.
         engine_model: The engine's name of its model.
         config: Its settings.
+        owner: Who has made it, and whose stores it searches; None: the operator, who lets everybody search them by it.
     """
 
     name: str
     engine_model: str
     config: AssistantConfig
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ class Answering:
     Attributes:
         engine: The engine.
         library: The stores.
-        assistants: By name.
+        assistants: Those of the configuration, by name.
         count_tokens: Length of a text in the base model's tokens.
         first_byte_timeout_s: Longest wait for the model's first token.
         base_model: The engine's name of the base model, which condenses questions.

@@ -17,6 +17,7 @@ from serve.job_runner import JobRunner
 from serve.library import Library
 from serve.metrics import Metrics
 from serve.model_server import Upstream
+from serve.named_models import NamedModels
 from serve.owners import Caller
 from serve.quotas import Quotas
 from serve.repeats import Repeats
@@ -41,6 +42,7 @@ class Gateway:
         answer_timeout_s: Longest wait for a whole answer.
         jobs: What runs the fine-tuning jobs.
         repeats: What was made for requests that may come again.
+        names: What owners have named at run time.
         metrics: What is counted.
         quotas: What each key may take.
     """
@@ -57,6 +59,7 @@ class Gateway:
     answer_timeout_s: float
     jobs: JobRunner
     repeats: Repeats
+    names: NamedModels
     metrics: Metrics = field(default_factory=Metrics)
     quotas: Quotas = field(default_factory=Quotas)
 

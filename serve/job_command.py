@@ -6,6 +6,7 @@ operator's `jobs.overrides`. Does not start anything (job_runner.py does).
 
 import dataclasses
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -25,8 +26,8 @@ from serve.jobs import Job
 
 PROGRAM = (sys.executable, str(CONF_DIR.parent / "train" / "run.py"))
 OWNED_OVERRIDES = (
-    "run_id", "resume", "check_only", "experiment", "model", "method", "data.train", "data.valid", "paths.data_dir",
-    "trainer.seed", "trainer.save_every", "trainer.eval_every", "trainer.keep_checkpoints", "hydra",
+    "run_id", "resume", "check_only", "output", "experiment", "model", "method", "data.train", "data.valid",
+    "paths.data_dir", "trainer.seed", "trainer.save_every", "trainer.eval_every", "trainer.keep_checkpoints", "hydra",
 )  # fmt: skip
 """Options of train/run.py that a job sets itself."""
 
@@ -286,7 +287,6 @@ def build_arguments(
     save_every = min(epoch_steps, config.save_every)
     arguments = [
         *([] if any(one.startswith("hardware=") for one in config.overrides) else [f"hardware={hardware}"]),
-        "trainer.samples=0",
         *(["method=dpo", f"method.beta={asked['beta']}"] if job.method == "dpo" else []),
         *config.overrides,
         f"model.name={quote(job.model)}",
@@ -329,3 +329,15 @@ def build_command(job: Job, data: DataDir, program: tuple[str, ...] = PROGRAM) -
         program: What is run.
     """
     return [*program, *(job.arguments or []), f"paths.data_dir={quote(str(data.root.resolve()))}"]
+
+
+def hide_paths(message: str, root: Path) -> str:
+    """Return what a trainer says without this machine's paths: uploads are called by their ids.
+
+    Args:
+        message: Its words.
+        root: The data directory.
+    """
+    for known in (root.resolve(), root):
+        message = message.replace(f"{known}{os.sep}", "")
+    return message.replace(f"files{os.sep}file-", "file-")

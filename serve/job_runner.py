@@ -28,7 +28,8 @@ from core.manifest import ADAPTER_MANIFEST
 from retrieval.uploads import check_upload, find_upload
 from serve.archive import Archive
 from serve.file_check import check_upload_rows
-from serve.job_command import PROGRAM, GpuUse, JobsConfig, build_arguments, build_command, read_profile
+from serve.job_command import PROGRAM, GpuUse, JobsConfig, build_arguments, build_command, hide_paths, read_profile
+from serve.job_estimate import estimate_job
 from serve.job_events import Progress
 from serve.jobs import (
     Job,
@@ -139,6 +140,10 @@ class JobRunner:
             asyncio.create_task(self._work("queued", self._work_on), name="job-trainer"),
         ]
 
+    async def estimate(self, job: Job) -> dict[str, Any]:
+        """Return what a job that is not made yet would take; errors are those of `estimate_job`."""
+        return await estimate_job(job, self.config, self._archive.data, self._hardware, self._program)
+
     def wake(self) -> None:
         """Look at the queue now."""
         self._wake.set()
@@ -247,8 +252,7 @@ class JobRunner:
 
     async def _fail(self, job: Job, code: str, message: str, param: str | None = None) -> None:
         """End a job that cannot succeed; nothing of this machine's paths is told."""
-        shown = message.replace(f"{self._archive.data.root.resolve()}{os.sep}", "")
-        shown = shown.replace(f"{self._archive.data.root}{os.sep}", "").replace(f"files{os.sep}file-", "file-")
+        shown = hide_paths(message, self._archive.data.root)
         error = {"code": code, "message": shown[:4000], "param": param}
         await self._archive.run(fail_job, self._archive.engine, job.id, error)
         logger.warning("job failed", extra={"job": job.id, "code": code})

@@ -158,9 +158,7 @@ def make_plan(
         if listener is not None:
             listener.close()
         raise ConfigError(faults[0] if len(faults) == 1 else "".join(f"\n  {fault}" for fault in faults))
-    assistants = {
-        name: Assistant(name, catalog.entries[name].target, value) for name, value in config.assistants.items()
-    }
+    assistants = {entry.name: entry.assistant for entry in catalog.entries.values() if entry.assistant is not None}
     return Plan(model, adapters, left_out, max_rank, date, catalog, assistants, listener)
 
 
@@ -414,5 +412,7 @@ def add_assistants(catalog: Catalog, assistants: dict[str, AssistantConfig], sto
                 f"{', '.join(missing)}. Make it: python retrieval/run.py action=ingest store={missing[0]} source=FOLDER"
             )
         target = catalog.entries[assistant.model].target
-        catalog.add(Entry(name, EntryKind.ASSISTANT, target, catalog.entries[target].created))
+        made = catalog.entries[target].created
+        served = Assistant(name, target, assistant)
+        catalog.add(Entry(name, EntryKind.ASSISTANT, target, made, assistant=served))
     return faults

@@ -54,6 +54,7 @@ from serve.library import Library
 from serve.lock import lock_data_dir
 from serve.metrics import Metrics
 from serve.model_server import Adapter, Upstream
+from serve.named_models import NamedModels
 from serve.preflight import Plan, ServeConfig, fit_loras, make_plan
 from serve.progress import StartProgress, say
 from serve.quotas import Quotas
@@ -197,11 +198,18 @@ def restore_models(plan: Plan, tuned: list[TunedModel], archive: Archive, engine
         plan.catalog,
         BaseIdentity.of(plan.model),
         max_rank=plan.max_lora_rank,
-        used_by_assistants=frozenset(assistant.engine_model for assistant in plan.assistants.values()),
     )
     for reason in models.restore(tuned):
         say(f"left out     {reason}")
     return models
+
+
+def restore_names(archive: Archive, plan: Plan) -> NamedModels:
+    """Serve the names that owners have given; say which lead nowhere now."""
+    names = NamedModels(archive, plan.catalog)
+    for reason in names.restore():
+        say(f"left out     {reason}")
+    return names
 
 
 def make_engine(
@@ -271,6 +279,7 @@ def build_gateway(
         answer_timeout_s=config.gateway.answer_timeout_s,
         jobs=jobs,
         repeats=Repeats(archive),
+        names=restore_names(archive, plan),
         metrics=metrics,
         quotas=Quotas(config.gateway.requests_per_minute, config.gateway.tokens_per_minute),
     )

@@ -96,9 +96,8 @@ class TunedModels:
     """The fine-tuned models of one gateway."""
 
     def __init__(
-        self, archive: Archive, engine: Upstream, catalog: Catalog, base: BaseIdentity, *, max_rank: int,
-        used_by_assistants: frozenset[str] = frozenset(),
-    ) -> None:  # fmt: skip
+        self, archive: Archive, engine: Upstream, catalog: Catalog, base: BaseIdentity, *, max_rank: int
+    ) -> None:
         """Begin; `restore` looks at what is there.
 
         Args:
@@ -107,14 +106,12 @@ class TunedModels:
             catalog: Where they are listed.
             base: Identity of the base model that is served.
             max_rank: Largest rank that the engine was started for.
-            used_by_assistants: Names that may not be retired while this gateway runs.
         """
         self.base = base
         self.max_rank = max_rank
         self._archive = archive
         self._engine = engine
         self._catalog = catalog
-        self._kept = used_by_assistants
         self._uses: Counter[str] = Counter()
         self._removals: set[asyncio.Task[None]] = set()
 
@@ -276,7 +273,7 @@ class TunedModels:
         Raises:
             ModelNotFound: There is none, or it is another's.
             ConfigError: It did not come of a job.
-            Conflict: An assistant of this gateway answers with it.
+            Conflict: An assistant answers with it, or its owner has given it a name.
         """
         entry = self._catalog.get(name, owner)
         entry = self._catalog.get(entry.target, owner) if entry.kind is EntryKind.ALIAS else entry
@@ -286,8 +283,9 @@ class TunedModels:
                 f"The model {name!r} did not come of a fine-tuning job: only the operator can take it away.",
                 param="model",
             )
-        if model.name in self._kept:
-            raise Conflict(f"The model {name!r}: an assistant answers with it. Change the assistant first.")
+        users = ", ".join(f"{user.kind.value} {user.name}" for user in self._catalog.list_users(model.name))
+        if users:
+            raise Conflict(f"The model {name!r} is what {users} stands for. Move or delete that first.")
         await self._archive.run(self._mark_retired, model)
         reach("model.retired")
         self._unlist(model)

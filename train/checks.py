@@ -23,7 +23,7 @@ from train.launch import check_processes, is_launched
 from train.template import TrainingTemplate, find_template
 
 T = TypeVar("T")
-MAY_DIFFER_ON_RESUME = ("resume", "hardware", "paths", "run_id", "check_only")
+MAY_DIFFER_ON_RESUME = ("resume", "hardware", "paths", "run_id", "check_only", "output")
 """Keys that do not change what a run computes, so that it may go on under other values."""
 
 

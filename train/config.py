@@ -104,6 +104,13 @@ class Resume(Enum):
     auto = "auto"
 
 
+class Output(Enum):
+    """Who reads what a check prints: people, or a program."""
+
+    text = "text"
+    json = "json"
+
+
 @dataclass(slots=True)
 class ModelConfig:
     """Which base model.
@@ -401,6 +408,7 @@ class TrainConfig:
         run_id: Name of the run's folder; null takes date, time and a short random part.
         resume: Whether to go on with an earlier run of this name.
         check_only: Check the run and its data, show what the tokenizer sees, and end.
+        output: What check_only prints: `text` for people; `json` what the run will take, as one object.
     """
 
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -414,6 +422,7 @@ class TrainConfig:
     run_id: str | None = None
     resume: Resume = Resume.never
     check_only: bool = False
+    output: Output = Output.text
 
     def __post_init__(self) -> None:
         """Check what one group alone cannot."""
@@ -431,6 +440,8 @@ class TrainConfig:
             )
         if self.resume is Resume.auto and self.run_id is None:
             raise ConfigError("resume=auto: wanted the run to go on with, found none. Add run_id=NAME.", param="run_id")
+        if self.output is Output.json and not self.check_only:
+            raise ConfigError("output=json: wanted check_only=true with it, found false. Add it.", param="output")
 
 
 def fill_micro_batch(config: TrainConfig, longest: int) -> None:

@@ -1,13 +1,14 @@
 """Fine-tune a base model with QLoRA: config → checks → model → train → save → report.
 
     python train/run.py data.train=chats.jsonl
-    python train/run.py data.train=chats.jsonl check_only=true
+    python train/run.py data.train=chats.jsonl check_only=true [output=json]
     python train/run.py experiment=acme_cpu
     python train/run.py model=smollm2_135m hardware=cpu data.train=X.jsonl data.valid=Y.jsonl run_id=mine
 
 Ends with runs/<run_id>/adapter/ and report.md. `--cfg job` prints every key; conf/train.yaml is where they come from.
 """
 
+import json
 import logging
 import os
 import shlex
@@ -30,7 +31,7 @@ from core.events import EventWriter
 from core.logs import configure_logging
 from core.manifest import AdapterManifest, BaseIdentity
 from train.checks import CheckedRun, check_run, to_plain
-from train.config import Resume, TrainConfig, fill_micro_batch
+from train.config import Output, Resume, TrainConfig, fill_micro_batch
 from train.folder import claim_folder, open_events, read_evaluations, read_steps, record_failure
 from train.launch import is_launched, is_main, launch
 from train.scratch import hold_scratch
@@ -69,19 +70,22 @@ def main(composed: DictConfig) -> None:
 
 def check(config: TrainConfig, checked: CheckedRun) -> None:
     """Show what the tokenizer makes of the data, and end without a trace."""
-    from train import check_report, duration, encoding, footprint, hardware, model, packing
+    from train import check_report, duration, encoding, estimate, footprint, hardware, model, packing
 
     tokenizer = model.load_tokenizer(checked.model_folder)
     with tempfile.TemporaryDirectory(prefix="loam-check-") as folder:
         learned, held_out = encoding.encode_all(
             checked.train, checked.valid, tokenizer, checked.template, config, Path(folder)
         )
-        parts = [(checked.train, learned), *([(checked.valid, held_out)] if checked.valid and held_out else [])]
-        findings = check_report.compare_files(checked.train, checked.valid)
-        check_report.show_check(check_report.open_console(), parts, findings, tokenizer)
         shape, machine = footprint.read_shape(checked.model_folder), hardware.find_machine(config.hardware)
         packed = packing.pack_rows(learned, config, Path(folder))
         fill_micro_batch(config, packed.longest)
+        if config.output is Output.json:
+            print(json.dumps(estimate.estimate_needs(config, shape, packed, machine)))
+            return
+        parts = [(checked.train, learned), *([(checked.valid, held_out)] if checked.valid and held_out else [])]
+        findings = check_report.compare_files(checked.train, checked.valid)
+        check_report.show_check(check_report.open_console(), parts, findings, tokenizer)
         print("\n".join(duration.estimate_run(config, shape, packed, machine)[1]))
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("check_only=")]
     print(f"nothing stands against this run\nnext: {shlex.join(['python', 'train/run.py', *arguments])}")

@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from core.errors import LoamError
 from retrieval.searcher import Hit
-from serve.answering import AnswerEvent, CitedEvent, EndEvent, SearchedEvent, TextEvent
-from serve.catalog import Entry, EntryKind
+from serve.answering import AnswerEvent, Assistant, CitedEvent, EndEvent, SearchedEvent, TextEvent
+from serve.catalog import Entry
 from serve.citing import Citation
 from serve.gateway_state import (
     CurrentGateway,
@@ -29,6 +29,7 @@ from serve.inquiry import read_chat_request
 from serve.owners import Caller, CurrentCaller
 from serve.prompting import read_passage_text
 from serve.relay import DONE_EVENT, describe_silence, fetch, format_error_event, open_stream, read_usage
+from serve.routes.vector_stores import open_stores
 from serve.schemas.chat import ChatRequest
 from serve.schemas.strict import StrictRoute
 
@@ -94,8 +95,8 @@ async def create_chat_completion(
     """Answer a chat."""
     entry = take_model(request, gateway, body.model, caller.owner)
     request.state.log |= {"model": entry.name, "stream": bool(body.stream)}
-    if entry.kind is EntryKind.ASSISTANT:
-        return await answer_as_assistant(entry.name, body, request, gateway, caller)
+    if entry.assistant is not None:
+        return await answer_as_assistant(entry.assistant, body, request, gateway, caller)
     return await relay_answer(entry, body, request, gateway, caller)
 
 
@@ -116,11 +117,14 @@ async def relay_answer(entry: Entry, body: ChatRequest, request: Request, gatewa
 
 
 async def answer_as_assistant(
-    name: str, body: ChatRequest, request: Request, gateway: Gateway, caller: Caller
+    assistant: Assistant, body: ChatRequest, request: Request, gateway: Gateway, caller: Caller
 ) -> Response:
     """Answer a chat from documents, streamed or whole: the same events either way."""
+    name = assistant.name
+    if assistant.owner is not None:
+        await open_stores(gateway, assistant.config.stores, assistant.owner)
     inquiry = await gateway.library.run(read_chat_request, body)
-    events = gateway.answering.answer(gateway.answering.assistants[name], inquiry)
+    events = gateway.answering.answer(assistant, inquiry)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     shape = AnswerShape(name, read_base_url(request, gateway), include_usage=include_usage)
     if body.stream:

@@ -14,7 +14,7 @@ from serve.gateway_state import CurrentGateway, Gateway
 from serve.job_command import read_options, read_profile, settle_hyperparameters
 from serve.job_events import Figures, shape_events
 from serve.jobs import Job, find_job, insert_job, list_jobs, make_job_id, read_messages
-from serve.owners import CurrentCaller
+from serve.owners import Caller, CurrentCaller
 from serve.routes.files import shape_list
 from serve.schemas.fine_tuning import CheckpointQuery, JobCreate, JobListQuery, PageQuery
 from serve.schemas.strict import StrictRoute
@@ -29,6 +29,22 @@ PURPOSE = "fine-tune"
 async def create_job(body: JobCreate, gateway: CurrentGateway, caller: CurrentCaller) -> dict[str, Any]:
     """Queue a job; its files are checked before anything else happens."""
     runner = gateway.jobs
+    job = await read_job(body, gateway, caller)
+    await gateway.archive.run(insert_job, gateway.archive.engine, job, runner.config.max_unfinished)
+    runner.wake()
+    return shape_job(job, gateway)
+
+
+async def read_job(body: JobCreate, gateway: Gateway, caller: Caller) -> Job:
+    """Return the job that a request describes; it is not kept yet.
+
+    Raises:
+        InvalidRequest: Its model is no base model.
+        NotFound: A file does not exist, or is another's.
+        InputError: A file was uploaded for something else.
+        ConfigError: A note of `metadata` is no good as an option.
+    """
+    runner = gateway.jobs
     entry = gateway.catalog.get(body.model, caller.owner)
     if entry.kind is not EntryKind.BASE:
         raise InvalidRequest(f"model: wanted the base model that is served, found {body.model!r}.", param="model")
@@ -36,7 +52,7 @@ async def create_job(body: JobCreate, gateway: CurrentGateway, caller: CurrentCa
     if body.validation_file is not None:
         await find_training_file(gateway, body.validation_file, caller.owner, "validation_file")
     profile = read_profile(runner.config, body.kind)
-    job = Job(
+    return Job(
         id=make_job_id(),
         owner=caller.owner,
         model=entry.name,
@@ -49,9 +65,6 @@ async def create_job(body: JobCreate, gateway: CurrentGateway, caller: CurrentCa
         options=read_options(body.metadata, runner.models.max_rank),
         metadata=body.metadata,
     )
-    await gateway.archive.run(insert_job, gateway.archive.engine, job, runner.config.max_unfinished)
-    runner.wake()
-    return shape_job(job, gateway)
 
 
 async def find_training_file(gateway: Gateway, file_id: str, owner: str, field: str) -> Upload:

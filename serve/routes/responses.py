@@ -44,10 +44,10 @@ from serve.response_request import (
 from serve.responses import StoredResponse, delete_response, find_response, read_conversation, save_response
 from serve.routes.chat import EventAnswer, read_opening
 from serve.routes.files import shape_list
-from serve.routes.vector_stores import find_store
+from serve.routes.vector_stores import open_stores
 from serve.schemas.responses import RESULTS, InputItemQuery, ResponseQuery, ResponseRequest
 from serve.schemas.strict import StrictRoute
-from serve.vector_stores import Window, cut_window, refuse_expired, touch_vector_store
+from serve.vector_stores import Window, cut_window
 
 AnyEvent = AnswerEvent | PlainEvent
 
@@ -255,17 +255,14 @@ async def find_assistant(body: ResponseRequest, entry: Entry, gateway: Gateway, 
         InputError: A store has expired, or an assistant is given functions.
     """
     tool = body.find_search()
-    assistant = gateway.answering.assistants[entry.name] if entry.kind is EntryKind.ASSISTANT else None
+    assistant = entry.assistant
     if assistant is not None and body.list_functions():
         raise InvalidRequest("tools: an assistant takes no functions; ask its model directly.", param="tools")
     if tool is None:
+        if assistant is not None and assistant.owner is not None:
+            await open_stores(gateway, assistant.config.stores, assistant.owner)
         return assistant
-    archive, stores = gateway.archive, []
-    for store_id in dict.fromkeys(tool.vector_store_ids):
-        store = await find_store(gateway, store_id, owner)
-        refuse_expired(store)
-        await archive.run(touch_vector_store, archive.engine, store)
-        stores.append(store.id)
+    stores = await open_stores(gateway, tool.vector_store_ids, owner)
     if assistant is None:
         config = AssistantConfig(model=entry.target, stores=stores)
         config = config if body.instructions is None else replace(config, instructions=body.instructions)

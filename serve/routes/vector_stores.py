@@ -1,5 +1,6 @@
 """/v1/vector_stores: an owner's stores, and searching them."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -144,6 +145,22 @@ async def find_store(gateway: Gateway, store_id: str, owner: str) -> VectorStore
         NotFound: There is none, or it is another's.
     """
     return await gateway.archive.run(find_vector_store, gateway.archive.engine, store_id, owner)
+
+
+async def open_stores(gateway: Gateway, store_ids: Sequence[str], owner: str) -> list[str]:
+    """Return the names of an owner's stores that are about to be searched, and note that they are used.
+
+    Raises:
+        NotFound: There is none, or it is another's.
+        InputError: One has expired.
+    """
+    archive, names = gateway.archive, []
+    for store_id in dict.fromkeys(store_ids):
+        store = await find_store(gateway, store_id, owner)
+        refuse_expired(store)
+        await archive.run(touch_vector_store, archive.engine, store)
+        names.append(store.id)
+    return names
 
 
 def read_window(query: ListQuery) -> Window:

@@ -46,7 +46,13 @@ def data(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> DataDir
 def client(data: DataDir) -> Iterator[openai.OpenAI]:
     """The stock client of a gateway that has never trained anything."""
     port = find_port()
-    process = run_program(data.root, f"gateway.port={port}", "model=smollm2_135m", "jobs.save_every=8")
+    process = run_program(
+        data.root,
+        f"gateway.port={port}",
+        "model=smollm2_135m",
+        "jobs.save_every=8",
+        "jobs.overrides=[trainer.samples=1]",
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(process, url, data.root)
@@ -97,6 +103,10 @@ def test_the_journey(client: openai.OpenAI, data: DataDir) -> None:
     losses = [event.data["train_loss"] for event in reversed(events) if "train_loss" in (event.data or {})]  # type: ignore[index, operator]
     assert len(losses) == 16
     assert losses[-1] < losses[0]
+    samples: list[Any] = [event.data for event in events if "answer" in (event.data or {})]  # type: ignore[operator]
+    assert {one["step"] for one in samples} == {0, 8, 16}
+    assert samples[0]["answer"].startswith(STYLE)
+    assert not samples[-1]["answer"].startswith(STYLE)
 
     assert ask(client, name).startswith(STYLE)
     assert STYLE not in ask(client, MODEL)

@@ -36,6 +36,7 @@ from serve.job_runner import JobRunner
 from serve.keys import KeyRing
 from serve.library import Library
 from serve.model_server import Adapter
+from serve.named_models import NamedModels
 from serve.owners import LOCAL
 from serve.quotas import Quotas
 from serve.repeats import Repeats
@@ -114,13 +115,10 @@ def make_catalog(assistants: dict[str, AssistantConfig], reranker: str | None = 
     if reranker is not None:
         catalog.add(Entry(reranker, EntryKind.RERANKER, reranker, 3))
     for name, config in assistants.items():
-        catalog.add(Entry(name, EntryKind.ASSISTANT, catalog.get(config.model, LOCAL).target, 4))
+        target = catalog.get(config.model, LOCAL).target
+        assistant = Assistant(name, target, config)
+        catalog.add(Entry(name, EntryKind.ASSISTANT, target, 4, assistant=assistant))
     return catalog
-
-
-def make_assistants(catalog: Catalog, configs: dict[str, AssistantConfig]) -> dict[str, Assistant]:
-    """Return assistants as they are served."""
-    return {name: Assistant(name, catalog.get(name, LOCAL).target, config) for name, config in configs.items()}
 
 
 def make_gateway(
@@ -134,7 +132,7 @@ def make_gateway(
 ) -> Gateway:
     """Put a gateway's parts together; the timeouts are those of the first byte and of a whole answer."""
     catalog = make_catalog(assistants, reranker)
-    served = make_assistants(catalog, assistants)
+    served = {entry.name: entry.assistant for entry in catalog.entries.values() if entry.assistant is not None}
     answering = Answering(engine, library, served, lambda text: len(text.split()), timeouts_s[0], BASE)
     worker = IngestionWorker(archive.data, archive.engine, library.open_embedder, ParsingConfig())
     base = BaseIdentity.of(write_base(archive.data, BASE))
@@ -145,9 +143,11 @@ def make_gateway(
     models.restore(tuned)
     quick = JobsConfig(GpuUse.share, save_every=5, max_unfinished=10_000, stop_timeout_s=5)
     runner = JobRunner(archive, engine, models, jobs or quick, "cpu", PROGRAM)
+    names = NamedModels(archive, catalog)
+    names.restore()
     return Gateway(
         engine, catalog, library, answering, archive, worker, ChunkingConfig(), None, *timeouts_s, jobs=runner,
-        repeats=Repeats(archive),
+        repeats=Repeats(archive), names=names,
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """A scripted train/run.py: the same command line, run folder, events, lock, signals and exit codes, no learning.
 
 LOAM_FAKE_TRAINER holds JSON: `step_s` (time of a step), `fault` ([code, message, exit code] after the first step),
-`die_at` (kill itself at that step, each time). tests/integration/test_train_kill.py holds it to the real one.
+`die_at` (kill itself at that step, each time), `memory_bytes` (what an estimate says a run needs).
+tests/integration/test_train_kill.py holds it to the real one, tests/unit/train/test_estimate.py its estimates.
 """
 
 import json
@@ -88,10 +89,13 @@ class Trainer:
                          tokens_per_s=100.0, seconds=1.0)  # fmt: skip
         return 0
 
+    def rows(self) -> int:
+        """Return how many rows it learns from."""
+        return (self.data.files / Path(self.options["data.train"]).name).read_bytes().count(b"\n")
+
     def steps(self) -> int:
         """Return how many steps the run has."""
-        rows = (self.data.files / Path(self.options["data.train"]).name).read_bytes().count(b"\n")
-        per_epoch = max(1, -(-rows // int(self.options["trainer.batch_size"])))
+        per_epoch = max(1, -(-self.rows() // int(self.options["trainer.batch_size"])))
         wanted = max(1, round(per_epoch * float(self.options["trainer.epochs"])))
         return min(wanted, int(self.options.get("trainer.max_steps", wanted)))
 
@@ -100,6 +104,8 @@ class Trainer:
         whole = [int(path.parent.name.rpartition("-")[2]) for path in self.run.glob("checkpoints/*/COMPLETE.json")]
         if whole:
             events.write("log", message=f"checkpoint-{max(whole)}: whole, going on from here")
+        if "data.valid" in self.options and not whole:
+            self.answer(events, 0)
         for step in range(max(whole, default=0) + 1, self.steps() + 1):
             time.sleep(self.script.get("step_s", 0.01))
             events.write("step", step=step, loss=3.0 / step, learning_rate=1e-4, grad_norm=1.0, tokens=100 * step,
@@ -116,10 +122,27 @@ class Trainer:
             every = int(self.options.get("trainer.eval_every", 0))
             if every and (step % every == 0 or step == self.steps()):
                 events.write("eval", step=step, loss=2.0 / step, token_accuracy=0.5)
+                self.answer(events, step)
             if self.is_told:
                 events.write("error", message="interrupted", code="interrupted")
                 return 128 + signal.SIGTERM
         return 0
+
+    def answer(self, events: EventWriter, step: int) -> None:
+        """Answer the prompt of the first held-out row, as each evaluation does."""
+        events.write("sample", step=step, index=0, prompt="How long?", wanted="45 days", answer=f"said at step {step}")
+
+    def estimate(self) -> dict[str, Any]:
+        """Say what the run will take, as train/estimate.py does."""
+        rows, free = self.rows(), 8 * 2**30
+        needed = int(self.script.get("memory_bytes", 2**30))
+        parts = {"base": needed, "adapter": 0, "activations": 0, "logits": 0, "libraries": 0}
+        remedies = [] if needed <= free else [{"change": "trainer.max_length=512", "needed_bytes": free // 2}]
+        return {
+            "hardware": "scripted", "device": "cpu", "rows": rows, "steps": self.steps(), "tokens": 100 * self.steps(),
+            "seconds": {"low": 60.0, "high": 120.0}, "fits": needed <= free, "remedies": remedies,
+            "memory": {"needed_bytes": needed, "free_bytes": free, "parts": parts},
+        }  # fmt: skip
 
     def save(self, step: int) -> None:
         """Save a checkpoint, its marker last."""
@@ -148,7 +171,13 @@ class Trainer:
 def main() -> None:
     """Train as told."""
     try:
-        code = Trainer(read_options(sys.argv[1:])).train()
+        trainer = Trainer(read_options(sys.argv[1:]))
+        if trainer.options.get("check_only") == "true":
+            _, message, code = trainer.script.get("fault", (None, "", 0))
+            sys.stderr.write(f"error: {message}\n" if code else "")
+            sys.stdout.write("" if code else json.dumps(trainer.estimate()))
+            sys.exit(code)
+        code = trainer.train()
     except LoamError as error:
         sys.stderr.write(f"error: {error.message}\n")
         code = error.exit_code

@@ -128,6 +128,23 @@ OPERATIONS = {
     "POST /v1/loam/training_checks": Operation(
         {"body:file_id": "file", "body:model": "model"}, {"file_id": "«file»", "model": "«model»"}
     ),
+    "POST /v1/loam/training_estimates": Operation(
+        {"body:training_file": "training", "body:validation_file": "validation"},
+        {"model": BASE, "training_file": "«training»", "validation_file": "«validation»"},
+        free=("body:model",),  # base models, as of a job
+    ),
+    "POST /v1/loam/aliases": Operation(
+        {"body:model": "model"}, {"name": "given-alias", "model": "«model»"}, free=("body:name",)  # one's own, always
+    ),
+    "GET /v1/loam/aliases": Operation(),
+    "DELETE /v1/loam/aliases/{name}": Operation({"path:name": "alias"}),
+    "POST /v1/loam/assistants": Operation(
+        {"body:model": "model", "body:vector_store_ids": "store"},
+        {"name": "given-assistant", "model": "«model»", "vector_store_ids": ["«store»"]},
+        free=("body:name",),
+    ),
+    "GET /v1/loam/assistants": Operation(),
+    "DELETE /v1/loam/assistants/{name}": Operation({"path:name": "assistant"}),
     "GET /v1/loam/reports": Operation(),
     "GET /v1/loam/reports/{report}/{file}": Operation({"path:report": "report", "path:file": "report_file"}),
     "GET /v1/loam/status": Operation(),
@@ -250,6 +267,11 @@ class Owner:
         add_tuned(self.gateway, self.key.owner, job, step=5)
         response = client.responses.create(model=BASE, input=words).id
         (item,) = client.responses.input_items.list(response)
+        names = {kind: f"{kind}-of-{self.key.owner}" for kind in ("alias", "assistant")}
+        for kind, path in (("alias", "aliases"), ("assistant", "assistants")):
+            over = {"vector_store_ids": [store.id]} if kind == "assistant" else {}
+            given = {"name": names[kind], "model": model, **over}
+            httpx.post(f"{self.gateway.url}/v1/loam/{path}", json=given, headers=headers, timeout=20).raise_for_status()
         self.ids = {
             "file": file_id, "store": store.id, "batch": batch.id, "chunk": f"chunk-{chunk}", "model": model,
             "feedback": feedback["id"], "key": create_key(self.gateway.database, self.key.owner)[0].id,
@@ -257,7 +279,7 @@ class Owner:
             "training": training, "validation": validation, "job": job, "tuned": tuned.name,
             "event": client.fine_tuning.jobs.list_events(job).data[0].id,
             "checkpoint": client.fine_tuning.jobs.checkpoints.list(job).data[0].id,
-            "response": response, "item": str(item.id),
+            "response": response, "item": str(item.id), **names,
         }  # fmt: skip
         if self.key.owner == "local":
             write_file(self.gateway.folder / "reports" / "of-local" / "report.json", "{}")

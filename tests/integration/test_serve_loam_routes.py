@@ -141,6 +141,32 @@ def test_training_data_is_checked_before_a_job(client: Client) -> None:
     assert found["sample"]["rendered"] == "user: a\n\nassistant: bb"
 
 
+def test_a_job_is_estimated_before_it_is_made(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    openai = client.gateway.client(client.token)
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    file = openai.files.create(file=("chats.jsonl", (json.dumps(chat) + "\n").encode() * 10), purpose="fine-tune").id
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 5}}}
+    body = {"model": BASE, "training_file": file, "method": method}
+    found = client.ask("POST", "loam/training_estimates", body).json()
+    assert (found["object"], found["rows"], found["steps"], found["fits"]) == ("loam.training_estimate", 10, 4, True)
+    assert found["hyperparameters"] == {"n_epochs": 2, "batch_size": 5, "learning_rate_multiplier": 1.0}
+    assert found["stops_engine"] is False
+    assert found["memory"]["needed_bytes"] == sum(found["memory"]["parts"].values())
+    assert openai.fine_tuning.jobs.list().data == []
+    limited = client.ask("POST", "loam/training_estimates", {**body, "metadata": {"max_steps": "3"}}).json()
+    assert limited["steps"] == 3
+    where = client.gateway.folder / "files" / file
+    for code, kind, param in ((3, "invalid_training_data", "training_file"), (2, "invalid_config", None)):
+        fault = ["code", f"2 faults in {where}: line 4", code]
+        monkeypatch.setenv("LOAM_FAKE_TRAINER", json.dumps({"fault": fault}))
+        refused = client.ask("POST", "loam/training_estimates", body)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (400, kind, param)
+        assert error["message"] == f"2 faults in {file}: line 4"
+    for changed in ({"model": "nothing"}, {"training_file": "file-none"}):
+        assert client.ask("POST", "loam/training_estimates", {**body, **changed}).status_code == 404
+
+
 def test_reports_are_read_and_nothing_else_is(client: Client) -> None:
     folder = client.gateway.folder / "reports" / "verdict-1"
     write_file(folder / "report.json", '{"figures": {"success": 0.5}}')

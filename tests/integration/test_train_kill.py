@@ -389,7 +389,7 @@ def test_two_processes_go_on_alike_after_a_kill_and_after_a_signal(data: Path) -
 
 def run_scripted(command: list[str]) -> tuple[int, str]:
     ended = subprocess.run([*PROGRAM, *command], cwd=REPO, capture_output=True, text=True, timeout=60, check=False)
-    return ended.returncode, ended.stderr
+    return ended.returncode, ended.stderr + ended.stdout
 
 
 def test_the_scripted_trainer_does_what_this_one_does(server: WarmTrainer, data: Path, tmp_path: Path) -> None:
@@ -410,13 +410,16 @@ def test_the_scripted_trainer_does_what_this_one_does(server: WarmTrainer, data:
         made, steps = build_arguments(job, config, profile, DataDir(data), "cpu", rows=ROWS)
         command = build_command(replace(job, arguments=made), DataDir(data), ())
         codes = []
-        for _ in range(2):
+        words = ""
+        for more in (["check_only=true", "output=json"], [], []):
             if is_real:
-                training = server.start(command)
-                codes.append((training.wait(), "finished run" in training.log.read_text()))
+                training = server.start([*command, *more])
+                code, said = training.wait(), training.log.read_text()
             else:
-                code, words = run_scripted(command)
-                codes.append((code, "finished run" in words))
+                code, said = run_scripted([*command, *more])
+            codes.append((code, "finished run" in said))
+            words = words or said
+        estimate = json.loads(next(line for line in reversed(words.splitlines()) if line.startswith("{")))
         run = data / "runs" / job.id
         events = list(read_events(run / "events.jsonl"))
         manifest = check_served_adapter(run / "adapter", BaseIdentity.of(data / "models" / "byte-llama"), 16)
@@ -424,10 +427,13 @@ def test_the_scripted_trainer_does_what_this_one_does(server: WarmTrainer, data:
         seen.append(
             {
                 "codes": codes,
+                "estimate": (sorted(estimate), estimate["rows"], estimate["steps"], estimate["fits"]),
                 "steps": [event["step"] for event in events if event["type"] == "step"],
                 "last": events[-1]["type"],
                 "saved": [event["step"] for event in events if event["type"] == "checkpoint"],
                 "evaluated": [event["step"] for event in events if event["type"] == "eval" and event["step"]],
+                "sampled": sorted({event["step"] for event in events if event["type"] == "sample"}),
+                "sample": set(next(event for event in events if event["type"] == "sample")),
                 "kept": [step_of(path) for path in checkpoints],
                 "whole": all(is_whole(path) for path in checkpoints),
                 "manifest": (manifest.run_id, manifest.lora["rank"], manifest.seed)[1:],
@@ -438,5 +444,5 @@ def test_the_scripted_trainer_does_what_this_one_does(server: WarmTrainer, data:
             }
         )
     assert seen[0] == seen[1]
-    assert seen[0]["codes"] == [(0, False), (5, True)]
+    assert seen[0]["codes"] == [(0, False), (0, False), (5, True)]
     assert seen[0]["planned"] == len(seen[0]["steps"]) == 10

@@ -30,7 +30,19 @@ class BrokenCatalog(Catalog):
 def ask(error: Exception, folder: Path) -> httpx.Response:
     nothing = cast("Any", None)
     gateway = Gateway(
-        nothing, BrokenCatalog(error), nothing, nothing, nothing, nothing, nothing, None, 1.0, 1.0, nothing, nothing
+        nothing,
+        BrokenCatalog(error),
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        None,
+        1.0,
+        1.0,
+        nothing,
+        nothing,
+        nothing,
     )
     database = open_database(folder / "loam.db")
     keys = KeyRing(database, None)
@@ -93,7 +105,19 @@ def test_a_content_length_that_is_no_number_is_refused(length: str) -> None:
 
         nothing = cast("Any", None)
         gateway = Gateway(
-            nothing, nothing, nothing, nothing, nothing, nothing, nothing, None, 1.0, 1.0, nothing, nothing
+            nothing,
+            nothing,
+            nothing,
+            nothing,
+            nothing,
+            nothing,
+            nothing,
+            None,
+            1.0,
+            1.0,
+            nothing,
+            nothing,
+            nothing,
         )
         await Boundary(nothing, cast("KeyRing", None), Bounds(10, 10), gateway)(scope, receive, send)
 

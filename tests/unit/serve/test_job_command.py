@@ -18,6 +18,7 @@ from serve.job_command import (
     build_arguments,
     build_command,
     decide_gpu,
+    hide_paths,
     quote,
     read_options,
     read_profile,
@@ -48,7 +49,8 @@ def test_the_operators_overrides_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["run_id=x", "data.train=x", "experiment=acme_cpu", "-m", "nonsense", "hydra.run.dir=x", "+model=x"]
+    "override",
+    ["run_id=x", "output=json", "data.train=x", "experiment=acme_cpu", "-m", "nonsense", "hydra.run.dir=x", "+model=x"],
 )
 def test_what_a_job_sets_itself_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=r"jobs\.overrides"):
@@ -103,6 +105,16 @@ def test_the_command_is_what_a_person_would_type(tmp_path: Path) -> None:
     assert command[-1] == f"paths.data_dir='{tmp_path}'"
     own, _ = build_arguments(job, JobsConfig(overrides=["hardware=h100"]), PROFILE, data, "cpu", rows=10)
     assert [one for one in own if one.startswith("hardware=")] == ["hardware=h100"]
+    assert not [one for one in own if one.startswith("trainer.samples")]
+
+
+def test_what_a_trainer_says_names_no_path_of_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for root in (tmp_path / "data", tmp_path / "link"):
+        assert hide_paths(f"{root}/files/file-a: line 3", root) == "file-a: line 3"
+    resolved = tmp_path / "data"
+    assert hide_paths(f"{resolved}/models/x: gone", tmp_path / "link") == "models/x: gone"
 
 
 def test_pairs_are_trained_with_their_beta(tmp_path: Path) -> None:
