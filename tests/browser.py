@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 Theme = Literal["light", "dark"]
@@ -81,3 +81,34 @@ def watched_page(
         assert watched.errors[:3] == []
     finally:
         context.close()
+
+
+def log_in(page: Page, token: str) -> None:
+    """Type a key and wait for the console."""
+    page.get_by_label("API key").fill(token)
+    page.get_by_role("button", name="Open").click()
+    expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
+
+
+def ask(page: Page, question: str) -> None:
+    """Type a question and send it."""
+    page.get_by_label("Question", exact=True).fill(question)
+    page.keyboard.press("Enter")
+
+
+def find_barriers(page: Page, *, only: str | None = None) -> list[str]:
+    """Return what axe-core finds that bars people with some impairment from a page as it stands now.
+
+    Args:
+        page: What is looked at.
+        only: The one rule that is asked; None: all of them.
+    """
+    from axe_playwright_python.sync_playwright import Axe
+
+    rules = {"runOnly": {"type": "rule", "values": [only]}} if only else {}
+    found = Axe().run(page, options={"resultTypes": ["violations"], **rules})
+    return [
+        f"{one['id']} ({one['impact']}): {node['html'][:200]}: {node['failureSummary'][:300]}"
+        for one in found.response["violations"]
+        for node in one["nodes"]
+    ]

@@ -1,13 +1,13 @@
 // One answer as it is written: its text with marks, what was searched for it, and what people say of it.
 
 import { ApiError, call, stream } from "./api.js";
-import { h, icon, problem, put } from "./dom.js";
+import { h, icon, next, problem, put, table } from "./dom.js";
 
 const PASSAGES = 5;
 
 /**
  * Ask one model, and show its answer as it comes.
- * @param {{model: string, kind: string, question: string, messages: object[], stores: string[], openSource: (chunkId: string) => void}} wanted
+ * @param {{model: string, kind: string, question: string, messages: object[], stores: string[], names: Map<string, string>, openSource: (chunkId: string) => void}} wanted
  * @returns {{element: Element, stop: () => void, finished: Promise<string|null>}} the text, null where it failed
  */
 export function drawAnswer(wanted) {
@@ -51,7 +51,7 @@ async function run(wanted, signal, text, state, below) {
   }
   state.textContent = describeTimes(first, performance.now() - started, found.tokens);
   put(text, drawMarked(found, wanted.openSource));
-  put(below, drawGrounds(found, wanted.openSource), drawFeedback(wanted, found));
+  put(below, drawNext(found), drawGrounds(found, wanted), drawFeedback(wanted, found));
   return found.text;
 }
 
@@ -123,12 +123,19 @@ function readChunkId(url) {
   return decodeURIComponent(url.split("/").pop());
 }
 
+/** Say what can be done with an answer from documents. */
+function drawNext({ retrieval, marks }) {
+  if (!retrieval?.hits.length) return null;
+  if (!marks.length) return next("open a passage below and see what it says: no sentence of this answer is proven by one of them.");
+  return next("press a mark, and read the passage that proves the sentence before it.");
+}
+
 /** Show what was searched and what each stage said of the passages that the model was given. */
-function drawGrounds({ retrieval, marks }, openSource) {
+function drawGrounds({ retrieval, marks }, { names, openSource }) {
   if (!retrieval) return null;
   const cited = new Set(marks.map((mark) => mark.chunkId));
   const stages = ["lexical", "dense", "fused", "reranked"].filter((stage) => retrieval.hits.some((hit) => hit.stages?.[stage]));
-  const searched = `Searched ${retrieval.stores.join(", ")} for «${retrieval.query}»`;
+  const searched = `Searched ${retrieval.stores.map((store) => names.get(store) ?? store).join(", ")} for «${retrieval.query}»`;
   if (!retrieval.hits.length) return h("p", { class: "quiet" }, `${searched}: nothing was near enough to be used.`);
   const rows = retrieval.hits.map((hit) => h(
     "tr", { class: cited.has(hit.chunk_id) ? "cited" : "" },
@@ -136,12 +143,12 @@ function drawGrounds({ retrieval, marks }, openSource) {
     h("td", {}, h("button", { class: "link", onclick: () => openSource(hit.chunk_id) }, hit.file), drawPlace(hit)),
     stages.map((stage) => h("td", { class: "number", "data-label": stage }, drawStage(hit.stages?.[stage]))),
   ));
-  const head = h("tr", {}, h("th", {}, "n"), h("th", {}, "Passage"), stages.map((stage) => h("th", { class: "number", title: "Rank, and below it the score" }, stage)));
+  const head = [h("th", {}, "n"), h("th", {}, "Passage"), stages.map((stage) => h("th", { class: "number", title: "Rank, and below it the score" }, stage))];
   return h(
     "details", { class: "grounds", open: true },
     h("summary", {}, `${cited.size} of ${retrieval.hits.length} passages cited`),
     h("p", { class: "quiet" }, searched),
-    h("div", { class: "scroll" }, h("table", { class: "hits" }, h("thead", {}, head), h("tbody", {}, rows))),
+    table(head, rows, "hits"),
   );
 }
 

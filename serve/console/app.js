@@ -104,7 +104,11 @@ function showFrame() {
     ),
   );
   const main = h("main", { id: "page", tabindex: -1 });
-  put(app, h("button", { class: "skip", onclick: () => main.focus() }, "To the page"), head, main);
+  const skip = (event) => {
+    event.preventDefault(); // the address is the router's
+    main.focus();
+  };
+  put(app, h("a", { class: "skip button", href: "#page", onclick: skip }, "To the page"), head, main);
 }
 
 async function showPage() {
@@ -165,6 +169,7 @@ onRefusal(() => {
 });
 window.addEventListener("hashchange", () => account !== null && showPage());
 window.addEventListener("keydown", readKey);
+window.addEventListener("resize", () => document.querySelector("nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
 applyTheme();
 start();

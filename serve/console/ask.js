@@ -2,7 +2,7 @@
 
 import { call, listAll } from "./api.js";
 import { drawAnswer } from "./answer.js";
-import { h, icon, put } from "./dom.js";
+import { h, icon, next, put } from "./dom.js";
 import { openPassage } from "./passage.js";
 
 export const title = "Ask";
@@ -17,7 +17,8 @@ export async function show(root, { query, noteQuery, isLeft }) {
   const wanted = query.getAll("model").filter((name) => known.has(name)).slice(0, MOST_MODELS);
   const searched = stores.map((store) => store.id).filter((id) => query.getAll("store").includes(id));
   const chosen = wanted.length ? wanted : [choose(models, searched.length > 0)];
-  const chat = { models, chosen, turns: [], running: new Set(), stores, searched };
+  const names = new Map(stores.map((store) => [store.id, store.name || store.id]));
+  const chat = { models, chosen, turns: [], running: new Set(), stores, searched, names };
 
   const field = h("textarea", {
     id: "question", rows: 2, "data-main-field": true, required: true,
@@ -145,10 +146,15 @@ function drawHint(chat) {
   if (chat.stores.length) {
     return h("p", { class: "quiet" }, "A model by itself answers from what it has learned. Tick a store, and it answers from your documents, cited.");
   }
+  const isTuned = chat.models.some((model) => model.kind === "adapter");
   return h(
-    "div", { class: "empty" }, h("h2", {}, "Answers from your documents"),
-    h("p", {}, "These models know nothing of your documents yet. ", h("a", { href: "#/documents" }, "Bring some in"), ", come back, and tick their store here."),
-    h("p", {}, "To teach a model how to answer, ", h("a", { href: "#/finetune" }, "fine-tune it"), "."));
+    "div", { class: "empty" }, h("h2", {}, "From nothing to cited answers"),
+    h("p", {}, "Here you ask. These models know nothing of your documents yet, and answer from what they have learned elsewhere."),
+    h("ol", { class: "steps" },
+      h("li", {}, h("a", { href: "#/finetune" }, isTuned ? "Teach another model" : "Teach a model"), " how to answer, from examples. It takes minutes or hours; leave it out if you like."),
+      h("li", {}, h("a", { href: "#/documents" }, "Bring documents in"), ". A minute later they can be searched."),
+      h("li", {}, "Come back and tick their store here, or make an assistant of both: each sentence that the documents prove gets a mark, and a mark opens the passage.")),
+    next(h("a", { href: isTuned ? "#/documents" : "#/finetune" }, isTuned ? "bring documents in" : "teach a model"), isTuned ? "." : [", or go straight on and ", h("a", { href: "#/documents" }, "bring documents in"), "."]));
 }
 
 function startTurn(chat, question, openSource) {
@@ -158,7 +164,7 @@ function startTurn(chat, question, openSource) {
       ? [{ role: "user", content: earlier.question }, { role: "assistant", content: earlier.answers[model] }]
       : []);
     messages.push({ role: "user", content: question });
-    const answer = drawAnswer({ model, kind: find(chat, model).kind, question, messages, stores: chat.searched, openSource });
+    const answer = drawAnswer({ model, kind: find(chat, model).kind, question, messages, stores: chat.searched, names: chat.names, openSource });
     chat.running.add(answer.stop);
     answer.finished.then((text) => {
       chat.running.delete(answer.stop);

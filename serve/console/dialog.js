@@ -26,7 +26,7 @@ export function confirmThat(question, action, work = async () => {}) {
       }
     };
     const cancel = h("button", { type: "button", onclick: () => box.close() }, "Cancel");
-    const box = h("dialog", { class: "box" }, h("form", { class: "stack", onsubmit: submit }, typeof question === "string" ? h("p", {}, question) : question, problems, h("div", { class: "row" }, confirm, cancel)));
+    const box = h("dialog", { class: "box", "aria-label": action }, h("form", { class: "stack", onsubmit: submit }, typeof question === "string" ? h("p", {}, question) : question, problems, h("div", { class: "row" }, confirm, cancel)));
     box.addEventListener("close", () => {
       box.remove();
       resolve(isDone);

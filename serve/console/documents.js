@@ -2,12 +2,14 @@
 
 import { call, listAll, upload } from "./api.js";
 import { confirmThat } from "./dialog.js";
-import { bytes, empty, h, problem, put, when } from "./dom.js";
+import { bytes, empty, h, next, problem, put, table, when } from "./dom.js";
+import { drawAssistantForm, listChatting } from "./names.js";
 import { drawSearch, readValue } from "./search.js";
 
 export const title = "Documents";
 
 const POLL_MS = 700;
+const RETRY_MS = 5000;
 const AT_ONCE = 3;
 
 export async function show(root, context) {
@@ -48,21 +50,26 @@ function drawStores(stores) {
     h("td", { class: "wide-only" }, when(store.last_active_at)),
   ));
   const head = ["Store", "Status", "Files", "Failed", "Size", "Last used"].map((text, at) => h("th", { class: at > 1 && at < 5 ? "number" : at === 5 ? "wide-only" : "" }, text));
-  return h("div", { class: "card scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)));
+  return h("div", { class: "card" }, table(head, rows));
 }
 
 async function showStore(root, storeId, context) {
   const store = await call("GET", `vector_stores/${encodeURIComponent(storeId)}`);
   if (context.isLeft()) return null;
   const view = { store, documents: [], uploads: [], timer: null };
-  const list = h("div");
+  const [list, following] = [h("div"), h("div")];
   const refresh = async () => {
     view.documents = await listAll(`loam/documents/${encodeURIComponent(store.id)}`);
     put(list, drawFiles(view, refresh));
+    put(following, drawNext(view));
     const isWorking = view.documents.some((one) => one.status === "in_progress") || view.uploads.some((one) => one.isRunning);
     clearTimeout(view.timer);
-    if (isWorking && !context.isLeft()) view.timer = setTimeout(() => refresh().catch(() => null), POLL_MS);
+    if (isWorking && !context.isLeft()) view.timer = setTimeout(again, POLL_MS);
   };
+  const again = () => refresh().catch((error) => {
+    put(following, problem(error));
+    if (!context.isLeft()) view.timer = setTimeout(again, RETRY_MS);
+  });
   await refresh();
   if (context.isLeft()) return null;
   const head = h(
@@ -71,8 +78,23 @@ async function showStore(root, storeId, context) {
     h("div", { class: "row" }, store.name === store.id ? null : h("code", { class: "quiet small" }, store.id), h("a", { class: "button", href: `#/ask?${new URLSearchParams({ store: store.id })}` }, "Ask these documents"),
       h("button", { class: "danger", onclick: () => removeStore(store) }, "Delete the store")),
   );
-  put(root, head, drawDrop(view, refresh), drawSearch(store, context), list);
+  put(root, head, drawDrop(view, refresh), following, drawSearch(store, context), drawAssistant(store), list);
   return () => clearTimeout(view.timer);
+}
+
+/** Offer to make an assistant of the store; what it needs is asked for when it is opened. */
+function drawAssistant(store) {
+  const place = h("div", { class: "assistant" });
+  const open = async () => {
+    if (!fold.open || place.hasChildNodes()) return;
+    try {
+      put(place, drawAssistantForm({ models: await listChatting(), stores: await listAll("vector_stores"), searched: [store.id] }));
+    } catch (error) {
+      put(place, problem(error));
+    }
+  };
+  const fold = h("details", { class: "card", ontoggle: open }, h("summary", {}, "Make an assistant of it"), place);
+  return fold;
 }
 
 async function removeStore(store) {
@@ -148,8 +170,19 @@ function drawFiles(view, refresh) {
   return h(
     "section", { class: "card", "aria-label": "Files" },
     h("header", {}, h("h2", {}, "Files"), h("span", { class: "quiet", role: "status" }, summary)),
-    h("div", { class: "scroll" }, h("table", { class: "files" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, uploads, rows))),
+    table(head, [uploads, rows], "files"),
   );
+}
+
+/** Say what comes next, once nothing is on its way any more. */
+function drawNext({ store, uploads, documents }) {
+  if (!uploads.length && !documents.length) return null;
+  if (uploads.some((one) => one.isRunning) || documents.some((one) => one.status === "in_progress")) {
+    return h("p", { class: "quiet" }, "Each file is read, cut into passages and made searchable. This page goes on by itself.");
+  }
+  if (!documents.some((one) => one.status === "completed")) return next("none of these could be read. The reason stands beside each; bring in other files.");
+  const ask = h("a", { href: `#/ask?${new URLSearchParams({ store: store.id })}` }, "ask these documents");
+  return next(ask, ", search them below, or make an assistant of them.");
 }
 
 function drawFile(store, one, refresh) {

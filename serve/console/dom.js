@@ -52,9 +52,33 @@ export function icon(name) {
   return svg("svg", { viewBox: "0 0 24 24", width: 18, height: 18, "aria-hidden": "true", class: "icon" }, path);
 }
 
+/**
+ * Make a table that scrolls sideways where it is too wide.
+ * @param {Node[]} head its th
+ * @param {Node[]} rows its tr
+ * @param {string} kind its class
+ */
+export function table(head, rows, kind = "") {
+  return watchScroll(h("div", { class: "scroll" }, h("table", { class: kind }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows))));
+}
+
+/** Let a part be reached, and so scrolled, by keyboard for as long as it holds more than it shows. */
+export function watchScroll(part) {
+  new ResizeObserver(() => {
+    if (part.scrollWidth > part.clientWidth || part.scrollHeight > part.clientHeight) part.setAttribute("tabindex", "0");
+    else part.removeAttribute("tabindex");
+  }).observe(part);
+  return part;
+}
+
 /** Show that nothing is here yet, and what to do first. */
 export function empty(title, ...what) {
   return h("div", { class: "empty" }, h("h2", {}, title), what);
+}
+
+/** Say what comes next, and lead there. */
+export function next(...what) {
+  return h("p", { class: "next" }, h("b", {}, "Next: "), what);
 }
 
 /** Show an error in words, with the id under which the gateway's log has it. */

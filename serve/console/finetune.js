@@ -1,9 +1,10 @@
-// Fine-tune: check training data, start a job, and the list of jobs. One job is job.js's.
+// Fine-tune: check training data, settle a job and what it will take, start it; the list of jobs. One job is job.js's.
 
 import { ApiError, call, listAll, upload } from "./api.js";
 import { drawBars } from "./chart.js";
-import { bytes, empty, h, problem, put, span, when } from "./dom.js";
+import { bytes, empty, h, next, problem, put, span, table, when } from "./dom.js";
 import { nameJob, showJob } from "./job.js";
+import { drawNames } from "./names.js";
 
 export const title = "Fine-tune";
 
@@ -20,18 +21,22 @@ export async function show(root, context) {
   }
 }
 
-async function showJobs(root, { isLeft }) {
+async function showJobs(root, { isLeft, query, noteQuery }) {
   const [jobs, files, models] = await Promise.all([
     listAll("fine_tuning/jobs", { limit: 50 }, 200),
     listAll("files", { purpose: "fine-tune", limit: 1000 }),
     call("GET", "models"),
   ]);
-  if (isLeft()) return;
+  if (isLeft()) return null;
   const bases = models.data.filter((model) => model.kind === "base").map((model) => model.id);
   const list = jobs.length
     ? drawJobs(jobs)
     : empty("No jobs yet", h("p", {}, "Choose a file of examples above: each teaches the model one answer. Fifty good ones are a start. One JSON object a line:"), h("pre", {}, EXAMPLE));
-  put(root, h("h1", {}, title), drawNew(bases, files, jobs), list);
+  const names = h("div");
+  const work = new AbortController();
+  put(root, h("h1", {}, title), drawNew(bases, files, { left: work.signal, query, noteQuery }), list, names);
+  await drawNames(names);
+  return () => work.abort();
 }
 
 function drawJobs(jobs) {
@@ -39,30 +44,29 @@ function drawJobs(jobs) {
     "tr", {},
     h("td", {}, h("a", { href: `#/finetune/${job.id}` }, nameJob(job)), h("div", { class: "quiet small" }, job.model)),
     h("td", {}, h("span", { class: `badge ${job.status}` }, job.status.replace("_", " "))),
-    h("td", {}, job.fine_tuned_model ?? (job.error?.message ? h("span", { class: "reason" }, job.error.message.slice(0, 160)) : "")),
-    h("td", { class: "number" }, job.trained_tokens?.toLocaleString("en") ?? ""),
+    h("td", { class: "long" }, job.fine_tuned_model ?? (job.error?.message ? h("span", { class: "reason" }, job.error.message.slice(0, 160)) : "")),
+    h("td", { class: "number wide-only" }, job.trained_tokens?.toLocaleString("en") ?? ""),
     h("td", { class: "wide-only" }, when(job.created_at)),
   ));
-  const head = ["Job", "Status", "Model", "Tokens", "Made"].map((text, at) => h("th", { class: at === 3 ? "number" : at === 4 ? "wide-only" : "" }, text));
-  return h("section", { class: "card scroll", "aria-label": "Jobs" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)));
+  const head = ["Job", "Status", "Model", "Tokens", "Made"].map((text, at) => h("th", { class: at === 3 ? "number wide-only" : at === 4 ? "wide-only" : "" }, text));
+  return h("section", { class: "card", "aria-label": "Jobs" }, h("h2", {}, "Jobs"), table(head, rows));
 }
 
 /** A form in two steps: choose and check the data, then settle the job. */
-function drawNew(bases, files, jobs) {
-  const state = { checked: null, base: bases[0] };
-  const problems = h("div");
-  const report = h("div", { class: "stack" });
-  const settings = h("div");
-  const input = h("input", { type: "file", id: "training-file", accept: ".jsonl,.json", "data-main-field": true });
-  const known = h("select", { id: "known-file" }, h("option", { value: "" }, "…"), files.map((file) => h("option", { value: file.id }, `${file.filename} (${bytes(file.bytes)}, ${when(file.created_at)})`)));
+function drawNew(bases, files, { left, query, noteQuery }) {
+  const input = h("input", { type: "file", id: "training-file", accept: ".jsonl,.json,.ndjson", "data-main-field": true });
+  const [problems, report, settings] = [h("div"), h("div", { class: "stack" }), h("div")];
+  const known = h("select", { id: "known-file" }, h("option", { value: "" }, "–"), files.map((file) => h("option", { value: file.id }, `${file.filename} (${bytes(file.bytes)}, ${when(file.created_at)})`)));
   const check = async (getId) => {
     put(problems);
     put(settings);
     put(report, h("p", { class: "quiet", role: "status" }, "Checking …"));
     try {
-      state.checked = await call("POST", "loam/training_checks", { body: { file_id: await getId(), model: state.base ?? null } });
-      put(report, drawCheck(state.checked));
-      if (!state.checked.fault_count) put(settings, drawSettings(state, bases, files, jobs));
+      const checked = await call("POST", "loam/training_checks", { body: { file_id: await getId() } });
+      if (left.aborted) return; // the address is another page's by now
+      noteQuery(new URLSearchParams({ file: checked.file_id }));
+      put(report, drawCheck(checked));
+      if (!checked.fault_count) put(settings, drawSettings(checked, bases, files, left));
     } catch (error) {
       put(report);
       put(problems, problem(error));
@@ -71,11 +75,17 @@ function drawNew(bases, files, jobs) {
   const bar = h("progress", { value: 0, max: 1, hidden: true, "aria-label": "Upload" });
   input.addEventListener("change", () => input.files[0] && check(async () => {
     bar.hidden = false;
-    const file = await upload(input.files[0], "fine-tune", (share) => { bar.value = share; });
-    bar.hidden = true;
-    return file.id;
+    try {
+      return (await upload(input.files[0], "fine-tune", (share) => { bar.value = share; })).id;
+    } finally {
+      bar.hidden = true;
+    }
   }));
   known.addEventListener("change", () => known.value && check(async () => known.value));
+  if (files.some((file) => file.id === query.get("file"))) {
+    known.value = query.get("file");
+    check(async () => known.value);
+  }
   return h(
     "section", { class: "card stack", "aria-label": "New job" },
     h("h2", {}, "New job"),
@@ -95,36 +105,44 @@ function drawCheck(checked) {
       "tr", {}, h("td", { class: "number" }, fault.line || "file"), h("td", {}, h("code", {}, fault.field)), h("td", {}, fault.problem), h("td", {}, fault.fix)));
     const head = ["Line", "Field", "Fault", "What to do"].map((text, at) => h("th", { class: at ? "" : "number" }, text));
     const more = checked.fault_count - checked.faults.length;
-    return [figures, h("div", { class: "scroll" }, h("table", { class: "faults" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, faults))), more ? h("p", { class: "quiet" }, `and ${more} more`) : null];
+    return [
+      figures, next("mend these lines, and choose the file again."),
+      table(head, faults, "faults"),
+      more ? h("p", { class: "quiet" }, `and ${more} more`) : null,
+    ];
   }
   const { lengths, sample } = checked;
   const measured = `${lengths.total.toLocaleString("en")} ${lengths.unit} in ${lengths.measured.toLocaleString("en")} rows; mean ${lengths.mean}, longest ${lengths.max}`;
-  const shown = h("details", { open: true }, h("summary", {}, `Line ${sample.line} as the model reads it`), h("pre", { class: "sample" }, sample.rendered));
+  const shown = h("details", { open: true }, h("summary", {}, `Line ${sample.line} as the model reads it`), h("pre", { class: "sample", tabindex: 0, "aria-label": "A row as the model reads it", role: "region" }, sample.rendered));
   return [figures, h("p", { class: "quiet" }, measured), h("div", { class: "columns columns-2" }, drawBars(`Rows by length in ${lengths.unit}`, lengths, lengths.unit), shown)];
 }
 
-function drawSettings(state, bases, files, jobs) {
+function drawNumber(id, label, { min, max, step = 1 }) {
+  return h("div", {}, h("label", { for: id }, label), h("input", { id, type: "number", min, max, step, placeholder: "auto" }));
+}
+
+/** What of a job can be settled; each field that is left empty has the profile's value, which the estimate tells. */
+function drawSettings(checked, bases, files, left) {
   const base = h("select", { id: "base" }, bases.map((name) => h("option", {}, name)));
-  const suffix = h("input", { id: "suffix", placeholder: "helpdesk", maxlength: 64, pattern: "[A-Za-z0-9][A-Za-z0-9_\\-]*" });
-  const isPairs = state.checked.format === "preference";
-  const valid = h("select", { id: "validation" }, h("option", { value: "" }, "none"), files.filter((file) => file.id !== state.checked.file_id).map((file) => h("option", { value: file.id }, file.filename)));
-  const number = (id, label, step) => h("div", {}, h("label", { for: id }, label), h("input", { id, type: "number", min: step, step, placeholder: "auto" }));
-  const fields = [number("epochs", "Epochs", 1), number("batch", "Rows a step", 1), number("rate", "Learning rate ×", 0.05)];
-  const [epochs, batch, rate] = fields.map((field) => field.querySelector("input"));
-  const estimate = h("p", { class: "quiet" });
+  const suffix = h("input", { id: "suffix", placeholder: "helpdesk", maxlength: 64, pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*", title: "Letters, digits, dots, dashes and underscores" });
+  const valid = h("select", { id: "validation" }, h("option", { value: "" }, "none"), files.filter((file) => file.id !== checked.file_id).map((file) => h("option", { value: file.id }, file.filename)));
+  const numbers = {
+    n_epochs: drawNumber("epochs", "Epochs", { min: 1, max: 50 }),
+    batch_size: drawNumber("batch", "Rows a step", { min: 1, max: 256 }),
+    learning_rate_multiplier: drawNumber("rate", "Learning rate ×", { min: 0.05, step: 0.05 }),
+    lora_rank: drawNumber("rank", "LoRA rank", { min: 1, max: 512 }),
+    max_length: drawNumber("length", "Longest row, tokens", { min: 8 }),
+  };
+  const form = { base, suffix, valid, inputs: Object.fromEntries(Object.entries(numbers).map(([name, field]) => [name, field.querySelector("input")])) };
+  const estimate = h("div", { class: "estimate", role: "status" });
   const problems = h("div");
-  const tell = () => put(estimate, describeEstimate(state.checked, base.value, Number(epochs.value) || null, Number(batch.value) || null, jobs));
-  for (const field of [epochs, batch, base]) field.addEventListener("input", tell);
+  const estimating = { current: null };
+  const tell = () => estimateJob(readBody(form, checked), estimate, form, estimating, left);
+  for (const field of [base, valid, ...Object.values(form.inputs)]) field.addEventListener("change", tell);
   const start = async (event) => {
     event.preventDefault();
-    const values = { n_epochs: epochs.value, batch_size: batch.value, learning_rate_multiplier: rate.value };
-    const hyperparameters = Object.fromEntries(Object.entries(values).filter(([, value]) => value !== "").map(([name, value]) => [name, Number(value)]));
-    const type = isPairs ? "dpo" : "supervised";
-    const body = { model: base.value, training_file: state.checked.file_id, method: { type, [type]: { hyperparameters } } };
-    if (suffix.value) body.suffix = suffix.value;
-    if (valid.value) body.validation_file = valid.value;
     try {
-      const job = await call("POST", "fine_tuning/jobs", { body });
+      const job = await call("POST", "fine_tuning/jobs", { body: readBody(form, checked) });
       location.hash = `#/finetune/${job.id}`;
     } catch (error) {
       put(problems, problem(error));
@@ -132,29 +150,59 @@ function drawSettings(state, bases, files, jobs) {
   };
   tell();
   return h(
-    "form", { class: "stack", onsubmit: start },
+    "form", { class: "stack", onsubmit: start, "aria-label": "Settings" },
+    next("name the result and start the job; what is left empty has the value that stands there."),
     h("div", { class: "fields" },
-      h("div", {}, h("label", { for: "base" }, "Base model"), base),
       h("div", {}, h("label", { for: "suffix" }, "Name of the result"), suffix),
+      h("div", {}, h("label", { for: "base" }, "Base model"), base),
       h("div", {}, h("label", { for: "validation" }, "Held-out data"), valid),
-      fields),
+      Object.values(numbers)),
     estimate, problems,
-    h("div", { class: "row" }, h("button", { class: "primary" }, "Start the job"), h("span", { class: "quiet" }, "What is left empty is the profile's value.")),
+    h("div", { class: "row" }, h("button", { class: "primary" }, "Start the job")),
   );
 }
 
-/** Say how much will be read, and how long that took before. */
-function describeEstimate(checked, base, epochs, batch, jobs) {
-  const parts = [];
-  if (epochs && batch) parts.push(`${Math.ceil(checked.rows / batch) * epochs} steps`);
-  const tokens = checked.lengths.unit === "tokens" ? Math.round((checked.lengths.total / checked.lengths.measured) * checked.rows) : null;
-  if (tokens) parts.push(`about ${(tokens * (epochs ?? 1)).toLocaleString("en")} tokens${epochs ? "" : " an epoch"}`);
-  const before = jobs.find((job) => job.status === "succeeded" && job.model === base && job.trained_tokens && job.finished_at > job.created_at);
-  if (before && tokens) {
-    const speed = before.trained_tokens / (before.finished_at - before.created_at);
-    parts.push(`${span((tokens * (epochs ?? 1)) / speed)}${epochs ? "" : " an epoch"} at the speed of ${nameJob(before)}`);
-  } else {
-    parts.push("how long it takes stands on the job's page after its third step");
+/** Return the job that the form describes, as the API takes it. */
+function readBody({ base, suffix, valid, inputs }, checked) {
+  const given = Object.fromEntries(Object.entries(inputs).filter(([, input]) => input.value !== "").map(([name, input]) => [name, Number(input.value)]));
+  const { lora_rank: rank, max_length: length, ...hyperparameters } = given;
+  const type = checked.format === "preference" ? "dpo" : "supervised";
+  const notes = Object.entries({ lora_rank: rank, max_length: length }).filter(([, value]) => value !== undefined).map(([name, value]) => [name, String(value)]);
+  const body = { model: base.value, training_file: checked.file_id, method: { type, [type]: { hyperparameters } } };
+  if (suffix.value.trim()) body.suffix = suffix.value.trim();
+  if (valid.value) body.validation_file = valid.value;
+  if (notes.length) body.metadata = Object.fromEntries(notes);
+  return body;
+}
+
+/** Ask what a job will take, and show it; what was asked before is dropped. */
+async function estimateJob(body, place, form, estimating, left) {
+  estimating.current?.abort();
+  const asked = new AbortController();
+  estimating.current = asked;
+  put(place, h("p", { class: "quiet" }, "Estimating memory and time … The job can be started meanwhile."));
+  try {
+    const found = await call("POST", "loam/training_estimates", { body, signal: AbortSignal.any([asked.signal, left]) });
+    for (const [name, value] of Object.entries(found.hyperparameters)) if (form.inputs[name]) form.inputs[name].placeholder = String(value);
+    put(place, drawEstimate(found));
+  } catch (error) {
+    if (error.name !== "AbortError") put(place, problem(error));
   }
-  return parts.join(" · ");
+}
+
+function drawEstimate({ steps, tokens, seconds, memory, hardware, fits, remedies, stops_engine: stopsEngine }) {
+  const figures = [
+    ["steps", steps.toLocaleString("en")],
+    ["tokens read", tokens.toLocaleString("en")],
+    ["estimated time, evaluations apart", `${span(seconds.low)} to ${span(seconds.high)}`],
+    [`memory needed, of ${bytes(memory.free_bytes)} free`, bytes(memory.needed_bytes)],
+  ];
+  const shown = h("div", { class: "figures" }, figures.map(([name, value]) => h("div", { class: "figure" }, h("b", {}, value), h("span", {}, name))));
+  const where = h("p", { class: "quiet" }, `On ${hardware}.`, stopsEngine ? " Nobody is answered while it trains: vLLM gives its memory up and comes back after." : "");
+  if (fits) return [shown, where];
+  const helps = remedies.map(({ change, needed_bytes: size }) => h("li", {}, h("code", {}, change), ` (then about ${bytes(size)})`));
+  const what = helps.length
+    ? [h("p", {}, "Each of these would make it fit; «max_length» and «rank» are fields above, the others are the operator's (jobs.overrides):"), h("ul", {}, helps)]
+    : h("p", {}, "No setting helps: it takes a smaller base model.");
+  return [shown, where, h("div", { class: "problem", role: "alert" }, stopsEngine ? "It does not fit into what is free while vLLM runs." : "This does not fit into memory.", what)];
 }

@@ -3,36 +3,55 @@
 import { call, fetchText } from "./api.js";
 import { drawLines, format } from "./chart.js";
 import { confirmThat } from "./dialog.js";
-import { h, problem, put, save, span, when } from "./dom.js";
+import { h, next, problem, put, save, span, table, when } from "./dom.js";
+import { drawUse, linkAsk } from "./names.js";
 
 const POLL_MS = 1000;
+const RETRY_MS = 5000;
 const FINAL = ["succeeded", "failed", "cancelled"];
+const TRIAL_TOKENS = 200;
 
 export async function showJob(root, jobId, context) {
-  const view = { job: null, events: new Map(), checkpoints: [], timer: null };
+  const view = { job: null, state: null, events: new Map(), checkpoints: [], timer: null };
   const path = `fine_tuning/jobs/${encodeURIComponent(jobId)}`;
-  const parts = { head: h("div", { class: "stack" }), curves: h("div", { class: "columns columns-2" }), below: h("div", { class: "stack" }) };
+  const parts = {
+    head: h("div", { class: "stack" }), figures: h("div", { class: "figures" }), use: h("div"), curves: h("div", { class: "columns columns-2" }),
+    answers: h("div"), below: h("div", { class: "stack" }),
+  };
   const refresh = async () => {
     view.job = await call("GET", path);
     await readEvents(view, path);
     view.checkpoints = (await call("GET", `${path}/checkpoints`, { query: { limit: 50 } })).data;
     if (context.isLeft()) return;
-    put(parts.head, drawHead(view, path, refresh));
+    const state = JSON.stringify([view.job.status, view.job.error, view.job.fine_tuned_model]);
+    if (view.state !== state) put(parts.head, drawHead(view, path, refresh)); // else who is on a button by keyboard would lose it
+    view.state = state;
+    put(parts.figures, drawFigures(view.job));
     put(parts.curves, drawCurves(view));
-    put(parts.below, drawCheckpoints(view), drawSamples(view), drawEvents(view));
+    if (readSamples(view).length || !parts.answers.hasChildNodes()) put(parts.answers, drawAnswers(view));
+    put(parts.below, drawCheckpoints(view), drawEvents(view));
+    if (view.job.fine_tuned_model && !parts.use.hasChildNodes()) put(parts.use, await drawResult(view));
     clearTimeout(view.timer);
     if (!FINAL.includes(view.job.status)) view.timer = setTimeout(again, POLL_MS);
   };
-  const again = () => refresh().catch((error) => put(parts.head, problem(error)));
+  const again = () => refresh().catch((error) => {
+    view.state = null;
+    put(parts.head, problem(error));
+    if (!context.isLeft()) view.timer = setTimeout(again, RETRY_MS);
+  });
   await refresh();
   if (context.isLeft()) return null;
-  put(root, parts.head, parts.curves, parts.below);
+  put(root, parts.head, parts.figures, parts.use, parts.curves, parts.answers, parts.below);
   return () => clearTimeout(view.timer);
 }
 
 /** Return what people call a job: the name that they gave its model, once there is one. */
 export function nameJob(job) {
-  return job.fine_tuned_model?.split(":")[3] || job.id;
+  return readSuffix(job) || job.id;
+}
+
+function readSuffix(job) {
+  return job.fine_tuned_model?.split(":")[3] ?? "";
 }
 
 /** Read the events that are new: they come newest first, and never change. */
@@ -49,10 +68,15 @@ async function readEvents(view, path) {
 
 function drawHead(view, path, refresh) {
   const { job } = view;
+  const problems = h("div");
   const act = (verb) => async () => {
     if (verb === "cancel" && !(await confirmThat("Cancel this job? What it has learned since its last checkpoint is lost.", "Cancel the job"))) return;
-    await call("POST", `${path}/${verb}`);
-    await refresh();
+    try {
+      await call("POST", `${path}/${verb}`);
+      await refresh();
+    } catch (error) {
+      put(problems, problem(error));
+    }
   };
   const isOver = FINAL.includes(job.status);
   const buttons = isOver ? [] : [
@@ -60,6 +84,16 @@ function drawHead(view, path, refresh) {
     job.status === "queued" ? h("button", { onclick: act("resume"), title: "A paused job waits among the queued ones" }, "Go on") : null,
     h("button", { class: "danger", onclick: act("cancel") }, "Cancel the job"),
   ];
+  return [
+    h("div", { class: "row between" },
+      h("h1", {}, h("a", { href: "#/finetune" }, "Fine-tune"), " / ", nameJob(job)),
+      h("div", { class: "row" }, h("span", { class: `badge ${job.status}`, role: "status" }, job.status.replace("_", " ")), buttons)),
+    job.error?.message ? h("p", { class: "problem", role: "alert" }, h("span", { class: "lines" }, job.error.message)) : null,
+    problems, drawNext(job),
+  ];
+}
+
+function drawFigures(job) {
   const figures = [
     ["Base model", job.model],
     ["Made", when(job.created_at)],
@@ -67,27 +101,32 @@ function drawHead(view, path, refresh) {
     job.trained_tokens ? ["Tokens read", job.trained_tokens.toLocaleString("en")] : null,
     ...Object.entries(job.hyperparameters ?? {}).map(([name, value]) => [name.replace(/^n_/, "").replaceAll("_", " "), String(value)]),
   ].filter(Boolean);
-  return [
-    h("div", { class: "row between" },
-      h("h1", {}, h("a", { href: "#/finetune" }, "Fine-tune"), " / ", nameJob(job)),
-      h("div", { class: "row" }, h("span", { class: `badge ${job.status}`, role: "status" }, job.status.replace("_", " ")), buttons)),
-    h("div", { class: "figures" }, figures.map(([name, value]) => h("div", { class: "figure" }, h("b", {}, value), h("span", {}, name)))),
-    job.error?.message ? h("p", { class: "problem", role: "alert" }, h("span", { class: "lines" }, job.error.message)) : null,
-    job.fine_tuned_model ? drawUse(job) : null,
-  ];
+  return figures.map(([name, value]) => h("div", { class: "figure" }, h("b", {}, value), h("span", {}, name)));
 }
 
-function drawUse(job) {
-  const ask = `#/ask?${new URLSearchParams([["model", job.fine_tuned_model], ["model", job.model]])}`;
+/** Say what comes next at each status; after a success «Use it» does. */
+function drawNext({ status }) {
+  const documents = h("a", { href: "#/documents" }, "bring documents in");
+  const again = h("a", { href: "#/finetune" }, "start another one");
+  switch (status) {
+    case "validating_files": return next("its rows are checked; then it waits for its turn. This page goes on by itself.");
+    case "queued": return next("it starts by itself when the job before it has ended. Meanwhile: ", documents, ".");
+    case "running": return next("when it has ended, you give the new model a name here. Meanwhile: ", documents, ", so that it can answer from them.");
+    case "failed": return next("mend what is said above, and ", again, ".");
+    case "cancelled": return next(again, ".");
+    default: return null;
+  }
+}
+
+async function drawResult({ job, checkpoints }) {
+  const tuned = { model: job.fine_tuned_model, checkpoints: checkpoints.map((one) => one.fine_tuned_model_checkpoint), suffix: readSuffix(job) };
   return h(
     "section", { class: "card stack", "aria-label": "Use it" },
     h("h2", {}, "Use it"),
     h("p", {}, "The new model is served now, under the name ", h("code", {}, job.fine_tuned_model), "."),
-    h("div", { class: "row" }, h("a", { class: "button", href: ask }, "Ask it beside its base"),
+    h("div", { class: "row" }, h("a", { class: "button", href: linkAsk(job.fine_tuned_model, job.model) }, "Ask it beside its base"),
       job.result_files?.[0] ? h("button", { onclick: () => saveResults(job.result_files[0]) }, "Figures as CSV") : null),
-    h("details", {}, h("summary", {}, "From documents too"),
-      h("p", {}, "Tick a store under Ask, and it answers from documents, cited. A lasting name for both is an assistant, given when the gateway starts:"),
-      h("pre", {}, `python serve/run.py +assistants.helper='{model: ${job.id}, stores: [STORE]}'`)),
+    await drawUse(tuned).catch(problem),
   );
 }
 
@@ -119,29 +158,67 @@ function drawCheckpoints(view) {
   if (!view.checkpoints.length) return null;
   const rows = view.checkpoints.map((one) => h(
     "tr", {}, h("td", { class: "number" }, one.step_number),
-    h("td", {}, h("a", { href: `#/ask?${new URLSearchParams({ model: one.fine_tuned_model_checkpoint })}` }, one.fine_tuned_model_checkpoint)),
+    h("td", { class: "long" }, h("a", { href: linkAsk(one.fine_tuned_model_checkpoint) }, one.fine_tuned_model_checkpoint)),
     h("td", { class: "number" }, format(one.metrics.train_loss)), h("td", { class: "number" }, format(one.metrics.full_valid_loss)),
     h("td", { class: "wide-only" }, when(one.created_at))));
   const head = ["Step", "Model", "Training loss", "Held-out loss", "Saved"].map((text, at) => h("th", { class: at === 1 ? "" : at === 4 ? "wide-only" : "number" }, text));
-  return h("section", { class: "card", "aria-label": "Checkpoints" }, h("h2", {}, "Checkpoints"), h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows))));
+  return h("section", { class: "card", "aria-label": "Checkpoints" }, h("h2", {}, "Checkpoints"), table(head, rows));
 }
 
-/** Show what the model answered before and after, prompt by prompt. */
-function drawSamples(view) {
-  const samples = [...view.events.values()].filter((event) => event.data?.answer !== undefined);
-  if (!samples.length) return null;
-  const byPrompt = Map.groupBy(samples, (event) => event.data.index ?? event.data.prompt);
+function readSamples(view) {
+  return [...view.events.values()].filter((event) => event.data?.answer !== undefined);
+}
+
+/** Show what the model answered before and after: as the trainer has written it down, else by asking both now. */
+function drawAnswers(view) {
+  const samples = readSamples(view);
+  if (!samples.length) return view.job.fine_tuned_model ? drawTrial(view.job) : null;
+  const byPrompt = Map.groupBy(samples, (event) => event.data.index);
   const blocks = [...byPrompt.values()].map((some) => {
     const ordered = some.sort((a, b) => a.data.step - b.data.step);
     const shown = ordered.length > 1 ? [ordered[0], ordered.at(-1)] : ordered;
-    return h("div", { class: "stack" }, h("h3", { class: "question" }, readPrompt(ordered[0].data.prompt)),
-      h("div", { class: "columns columns-2" }, shown.map((event) => h("div", {}, h("p", { class: "quiet small" }, event.data.step ? `after step ${event.data.step}` : "before"), h("div", { class: "text" }, event.data.answer)))));
+    return drawPair(ordered[0].data.prompt, shown.map(({ data }) => [data.step ? `after step ${data.step}` : "before", data.answer]));
   });
-  return h("section", { class: "card stack", "aria-label": "Samples" }, h("h2", {}, "Answers before and after"), blocks);
+  return drawAnswerSection(h("p", { class: "quiet" }, "The first held-out rows, answered by the trainer."), blocks);
 }
 
-function readPrompt(prompt) {
-  return Array.isArray(prompt) ? (prompt.filter((one) => one.role === "user").at(-1)?.content ?? "") : String(prompt);
+function drawAnswerSection(...parts) {
+  return h("section", { class: "card stack", "aria-label": "Samples" }, h("h2", {}, "Answers before and after"), parts);
+}
+
+function drawPair(question, answers) {
+  return h("div", { class: "stack" }, h("h3", { class: "question" }, question),
+    h("div", { class: "columns columns-2" }, answers.map(([label, answer]) => h("div", {}, h("p", { class: "quiet small" }, label), h("div", { class: "text" }, answer)))));
+}
+
+/** Ask base and new model the first question of the training data, through the served endpoint. */
+function drawTrial(job) {
+  const place = h("div");
+  const ask = async () => {
+    button.disabled = true;
+    put(place, h("p", { class: "quiet", role: "status" }, "Asking both …"));
+    try {
+      const { sample } = await call("POST", "loam/training_checks", { body: { file_id: job.training_file, model: job.model } });
+      const messages = readPrompt(sample.row);
+      const answers = await Promise.all([["before", job.model], ["after", job.fine_tuned_model]].map(async ([label, model]) => {
+        const answer = await call("POST", "chat/completions", { body: { model, messages, temperature: 0, max_tokens: TRIAL_TOKENS } });
+        return [`${label}: ${model}`, answer.choices[0].message.content];
+      }));
+      put(place, drawPair(messages.at(-1).content, answers));
+    } catch (error) {
+      put(place, problem(error));
+    }
+    button.disabled = false;
+  };
+  const button = h("button", { onclick: ask }, "Ask both the first training question");
+  return drawAnswerSection(h("p", { class: "quiet" }, "This job had no held-out rows to answer while it ran."), h("div", { class: "row" }, button), place);
+}
+
+/** Return a row's chat up to where its last answer begins. */
+function readPrompt(row) {
+  const messages = row.messages ?? row.prompt;
+  const last = row.messages ? messages.findLastIndex((message) => message.role === "assistant") : messages.length;
+  return messages.slice(0, last).map(({ role, content }) => ({ role, content }));
 }
 
 function drawEvents(view) {

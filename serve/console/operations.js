@@ -1,25 +1,30 @@
 // Operations, for administrators: the engine and what it serves, requests and their times, memory, disk, findings, keys.
 
 import { call, fetchText } from "./api.js";
-import { format } from "./chart.js";
+import { drawLines, format } from "./chart.js";
 import { confirmThat } from "./dialog.js";
-import { bytes, h, problem, put, span, when } from "./dom.js";
+import { bytes, h, problem, put, span, table, when } from "./dom.js";
 
 export const title = "Operations";
 export const isForAdmins = true;
 
 const POLL_MS = 3000;
+const MOST_POINTS = 200;
 
 export async function show(root, context) {
-  const view = { timer: null, before: null };
+  const view = { timer: null, before: null, opened: null, written: [], asked: [] };
   const live = h("div", { class: "stack" });
   const refresh = async () => {
     const [status, metrics] = await Promise.all([call("GET", "loam/status"), readMetrics()]);
     if (context.isLeft()) return;
-    put(live, drawEngine(status, metrics), drawRates(view, status, metrics), drawMachine(status));
+    put(live, drawEngine(status, metrics), drawRates(view, status, metrics), drawQueue(status, metrics), drawMachine(status));
     clearTimeout(view.timer);
-    view.timer = setTimeout(() => refresh().catch((error) => put(live, problem(error))), POLL_MS);
+    view.timer = setTimeout(again, POLL_MS);
   };
+  const again = () => refresh().catch((error) => {
+    put(live, problem(error));
+    if (!context.isLeft()) view.timer = setTimeout(again, POLL_MS);
+  });
   await refresh();
   if (context.isLeft()) return null;
   const keys = h("div");
@@ -44,6 +49,23 @@ async function readMetrics() {
   });
 }
 
+/** Return the time below which a share of a histogram's observations lie, read between its edges; null without any. */
+function readQuantile(metrics, name, share) {
+  const counts = new Map();
+  for (const [one, labels, value] of metrics) {
+    if (one !== `${name}_bucket`) continue;
+    const edge = labels.le === "+Inf" ? Infinity : Number(labels.le);
+    counts.set(edge, (counts.get(edge) ?? 0) + value);
+  }
+  const edges = [...counts.keys()].sort((a, b) => a - b);
+  const wanted = share * (counts.get(Infinity) ?? 0);
+  if (!wanted) return null;
+  const at = edges.findIndex((edge) => counts.get(edge) >= wanted);
+  if (edges[at] === Infinity) return edges[at - 1] ?? null;
+  const [low, below] = at ? [edges[at - 1], counts.get(edges[at - 1])] : [0, 0];
+  return low + ((edges[at] - low) * (wanted - below)) / (counts.get(edges[at]) - below || 1);
+}
+
 /** Add up a figure over its labels; null where there is none. */
 function sum(metrics, name, fits = () => true) {
   const found = metrics.filter(([one, labels]) => one === name && fits(labels));
@@ -56,17 +78,30 @@ function drawFigure(name, value) {
 
 function drawEngine(status, metrics) {
   const { served, engine } = status;
-  const running = sum(metrics, "vllm:num_requests_running");
-  const waiting = sum(metrics, "vllm:num_requests_waiting");
+  const cache = sum(metrics, "vllm:kv_cache_usage_perc");
   const names = [["Base", served.base], ["Adapters", served.adapter], ["Assistants", served.assistant], ["Embedder", served.embedder]];
   return h(
     "section", { class: "card stack", "aria-label": "Engine" },
     h("header", {}, h("h2", {}, "Engine"), h("span", { class: `badge ${engine.state}` }, engine.state), h("span", { class: "quiet" }, `up since ${when(status.started_at)}`)),
     h("div", { class: "figures" },
-      drawFigure("running in vLLM", running), drawFigure("waiting in vLLM", waiting),
-      drawFigure("tokens of context", engine.max_model_len.toLocaleString("en")),
-      drawFigure("files to ingest", status.files.waiting), drawFigure("files that failed", status.files.failed)),
+      drawFigure("given to vLLM", sum(metrics, "loam_engine_requests")),
+      drawFigure("running in vLLM", sum(metrics, "vllm:num_requests_running")), drawFigure("waiting in vLLM", sum(metrics, "vllm:num_requests_waiting")),
+      drawFigure("of its cache in use", cache === null ? null : `${format(cache * 100)}%`),
+      drawFigure("adapters loaded", served.adapter.length), drawFigure("tokens of context", engine.max_model_len.toLocaleString("en"))),
     h("dl", { class: "names" }, names.map(([label, list]) => [h("dt", {}, label), h("dd", {}, list.length ? list.map((name) => h("code", {}, name)) : h("span", { class: "quiet" }, "none"))])),
+  );
+}
+
+/** What waits for its turn beside the questions: files to ingest, and jobs. */
+function drawQueue(status, metrics) {
+  const jobs = metrics.filter(([name, , value]) => name === "loam_fine_tuning_jobs" && value > 0);
+  return h(
+    "section", { class: "card stack", "aria-label": "Queue" },
+    h("h2", {}, "Queue"),
+    h("div", { class: "figures" },
+      drawFigure("files to ingest", status.files.waiting), drawFigure("files that failed", status.files.failed),
+      jobs.map(([, labels, value]) => drawFigure(`jobs ${labels.status.replace("_", " ")}`, value)),
+      jobs.length ? null : drawFigure("fine-tuning jobs", 0)),
   );
 }
 
@@ -77,24 +112,42 @@ function drawRates(view, status, metrics) {
   const before = view.before;
   if (!before || now.time > before.time) view.before = now;
   const seconds = before ? now.time - before.time : 0;
-  const rate = (name) => (seconds > 0 ? format((now[name] - before[name]) / seconds) : "–");
-  const failed = sum(metrics, "loam_requests_total", (labels) => labels.status.startsWith("5"));
+  const rate = (name) => (seconds > 0 ? (now[name] - before[name]) / seconds : null);
+  const [asked, written] = [rate("requests"), rate("tokens")];
+  view.opened ??= now.time;
+  if (asked !== null) {
+    view.asked = [...view.asked.slice(-MOST_POINTS), [now.time - view.opened, asked]];
+    view.written = [...view.written.slice(-MOST_POINTS), [now.time - view.opened, written]];
+  }
+  const count = (fits) => sum(metrics, "loam_requests_total", (labels) => fits(labels.status)) ?? 0;
+  const shed = ["429", "503"];
   return h(
     "section", { class: "card stack", "aria-label": "Requests" },
     h("h2", {}, "Requests"),
     h("div", { class: "figures" },
-      drawFigure("requests a second", rate("requests")), drawFigure("tokens written a second", rate("tokens")),
-      drawFigure("first token, mean of all", readMean(metrics, "loam_first_token_seconds")),
+      drawFigure("requests a second", format(asked)), drawFigure("tokens written a second", format(written)),
+      drawFigure("being answered now", sum(metrics, "loam_requests_running")),
+      drawFigure("first token, half are quicker", writeTime(readQuantile(metrics, "loam_first_token_seconds", 0.5))),
+      drawFigure("first token, 95 of 100 are quicker", writeTime(readQuantile(metrics, "loam_first_token_seconds", 0.95))),
       drawFigure("search, mean of all", readMean(metrics, "loam_retrieval_seconds", (labels) => labels.stage === "total")),
-      drawFigure("requests so far", now.requests?.toLocaleString("en") ?? null), drawFigure("of them failed (5xx)", failed ?? 0),
-      drawFigure("refused for want of room", sum(metrics, "loam_requests_refused_total") ?? 0)),
+      drawFigure("requests so far", now.requests?.toLocaleString("en") ?? null),
+      drawFigure("tokens written so far", now.tokens.toLocaleString("en")),
+      drawFigure("requests that failed (5xx)", count((code) => code.startsWith("5") && !shed.includes(code))),
+      drawFigure("told to come later (429, 503)", count((code) => shed.includes(code)))),
+    h("div", { class: "columns columns-2" },
+      drawLines("Requests a second, while this page is open", [{ name: "", points: view.asked }], { x: "seconds" }),
+      drawLines("Tokens written a second, while this page is open", [{ name: "", points: view.written }], { x: "seconds" })),
   );
 }
 
 function readMean(metrics, name, fits) {
   const count = sum(metrics, `${name}_count`, fits);
   if (!count) return "–";
-  const seconds = sum(metrics, `${name}_sum`, fits) / count;
+  return writeTime(sum(metrics, `${name}_sum`, fits) / count);
+}
+
+function writeTime(seconds) {
+  if (seconds === null) return "–";
   return seconds < 1 ? `${format(seconds * 1000)} ms` : `${format(seconds)} s`;
 }
 
@@ -145,7 +198,7 @@ function drawFindings(found, seconds) {
   if (!found.findings.length) return [summary, known];
   const rows = found.findings.map((one) => h("tr", {}, h("td", {}, one.check), h("td", {}, one.subject), h("td", {}, one.fault), h("td", {}, one.is_mended ? "mended" : one.remedy)));
   const head = ["Check", "What", "Found", "What to do"].map((text) => h("th", {}, text));
-  return [summary, h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows))), known];
+  return [summary, table(head, rows), known];
 }
 
 async function drawKeys(place, made = null) {
@@ -170,7 +223,7 @@ async function drawKeys(place, made = null) {
     h("section", { class: "card stack", "aria-label": "Keys" },
       h("h2", {}, "Keys"),
       made ? h("div", { class: "empty", role: "status" }, h("p", {}, `The new key of ${made.owner}. It is shown this once and kept nowhere:`), h("pre", { class: "token" }, made.token)) : null,
-      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows))) : h("p", { class: "quiet" }, "There is none yet. From the first one on, every request needs a key: make an administrator's first."),
+      rows.length ? table(head, rows) : h("p", { class: "quiet" }, "There is none yet. From the first one on, every request needs a key: make an administrator's first."),
       h("form", { class: "row", onsubmit: make }, h("label", { for: "owner" }, "New key for"), h("div", {}, owner), h("label", { class: "check" }, admin, " administrator"), h("button", { class: "primary" }, "Make it")),
       problems),
   );

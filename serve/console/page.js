@@ -1,7 +1,7 @@
 // A report's own page, shown inside the console: read as markup that never runs, and built anew from what is allowed.
 // Whatever is not on the lists below is left out, so that a report cannot bring a script, a form or a foreign picture.
 
-import { h } from "./dom.js";
+import { h, watchScroll } from "./dom.js";
 
 const HTML = new Set(["H1", "H2", "H3", "P", "TABLE", "THEAD", "TBODY", "TR", "TH", "TD", "A", "FIGURE", "DETAILS", "SUMMARY", "UL", "OL", "LI", "B", "STRONG", "EM", "CODE", "PRE", "BR", "SPAN", "DIV", "SECTION", "SMALL"]);
 const DRAWN = new Set(["svg", "g", "path", "rect", "line", "polyline", "polygon", "circle", "ellipse", "text", "tspan", "defs", "use", "clipPath", "title"]);
@@ -19,6 +19,7 @@ export function drawPage(text) {
   const inert = new DOMParser().parseFromString(policy.createHTML(quieten(text)), "text/html");
   const page = h("div", {}, [...inert.body.childNodes].map(copy).filter(Boolean));
   page.addEventListener("click", follow);
+  for (const wide of page.querySelectorAll("table, figure")) watchScroll(wide);
   return page;
 }
 

@@ -11,7 +11,7 @@ const STEP = 4000;
  * @param {() => void} closed called when the person has closed it
  */
 export async function openPassage(chunkId, closed = () => {}) {
-  const body = h("div", { class: "drawer-body" }, h("p", { class: "quiet", role: "status" }, "Loading …"));
+  const body = h("div", { class: "drawer-body", tabindex: 0 }, h("p", { class: "quiet", role: "status" }, "Loading …"));
   const title = h("h2", { id: "passage-title" }, "Passage");
   const close = h("button", { class: "plain", onclick: () => dialog.close(), title: "Close (Esc)" }, icon("close"), h("span", { class: "hidden" }, "Close"));
   const dialog = h("dialog", { class: "drawer", "aria-labelledby": "passage-title" }, h("div", { class: "drawer-head" }, title, close), body);

@@ -2,7 +2,7 @@
 
 import { call, fetchBlob, fetchText, listAll } from "./api.js";
 import { format } from "./chart.js";
-import { empty, h, icon, problem, put, save, when } from "./dom.js";
+import { empty, h, icon, problem, put, save, table, when } from "./dom.js";
 import { drawPage } from "./page.js";
 
 export const title = "Verdict and evaluation";
@@ -30,7 +30,7 @@ function drawReports(reports) {
     "tr", {}, h("td", {}, h("a", { href: `#/reports/${encodeURIComponent(report.name)}` }, report.name)), h("td", {}, when(report.created_at)),
     h("td", { class: "wide-only" }, Object.keys(report.files).join(", "))));
   const head = ["Report", "Written", "Files"].map((text, at) => h("th", { class: at === 2 ? "wide-only" : "" }, text));
-  return h("section", { class: "card scroll", "aria-label": "Reports" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)));
+  return h("section", { class: "card", "aria-label": "Reports" }, table(head, rows));
 }
 
 function locate(report, file) {
@@ -77,7 +77,7 @@ async function showComparison(root, one, other) {
   const head = ["Figure", one.name, other.name, "Difference"].map((text, at) => h("th", { class: at ? "number" : "" }, text));
   put(root,
     h("h1", {}, h("a", { href: "#/reports" }, title), " / ", one.name, " and ", other.name),
-    paths.length ? h("div", { class: "card scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows))) : empty("Nothing to compare", h("p", {}, "The two have no figure in common.")));
+    paths.length ? h("div", { class: "card" }, table(head, rows)) : empty("Nothing to compare", h("p", {}, "The two have no figure in common.")));
 }
 
 async function drawFeedback(place) {
@@ -109,5 +109,5 @@ async function drawFeedback(place) {
   put(place, h("section", { class: "card stack", "aria-label": "Feedback" },
     h("div", { class: "row between" }, h("h2", {}, "What people said of answers"), h("div", { class: "row" }, use, store, h("button", { onclick: get }, "Export as labelled questions"))),
     problems, h("p", { class: "quiet small" }, "Then: ", h("code", {}, "python scripts/evaluate.py questions=questions.jsonl model=NAME"), " or ", h("code", {}, "python retrieval/run.py action=tune store=STORE questions=questions.jsonl")),
-    h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)))));
+    table(head, rows)));
 }

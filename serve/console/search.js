@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { drawPlace, drawStage } from "./answer.js";
-import { h, icon, problem, put } from "./dom.js";
+import { h, icon, problem, put, table } from "./dom.js";
 import { openPassage } from "./passage.js";
 
 const STAGES = ["lexical", "dense", "fused", "reranked"];
@@ -73,8 +73,8 @@ function drawResults(found) {
     h("td", {}, h("button", { class: "link", onclick: () => openPassage(hit.chunk_id) }, hit.filename), drawPlace(hit), h("p", { class: "excerpt" }, hit.text.slice(0, 280), hit.text.length > 280 ? " …" : "")),
     stages.map((stage) => h("td", { class: "number", "data-label": stage }, drawStage(hit.stages[stage]))),
   ));
-  const head = h("tr", {}, h("th", {}, "n"), h("th", {}, "Passage"), stages.map((stage) => h("th", { class: "number", title: "Rank, and below it the score" }, stage)));
-  return [h("p", { class: "quiet small", role: "status" }, summary), h("div", { class: "scroll" }, h("table", { class: "hits" }, h("thead", {}, head), h("tbody", {}, rows)))];
+  const head = [h("th", {}, "n"), h("th", {}, "Passage"), stages.map((stage) => h("th", { class: "number", title: "Rank, and below it the score" }, stage))];
+  return [h("p", { class: "quiet small", role: "status" }, summary), table(head, rows, "hits")];
 }
 
 /** Read a value as JSON has it, else as plain text. */

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="wanted Playwright (the dev extra), found none; the console was not looked at")
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 from core.layout import DataDir
 from evaluation.report import Link, Section, draw_bars, write_report
@@ -23,7 +23,7 @@ from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
 from serve.answering import AssistantConfig
 from serve.keys import create_key, revoke_key
-from tests.browser import CHROMIUM, MISSING, Watched, running_browser, watched_page
+from tests.browser import CHROMIUM, MISSING, Watched, ask, log_in, running_browser, watched_page
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import ALIAS, RunningGateway, running_gateway
 from tests.fakes.hash_embedder import HashEmbedder
@@ -45,6 +45,11 @@ Empty the pump before the first frost. Keep it in a dry room.
 """
 RETURNS = "# Returns\n\nA customer can return a product within 45 days of delivery. Étui <b>included</b>.\n"
 QUESTION = "What is the maximum flow of the Brook 40 pump?"
+DROPPED = """() => {
+    const dropped = new DataTransfer();
+    for (const name of ["one", "two"]) dropped.items.add(new File([`The code word is ${name}.`], `${name}.md`));
+    return dropped;
+}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +87,12 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-def log_in(page: Page, token: str) -> None:
-    """Type a key and wait for the console."""
-    page.get_by_label("API key").fill(token)
-    page.get_by_role("button", name="Open").click()
-    expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
-
-
 @pytest.fixture
 def watched(served: Served, browser: Browser) -> Iterator[Watched]:
     """A page on which somebody has logged in."""
     with watched_page(browser, served.gateway.url) as opened:
         log_in(opened.page, served.token)
         yield opened
-
-
-def ask(page: Page, question: str) -> None:
-    """Type a question and send it."""
-    page.get_by_label("Question", exact=True).fill(question)
-    page.keyboard.press("Enter")
 
 
 def test_without_a_good_key_there_is_a_login_and_nothing_else(served: Served, browser: Browser) -> None:
@@ -229,6 +221,33 @@ def test_ten_files_are_brought_in_and_the_broken_one_says_why(served: Served, wa
     expect(page.locator(".hits tbody tr").first).not_to_contain_text("note-7.md")
 
 
+def test_a_dropped_file_is_found_by_its_attributes(served: Served, watched: Watched) -> None:
+    page = watched.page
+    page.get_by_role("link", name="Documents").click()
+    page.get_by_label("New store").fill("dropped")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.get_by_text("This store is empty")).to_be_visible()
+    dropped = page.evaluate_handle(DROPPED)
+    page.locator(".drop").dispatch_event("drop", {"dataTransfer": dropped})
+    expect(page.locator(".badge.completed")).to_have_count(2)
+    expect(page.locator(".next")).to_contain_text("ask these documents")
+    page.get_by_role("row", name="one.md").get_by_role("button", name="Attributes").click()
+    box = page.get_by_role("dialog")
+    box.get_by_label("Attributes").fill('team: "sales"\nyear: 2026')
+    box.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("row", name="one.md")).to_contain_text("year: 2026")
+    page.get_by_role("button", name="Filter").click()
+    page.get_by_label("Attribute", exact=True).fill("year")
+    page.get_by_label("Comparison").select_option("gte")
+    page.get_by_label("Value").fill("2026")
+    page.get_by_label("Search these documents").fill("code word")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator(".hits tbody tr")).to_have_count(1)
+    expect(page.locator(".hits tbody tr")).to_contain_text("one.md")
+    page.reload()
+    expect(page.locator(".hits tbody tr")).to_have_count(1)
+
+
 def test_a_report_is_shown_and_nothing_in_it_runs(served: Served, watched: Watched) -> None:
     folder = served.gateway.folder / "reports" / "monday"
     figure = Section(
@@ -305,12 +324,21 @@ def test_a_job_is_checked_started_and_watched_to_its_end(served: Served, watched
     expect(page.get_by_text("no faults")).to_be_visible()
     expect(page.locator(".bar-shape")).not_to_have_count(0)
     expect(page.locator(".sample")).to_contain_text("assistant: b")
+    expect(page.locator(".next")).to_contain_text("start the job")
+    expect(page.locator(".estimate")).to_contain_text("1.0 GiB")
+    expect(page.get_by_label("Epochs")).to_have_attribute("placeholder", "3")
     page.get_by_label("Name of the result").fill("tiny")
-    page.get_by_label("Epochs").fill("3")
+    page.get_by_label("Epochs").fill("2")
+    page.get_by_label("Rows a step").fill("8")
+    page.get_by_label("Rows a step").blur()
+    steps = page.locator(".estimate .figure").filter(has_text=re.compile("steps$")).locator("b")
+    expect(steps).to_have_text("10")
     page.get_by_role("button", name="Start the job").click()
     expect(page.locator(".badge.succeeded")).to_be_visible(timeout=60_000)
     expect(page.get_by_role("heading", level=1)).to_have_text("Fine-tune / tiny")
     expect(page.get_by_role("img", name="Loss by step")).to_be_visible()
+    for curve in ("Learning rate by step", "Tokens a second by step", "Tokens read by step"):
+        expect(page.get_by_role("img", name=curve)).to_be_visible()
     expect(page.get_by_label("Checkpoints").locator("tbody tr")).not_to_have_count(0)
     page.get_by_role("link", name="Ask it beside its base").click()
     expect(page.get_by_label("Model 1")).to_have_value(re.compile(f"ft:{BASE}:local:tiny:.+"))
