@@ -1,10 +1,10 @@
 """Compare what libraries read of the same documents: `python scripts/bench_documents.py documents=DIR [output=json]`.
 
 Loam's loaders run here, the others in a process and an environment of their own (`make bench-loaders`). Text:
-the share of the words found that at least two libraries agree on, and of those that no other has. Tables: the share of
-rows whose cells come out on one line, and of values that stand beside their column's name; rows are read by
-python-docx, openpyxl and BeautifulSoup. Time: the median of a file's best of some runs, imports left out. Knows no file
-format.
+the share of the words found that at least two libraries agree on, and of those that no other has; addresses are none.
+Tables: the share of rows whose cells come out on one line, and of values that stand beside their column's name; rows
+are read by python-docx, openpyxl and BeautifulSoup. Time: the median of a file's best of some runs, imports left out.
+Knows no file format.
 """
 
 from core.offline import switch_offline
@@ -38,6 +38,7 @@ from core.logs import configure_logging
 PEERS_SCRIPT = Path(__file__).with_name("bench_documents_peers.py")
 OURS = "loam"
 _WORD = re.compile(r"\w+")
+_ADDRESS = re.compile(r"\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*|(?:https?://|www\.)[^\s)>\]]+")
 
 Rows: TypeAlias = list[list[str]]
 """A table; the first row names the columns."""
@@ -203,8 +204,8 @@ def list_refusals(readings: Mapping[Path, Mapping[str, Reading]]) -> list[dict[s
 
 
 def count_words(text: str) -> Counter[str]:
-    """Count a text's words, without case."""
-    return Counter(_WORD.findall(text.casefold()))
+    """Count a text's words, without case and without the addresses of links, which are no words to a reader."""
+    return Counter(_WORD.findall(_ADDRESS.sub(" ", text.casefold())))
 
 
 def score_kind(readings: Mapping[Path, Mapping[str, Reading]], tables: Mapping[Path, list[Rows]]) -> dict[str, Score]:

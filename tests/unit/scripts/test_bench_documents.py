@@ -28,6 +28,11 @@ def test_words_are_agreed_on_by_two() -> None:
     assert agree(map(count_words, texts)) == Counter({"a": 2, "b": 1})
 
 
+def test_addresses_are_no_words() -> None:
+    linked = 'See [a duck](https://example.org/wiki/Duck_(bird) "Duck") at https://example.org/a_b or www.example.org'
+    assert count_words(linked) == count_words("See a duck Duck at or")
+
+
 @pytest.mark.parametrize(
     ("text", "rows", "values"), [(BESIDE, (2, 2), (3, 3)), (MARKDOWN, (2, 2), (0, 3)), (BROKEN, (0, 2), (0, 3))]
 )
