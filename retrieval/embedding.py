@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,6 +84,7 @@ class _Network:
         padding: Number of the token that fills up a batch.
         max_length: Most tokens that it reads, special ones counted.
         pools_by_mean: Whether a text's vector is the mean of its token vectors, so that spans are comparable to it.
+        pooling_threads: Threads of torch for what follows the encoder; None: as many as it has.
     """
 
     tokenizer: Any
@@ -91,6 +93,7 @@ class _Network:
     padding: int
     max_length: int
     pools_by_mean: bool
+    pooling_threads: int | None
 
 
 class SentenceEmbedder:
@@ -188,7 +191,7 @@ class SentenceEmbedder:
         places = list(share_out(lengths, set_budget(lengths, most, network.encoder.lanes)))
         batches = [_pad([encodings[place].ids for place in batch], network.padding) for batch in places]
         for batch, (_, mask), states in zip(places, batches, network.encoder.encode(batches), strict=True):
-            with torch.inference_mode():
+            with torch.inference_mode(), _use_threads(network.pooling_threads):
                 features = {"token_embeddings": states, "attention_mask": torch.from_numpy(mask).to(states.device)}
                 for head in network.heads:
                     features = head(features)
@@ -198,6 +201,19 @@ class SentenceEmbedder:
                     for place, rows in zip(batch, pool_spans(states, bounds, span_tokens), strict=True):
                         spans[place] = rows
         return normalise_rows(vectors), spans  # in float32, whatever the model computes in
+
+
+@contextmanager
+def _use_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with so many threads within the body; None: with as many as it has."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def set_budget(lengths: Sequence[int], most: int, lanes: int) -> int:
@@ -328,8 +344,12 @@ def _load_network(folder: Path, config: EmbedderConfig, identity: EmbedderIdenti
     tokenizer.enable_truncation(max_length)
     pools_by_mean = isinstance(heads[0], Pooling) and heads[0].pooling_mode == "mean"
     pools_by_mean = pools_by_mean and all(isinstance(head, Normalize) for head in heads[1:])
+    # The encoder keeps every core busy; threads of torch that wait for work would only stand in its way.
+    pooling_threads = 1 if engine is EncoderEngine.openvino else None
     logger.info("embedder %s on %s by %s in %s", identity.name, model.device, engine.value, dtype.value)
-    return _Network(tokenizer, encoder, heads, model.tokenizer.pad_token_id or 0, max_length, pools_by_mean)
+    return _Network(
+        tokenizer, encoder, heads, model.tokenizer.pad_token_id or 0, max_length, pools_by_mean, pooling_threads
+    )
 
 
 def copy_tokenizer(model: Any) -> Any:

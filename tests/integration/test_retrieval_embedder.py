@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
@@ -69,7 +70,9 @@ def test_every_engine_and_dtype_gives_vectors_that_may_be_mixed(
 ) -> None:
     folder = demo_models / "models" / "all-minilm-l6-v2"
     embedder = SentenceEmbedder(folder, EmbedderConfig(engine=engine, dtype=dtype, batch_size=1))
+    threads = torch.get_num_threads()
     vectors, spans = embedder.embed_with_spans(MIXED)  # long and short texts, several and one at a time
+    assert torch.get_num_threads() == threads
     assert ((vectors * truth).sum(axis=1) > least).all()
     assert [len(one) for one in spans] == [1, 1, 1, 31, 1, 1, 1, 0]
     assert spans[0].shape[1] == 384
