@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from core.errors import ConfigError, LoamError, describe_os_error
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 OPTIONS = {"verify": {"signers"}, "install": {"signers", "to"}, "rollback": {"to"}}
 
 
@@ -75,7 +76,8 @@ def run(words: list[str]) -> None:
 
 def main() -> None:
     """Run, and end with one sentence and the right code where something is refused."""
-    signal.signal(signal.SIGTERM, _stop)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _stop)
     try:
         run(sys.argv[1:])
     except (LoamError, OSError) as error:
@@ -88,7 +90,9 @@ def main() -> None:
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    """End as after Ctrl-C, so that what was begun is taken back."""
+    """End so that what was begun is taken back; a second signal does not disturb that."""
+    for other in STOP_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
 
 

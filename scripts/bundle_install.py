@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -236,8 +237,15 @@ def make_environment(bundle: Path, manifest: Manifest, release: Path, staging: P
     }
     say("installing the packages")
     command = ["bash", "scripts/setup_env.sh"]
-    done = subprocess.run(command, cwd=release, env=environment, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode:
+    with subprocess.Popen(
+        command, cwd=release, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+    ) as setup:
+        try:
+            code = setup.wait()
+        except BaseException:
+            os.killpg(setup.pid, signal.SIGKILL)  # all of it: what it started would go on writing
+            raise
+    if code:
         raise ContractError("the environment could not be made; the lines above say why. Mend that and install again.")
 
 

@@ -154,6 +154,24 @@ def test_a_kill_of_all_its_processes_at_any_moment_does_no_harm(
     check_second_try(bundles[0], prefix)
 
 
+def test_signals_take_back_what_was_begun_and_a_second_one_does_not_disturb_that(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    prefix = tmp_path / "prefix"
+    command = [BARE_PYTHON, "-S", "-E", str(bundles[0] / "bundle.py"), "install", f"to={prefix}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        while "making .venv" not in process.stderr.readline():
+            assert process.poll() is None
+        for _ in range(20):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.01)
+        words = process.stderr.read()
+    assert process.returncode == 130, words
+    assert "taking back what was begun" in words
+    assert list_entries(prefix) == {".install.lock", "releases", "data"}
+
+
 def reseal(bundle: Path, name: str) -> None:
     """Put a changed file's digest into the manifest and the sums, as somebody who may seal would."""
     content = read_sealed_json(bundle / MANIFEST)
