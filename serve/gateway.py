@@ -20,6 +20,7 @@ from serve.routes import (
     account,
     api_keys,
     chat,
+    completions,
     console,
     description,
     documents,
@@ -142,8 +143,8 @@ def build_app(
     app.state.gateway = gateway
     app.state.previews = asyncio.Semaphore(MAX_PREVIEWS)
     for noun in (
-        health, metrics, models, chat, responses, embeddings, rerank, sources, files, vector_stores, vector_store_files,
-        fine_tuning,
+        health, metrics, models, chat, completions, responses, embeddings, rerank, sources, files, vector_stores,
+        vector_store_files, fine_tuning,
     ):  # fmt: skip
         app.include_router(noun.router, responses=description.ANSWERS)
     for noun in (

@@ -23,8 +23,10 @@ logger = logging.getLogger(__name__)
 ERROR_EVENT = b'data: {"error":'
 """How vLLM begins an error event; a model's own text cannot hold it, because its quotes are escaped."""
 USAGE = b'"usage":'
-"""What the one event that tells the tokens holds; neither can a model's own text hold this."""
+"""What the one event that tells the tokens holds; besides it only names of log-probabilities can, so it is parsed."""
 DONE_EVENT = b"data: [DONE]\n\n"
+PROMPT_FIELDS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
+"""What the prompt is called, by route."""
 LOSSES = (aiohttp.ClientError, OSError)
 """What is raised when a server goes away or, TimeoutError being an OSError, too, when a deadline passes."""
 UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError)
@@ -109,7 +111,7 @@ async def send(upstream: Upstream, path: str, body: bytes, deadline_s: float) ->
             raise translate(error, upstream, server, deadline_s) from error
         finally:
             answer.close()
-        raise describe_refusal(upstream, server, response.status, content)
+        raise describe_refusal(upstream, server, path, response.status, content)
 
 
 async def fetch(upstream: Upstream, path: str, body: bytes, deadline_s: float) -> bytes:
@@ -304,12 +306,13 @@ def describe_loss(upstream: Upstream, server: ModelServer) -> EngineUnavailable:
     )
 
 
-def describe_refusal(upstream: Upstream, server: ModelServer, status: int, content: bytes) -> LoamError:
+def describe_refusal(upstream: Upstream, server: ModelServer, path: str, status: int, content: bytes) -> LoamError:
     """Turn vLLM's error answer into one of ours.
 
     Args:
         upstream: The servers, for the time after which a retry makes sense.
         server: The one that answered.
+        path: The route that was asked.
         status: Of vLLM's answer.
         content: Its body.
     """
@@ -322,7 +325,7 @@ def describe_refusal(upstream: Upstream, server: ModelServer, status: int, conte
             return EngineUnavailable("The model server failed on this request.", retry_after_s=wait_s)
         return EngineError("The model server did not take the request.")
     if "maximum context length" in message:
-        return ContextTooLong(message, param="messages")
+        return ContextTooLong(message, param=PROMPT_FIELDS.get(path))
     return RequestRefused(message, param=param)
 
 

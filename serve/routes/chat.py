@@ -31,6 +31,7 @@ from serve.prompting import read_passage_text
 from serve.relay import DONE_EVENT, describe_silence, fetch, format_error_event, open_stream, read_usage
 from serve.routes.vector_stores import open_stores
 from serve.schemas.chat import ChatRequest
+from serve.schemas.relayed import RelayedRequest
 from serve.schemas.strict import StrictRoute
 
 logger = logging.getLogger(__name__)
@@ -97,21 +98,21 @@ async def create_chat_completion(
     request.state.log |= {"model": entry.name, "stream": bool(body.stream)}
     if entry.assistant is not None:
         return await answer_as_assistant(entry.assistant, body, request, gateway, caller)
-    return await relay_answer(entry, body, request, gateway, caller)
+    return await relay_answer(UPSTREAM_PATH, entry, body, request, gateway, caller)
 
 
-async def relay_answer(entry: Entry, body: ChatRequest, request: Request, gateway: Gateway, caller: Caller) -> Response:
-    """Pass on what vLLM answers, streamed or whole."""
+async def relay_answer(
+    path: str, entry: Entry, body: RelayedRequest, request: Request, gateway: Gateway, caller: Caller
+) -> Response:
+    """Pass on what vLLM answers on one of its paths, streamed or whole."""
     payload = body.to_upstream(entry.target)
     if body.stream:
         hides_usage = not (body.stream_options and body.stream_options.include_usage)
-        opening = open_stream(
-            gateway.engine, UPSTREAM_PATH, payload, gateway.first_byte_timeout_s, hides_usage=hides_usage
-        )
+        opening = open_stream(gateway.engine, path, payload, gateway.first_byte_timeout_s, hides_usage=hides_usage)
         stream = await run_for_client(request, opening)
         gateway.metrics.first_token.labels(entry.name).observe(time.perf_counter() - request.state.started)
         return EventAnswer(stream, lambda: gateway.note_usage(caller, entry.name, stream.read_usage()))
-    answer = await run_for_client(request, fetch(gateway.engine, UPSTREAM_PATH, payload, gateway.answer_timeout_s))
+    answer = await run_for_client(request, fetch(gateway.engine, path, payload, gateway.answer_timeout_s))
     gateway.note_usage(caller, entry.name, read_usage(answer))
     return Response(answer, media_type="application/json")
 

@@ -1,28 +1,17 @@
 """The body of POST /v1/chat/completions: which fields are served, ignored and refused, with their ranges.
 
-Served fields reach vLLM; ignored ones are OpenAI's fields that mean nothing on one's own machine: they are checked and
-dropped; every other field is refused by name. docs/api.md says the same in words. Does not know what they do.
+docs/api.md says the same in words. Does not know what they do.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from serve.schemas.grammar import check_grammar
+from serve.schemas.relayed import RelayedRequest, Text
 from serve.schemas.strict import StrictModel, check_open_json
 
-INT64_MAX = 2**63 - 1
-MAX_TEXT = 4 * 2**20
-"""Characters of one message: past any context, so a sign of a mistake."""
-
-Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
-ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 OpenJson = Annotated[dict[str, Any], AfterValidator(check_open_json), AfterValidator(check_grammar)]
-StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-LogitBias = Annotated[
-    dict[Annotated[str, StringConstraints(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
-    Field(max_length=300),
-]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 IGNORED_FIELDS = frozenset(
@@ -150,30 +139,13 @@ class SchemaFormat(StrictModel):
     json_schema: JsonSchema
 
 
-class StreamOptions(StrictModel):
-    """What a stream carries besides the answer."""
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = Field(None, exclude=True)
-
-
-class ChatRequest(StrictModel):
+class ChatRequest(RelayedRequest):
     """A chat completion request."""
 
-    model: ModelName
+    ignored: ClassVar[frozenset[str]] = IGNORED_FIELDS
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=2048)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1, le=1_048_576)
     max_completion_tokens: int | None = Field(None, ge=1, le=1_048_576)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    n: int | None = Field(None, ge=1, le=16)
-    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
-    seed: int | None = Field(None, ge=-INT64_MAX, le=INT64_MAX)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: LogitBias | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
@@ -181,7 +153,6 @@ class ChatRequest(StrictModel):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     # ignored, see IGNORED_FIELDS
-    user: str | None = Field(None, max_length=512)
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
     store: bool | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
@@ -196,25 +167,9 @@ class ChatRequest(StrictModel):
         """Refuse fields that contradict each other."""
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options needs stream: true")
         if self.tool_choice is not None and self.tools is None and self.tool_choice != "none":
             raise ValueError("tool_choice needs tools")
         return self
-
-    def list_served_fields(self) -> set[str]:
-        """Return the names of the fields that the client set and that are not ignored."""
-        return {name for name in self.model_fields_set if getattr(self, name) is not None} - IGNORED_FIELDS
-
-    def to_upstream(self, model: str) -> bytes:
-        """Return the body that goes to vLLM: served fields that the client set, and the engine's name of the model.
-
-        A stream always ends with its usage, for the gateway's own counting; the relay hides it from who did not ask.
-        """
-        options: dict[str, Any] = {"stream_options": StreamOptions(include_usage=True)} if self.stream else {}
-        return self.model_copy(update={"model": model, **options}).model_dump_json(
-            exclude_none=True, by_alias=True, exclude=set(IGNORED_FIELDS)
-        ).encode()  # fmt: skip
 
 
 def read_text(content: Content | None) -> str:

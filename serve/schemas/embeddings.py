@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from serve.schemas.chat import ModelName
+from serve.schemas.relayed import ModelName
 from serve.schemas.strict import StrictModel
 
 MAX_INPUTS = 2048

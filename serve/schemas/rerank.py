@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag
 
-from serve.schemas.chat import ModelName
+from serve.schemas.relayed import ModelName
 from serve.schemas.embeddings import InputText
 from serve.schemas.strict import StrictModel
 

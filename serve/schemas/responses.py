@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
-from serve.schemas.chat import FunctionName, ModelName, OpenJson, Text
+from serve.schemas.chat import FunctionName, OpenJson
 from serve.schemas.files import QueryModel
+from serve.schemas.relayed import ModelName, Text
 from serve.schemas.strict import StrictModel
 from serve.schemas.vector_stores import Metadata
 

@@ -26,6 +26,10 @@ from starlette.types import Receive, Scope, Send
 
 CONTEXT_LENGTH = 4096
 """As conf/engine/cpu.yaml starts the real one."""
+VOCABULARY = 49_152
+"""Token ids, as SmolLM2 has them."""
+DEFAULT_MAX_TOKENS = 16
+"""Of a completion that does not say, as at OpenAI."""
 
 
 @dataclass(slots=True)
@@ -69,6 +73,23 @@ class State:
     adapters: dict[str, str] = field(default_factory=dict)
     running: int = 0
     aborted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """A streamed answer, before it is misbehaved with.
+
+    Attributes:
+        common: What every chunk holds.
+        opening: Chunks before the first token.
+        spoken: A chunk for each token.
+        closing: Chunks after the last.
+    """
+
+    common: dict[str, Any]
+    opening: list[dict[str, Any]]
+    spoken: list[dict[str, Any]]
+    closing: list[dict[str, Any]]
 
 
 class BrokenOffError(Exception):
@@ -177,42 +198,76 @@ class FakeVllm:
         fault = self.find_fault(body, prompt)
         if fault is not None:
             return fault
-        tokens, finish = self.choose_tokens(body)
-        usage = {"prompt_tokens": prompt, "completion_tokens": len(tokens), "total_tokens": prompt + len(tokens)}
-        self.state.running += 1
-        if self.script.is_hung:
-            self.script = replace(self.script, first_delay_s=3600)
-        if body.get("stream"):
-            return StreamingResponse(self.stream(body, tokens, finish, usage), media_type="text/event-stream")
-        try:
-            if not await self.stay_silent(request):
-                return Response(status_code=499)
-            message = {"role": "assistant", "content": "".join(tokens)}
-            choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-            common = {"id": "chatcmpl-fake", "object": "chat.completion", "created": 1, "model": body["model"]}
-            return JSONResponse({**common, "choices": [choice], "usage": usage})
-        finally:
-            self.state.running -= 1
+        reply = body["messages"][-1]["content"] if self.script.reply is None else self.script.reply
+        tokens, finish = cut(split(reply), body.get("max_completion_tokens") or body.get("max_tokens"))
+        common = {"id": "chatcmpl-fake", "object": "chat.completion", "created": 1, "model": body["model"]}
+        message = {"role": "assistant", "content": "".join(tokens)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+        answer = {**common, "choices": [choice], "usage": shape_usage(prompt, len(tokens))}
+        common["object"] += ".chunk"
+
+        def shape(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+            chosen = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+            return {**common, "choices": [chosen]}
+
+        calls = [piece for index, call in enumerate(self.script.calls) for piece in shape_call(index, call)]
+        opening, spoken = [shape({"role": "assistant", "content": ""})], [shape({"content": token}) for token in tokens]
+        closing = [*(shape({"tool_calls": [piece]}) for piece in calls), shape({}, "tool_calls" if calls else finish)]
+        return await self.respond(request, body, answer, Chunks(common, opening, spoken, closing))
 
     async def complete(self, request: Request) -> Response:
-        """Answer a prompt of token ids with the same ids; an adapter shifts each of them."""
+        """Go on from prompts: token ids with the same ids at once, which an adapter shifts; texts as scripted."""
         body = await request.json()
         if self.script.is_hung:
             await asyncio.sleep(3600)
         self.state.requests.append(body)
-        fault = self.find_fault(body, len(body["prompt"]))
+        prompts = list_prompts(body["prompt"])
+        sizes = [len(prompt.split()) if isinstance(prompt, str) else len(prompt) for prompt in prompts]
+        fault = self.find_fault(body, max(sizes)) or find_unknown_id(prompts)
         if fault is not None:
             return fault
-        shift = self.adapter_shift if body["model"] in self.state.adapters else 0
-        tokens = [token + shift for token in body["prompt"][: body["max_tokens"]]]
-        words = [f"t{token}" for token in tokens]
-        logprobs = {"tokens": words, "token_logprobs": [-0.5] * len(tokens)}
-        finish = "length" if len(tokens) == body["max_tokens"] else "stop"
-        choice = {"index": 0, "text": "".join(words), "token_ids": tokens, "finish_reason": finish}
-        choice["logprobs"] = logprobs if body.get("logprobs") is not None else None
-        return JSONResponse(
-            {"id": "cmpl-fake", "object": "text_completion", "model": body["model"], "choices": [choice]}
-        )
+        asked = [prompt for prompt in prompts for _ in range(body.get("n") or 1)]
+        choices = [self.go_on(index, body, prompt) for index, prompt in enumerate(asked)]
+        common = {"id": "cmpl-fake", "object": "text_completion", "created": 1, "model": body["model"]}
+        said = sum(len(tokens) for _, tokens in choices)
+        answer = {**common, "choices": [choice for choice, _ in choices], "usage": shape_usage(sum(sizes), said)}
+        if not isinstance(prompts[0], str) and not body.get("stream"):
+            return JSONResponse(answer)  # a canary, most of the time
+        spoken = [{**common, "choices": [part]} for choice, tokens in choices for part in share_out(choice, tokens)]
+        return await self.respond(request, body, answer, Chunks(common, [], spoken, []))
+
+    def go_on(self, index: int, body: dict[str, Any], prompt: str | list[int]) -> tuple[dict[str, Any], list[str]]:
+        """Return one choice, and its tokens as texts."""
+        ids: list[int] | None = None
+        if isinstance(prompt, str):
+            reply = prompt if self.script.reply is None else self.script.reply
+            tokens, finish = cut(split(reply), body.get("max_tokens") or DEFAULT_MAX_TOKENS)
+        else:
+            shift = self.adapter_shift if body["model"] in self.state.adapters else 0
+            words, finish = cut([str(token + shift) for token in prompt], body.get("max_tokens") or DEFAULT_MAX_TOKENS)
+            ids, tokens = [int(word) for word in words], [f"t{word}" for word in words]
+            finish = "length" if len(tokens) == body.get("max_tokens") else finish
+        head = "" if not body.get("echo") else prompt if isinstance(prompt, str) else "".join(f"t{token}" for token in prompt)
+        logprobs = None if body.get("logprobs") is None else shape_logprobs(tokens)
+        choice = {"index": index, "text": head + "".join(tokens), "logprobs": logprobs, "finish_reason": finish}
+        choice |= {"stop_reason": None, "token_ids": ids if body.get("return_token_ids") else None}
+        return choice, tokens
+
+    async def respond(
+        self, request: Request, body: dict[str, Any], answer: dict[str, Any], chunks: Chunks
+    ) -> Response:
+        """Send an answer, streamed or whole, as scripted."""
+        self.state.running += 1
+        if self.script.is_hung:
+            self.script = replace(self.script, first_delay_s=3600)
+        if body.get("stream"):
+            return StreamingResponse(self.stream(body, answer, chunks), media_type="text/event-stream")
+        try:
+            if not await self.stay_silent(request):
+                return Response(status_code=499)
+            return JSONResponse(answer)
+        finally:
+            self.state.running -= 1
 
     def find_fault(self, body: dict[str, Any], prompt: int) -> Response | None:
         """Refuse what vLLM refuses."""
@@ -221,13 +276,6 @@ class FakeVllm:
         if prompt > CONTEXT_LENGTH:
             return refuse(400, f"This model's maximum context length is {CONTEXT_LENGTH} tokens.", param="input_tokens")
         return None if self.script.status is None else refuse(self.script.status, "scripted")
-
-    def choose_tokens(self, body: dict[str, Any]) -> tuple[list[str], str]:
-        """Return the words to say and why they end."""
-        reply = body["messages"][-1]["content"] if self.script.reply is None else self.script.reply
-        tokens = re.findall(r"\s*\S+|\s+\Z", reply)
-        limit = body.get("max_completion_tokens") or body.get("max_tokens") or len(tokens)
-        return tokens[:limit], "stop" if len(tokens) <= limit else "length"
 
     async def stay_silent(self, request: Request) -> bool:
         """Wait as scripted; return whether the client is still there."""
@@ -240,35 +288,26 @@ class FakeVllm:
                 return False
         return True
 
-    async def stream(
-        self, body: dict[str, Any], tokens: list[str], finish: str, usage: dict[str, int]
-    ) -> AsyncIterator[str]:
-        """Yield a chat's events as scripted."""
-        common = {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
-
-        def shape(delta: dict[str, Any], finish_reason: str | None = None) -> str:
-            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-            return f"data: {json.dumps({**common, 'choices': [choice]})}\n\n"
-
+    async def stream(self, body: dict[str, Any], answer: dict[str, Any], chunks: Chunks) -> AsyncIterator[str]:
+        """Yield an answer's events as scripted."""
         is_finished = False
         script = self.script
         try:
             await asyncio.sleep(script.first_delay_s)
-            yield shape({"role": "assistant", "content": ""})
-            for index, token in enumerate(tokens):
-                yield self.misbehave(index) + shape({"content": token})
+            for chunk in chunks.opening:
+                yield encode(chunk)
+            for index, chunk in enumerate(chunks.spoken):
+                yield self.misbehave(index) + encode(chunk)
                 await asyncio.sleep(script.token_delay_s)
                 if index + 1 == script.error_after:
                     error = {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "code": 500}
-                    yield f"data: {json.dumps({'error': error})}\n\n"
+                    yield encode({"error": error})
                     yield "data: [DONE]\n\n"
                     return
-            for index, call in enumerate(script.calls):
-                for piece in shape_call(index, call):
-                    yield shape({"tool_calls": [piece]})
-            yield shape({}, "tool_calls" if script.calls else finish)
+            for chunk in chunks.closing:
+                yield encode(chunk)
             if (body.get("stream_options") or {}).get("include_usage"):
-                yield f"data: {json.dumps({**common, 'choices': [], 'usage': usage})}\n\n"
+                yield encode({**chunks.common, "choices": [], "usage": answer["usage"]})
             yield "data: [DONE]\n\n"
             is_finished = True
         finally:
@@ -282,6 +321,65 @@ class FakeVllm:
         if index == self.script.break_after:
             raise BrokenOffError
         return "data: {{{\n\n" if index == self.script.garbage_after else ""
+
+
+def encode(chunk: dict[str, Any]) -> str:
+    """Return one event of a stream."""
+    return f"data: {json.dumps(chunk)}\n\n"
+
+
+def split(text: str) -> list[str]:
+    """Return a text's tokens: its words, each with the space before it."""
+    return re.findall(r"\s*\S+|\s+\Z", text)
+
+
+def cut(tokens: list[str], limit: int | None) -> tuple[list[str], str]:
+    """Return as many tokens as are wanted, and why they end."""
+    limit = limit or len(tokens)
+    return tokens[:limit], "stop" if len(tokens) <= limit else "length"
+
+
+def list_prompts(prompt: Any) -> list[str | list[int]]:
+    """Return the prompts of a completion as a list, whichever of OpenAI's four forms they came in."""
+    is_one = isinstance(prompt, str) or isinstance(prompt[0], int)
+    return [prompt] if is_one else prompt
+
+
+def find_unknown_id(prompts: list[str | list[int]]) -> Response | None:
+    """Refuse token ids that are outside of the vocabulary."""
+    ids = [token for prompt in prompts if not isinstance(prompt, str) for token in prompt]
+    if max(ids, default=0) < VOCABULARY:
+        return None
+    return refuse(400, f"Token id {max(ids)} is out of vocabulary", param="prompt")
+
+
+def share_out(choice: dict[str, Any], tokens: list[str]) -> list[dict[str, Any]]:
+    """Return a completion's choice as vLLM streams it: a token at a time, the last with the reason why it ends."""
+    head = choice["text"][: len(choice["text"]) - len("".join(tokens))]
+    has_logprobs = choice["logprobs"] is not None
+    parts = [
+        {**choice, "text": token, "logprobs": shape_logprobs([token]) if has_logprobs else None, "finish_reason": None}
+        for token in tokens or [""]
+    ]
+    parts[0]["text"] = head + parts[0]["text"]
+    parts[-1]["finish_reason"] = choice["finish_reason"]
+    return parts
+
+
+def shape_logprobs(tokens: list[str]) -> dict[str, Any]:
+    """Return a completion's log-probabilities, the same for every token."""
+    offsets = [len("".join(tokens[:place])) for place in range(len(tokens))]
+    return {
+        "text_offset": offsets,
+        "token_logprobs": [-0.5] * len(tokens),
+        "tokens": tokens,
+        "top_logprobs": [{token: -0.5} for token in tokens],
+    }
+
+
+def shape_usage(prompt: int, said: int) -> dict[str, int]:
+    """Return what an answer took in tokens."""
+    return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
 
 
 def shape_call(index: int, call: dict[str, str]) -> list[dict[str, Any]]:

@@ -245,7 +245,7 @@ def test_a_body_that_is_too_large_is_413(gateway: RunningGateway) -> None:
 
 VLLM_PATHS = [
     "/load", "/version", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/tokenize", "/detokenize",
-    "/ping", "/invocations", "/adapters", "/v1/completions", "/v1/messages", "/pooling", "/score",
+    "/ping", "/invocations", "/adapters", "/v1/messages", "/pooling", "/score",
     "/rerank", "/v2/rerank", "/v1/audio/transcriptions", "/classify", "/sleep", "/wake_up", "/reset_prefix_cache",
     "/collective_rpc", "/server_info", "/start_profile", "/redoc", "/inference/v1/generate",
     "/v1/chat/completions/batch", "/v1/chat/completions/render", "/scale_elastic_ep", "/v1/models/", "/..%2fhealth",

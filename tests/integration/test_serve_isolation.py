@@ -71,6 +71,7 @@ OPERATIONS = {
               "body:messages.tool_calls.function.name", "body:tools.function.name", "body:tool_choice.function.name",
               "body:response_format.json_schema.name"),
     ),
+    "POST /v1/completions": Operation({"body:model": "model"}, {"model": "«model»", "prompt": "hello"}),
     "POST /v1/responses": Operation(
         {"body:model": "model", "body:previous_response_id": "response", "body:tools.vector_store_ids": "store"},
         {"model": "«model»", "input": "hello", "previous_response_id": "«response»",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from openai.types import Completion
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.layout import DataDir
@@ -123,6 +124,57 @@ def test_a_prompt_of_token_ids_is_answered_in_token_ids(server: Server) -> None:
     assert all(isinstance(token, int) for token in choice["token_ids"])
     assert all(value <= 0 for value in choice["logprobs"]["token_logprobs"])
     assert choice["finish_reason"] == "length"
+
+
+def test_a_text_goes_on_in_openais_shape(server: Server) -> None:
+    prompts = ["One, two, three, four,", "Red, green, blue, yellow,"]
+    body = {"model": server.model, "prompt": prompts, "max_tokens": 3, "temperature": 0, "logprobs": 2}
+    answer = server.post("/v1/completions", body).json()
+    completion = Completion.model_validate(answer, strict=True)
+    assert [choice.index for choice in completion.choices] == [0, 1]
+    for choice in completion.choices:
+        assert choice.finish_reason == "length"
+        assert choice.logprobs is not None
+        assert "".join(choice.logprobs.tokens or ()) == choice.text
+    assert completion.choices[0].text != completion.choices[1].text
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == 6
+    echoed = server.post("/v1/completions", {**body, "echo": True, "logprobs": None}).json()["choices"]
+    assert [one["text"] for one in echoed] == [
+        prompt + one.text for prompt, one in zip(prompts, completion.choices, strict=True)
+    ]
+    several = server.post("/v1/completions", {**body, "n": 2, "temperature": 1}).json()
+    assert [choice["index"] for choice in several["choices"]] == [0, 1, 2, 3]
+
+
+def test_a_streamed_text_is_events_and_then_done(server: Server) -> None:
+    body = {"model": server.model, "prompt": "One, two, three, four,", "max_tokens": 3, "temperature": 0}
+    whole = server.post("/v1/completions", body).json()
+    text = server.post("/v1/completions", {**body, "stream": True, "stream_options": {"include_usage": True}}).text
+    *events, done = [event.removeprefix("data: ") for event in text.strip().split("\n\n")]
+    assert done == "[DONE]"
+    chunks = [json.loads(event) for event in events]
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["total_tokens"] == whole["usage"]["total_tokens"]
+    assert sum("usage" in chunk for chunk in chunks) == 1
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(choice["text"] for choice in choices) == whole["choices"][0]["text"]
+    assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + ["length"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message", "param"),
+    [("word " * 6000, "maximum context length", "input_tokens"), ([2**31 - 1], "out of vocabulary", None)],
+)
+def test_a_refused_prompt_has_the_shape_that_we_translate(
+    server: Server, prompt: Any, message: str, param: str | None
+) -> None:
+    answer = server.post("/v1/completions", {"model": server.model, "prompt": prompt, "max_tokens": 2})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert message in error["message"]
+    assert param is None or error["param"] == param
 
 
 def test_a_stream_is_events_and_then_done(server: Server) -> None:

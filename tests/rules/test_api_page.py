@@ -6,6 +6,9 @@ from typing import Any, cast, get_type_hints
 import pytest
 from fastapi.routing import APIRoute
 from openai.types import (
+    completion_create_params as text_params,
+)
+from openai.types import (
     embedding_create_params,
     file_create_params,
     file_list_params,
@@ -39,6 +42,7 @@ STORES = "/v1/vector_stores"
 JOBS = "/v1/fine_tuning/jobs"
 CLIENT_TYPES = {
     "POST /v1/chat/completions": completion_create_params.CompletionCreateParamsNonStreaming,
+    "POST /v1/completions": text_params.CompletionCreateParamsNonStreaming,
     "POST /v1/responses": response_create_params.ResponseCreateParamsNonStreaming,
     "GET /v1/responses/{response_id}": response_retrieve_params.ResponseRetrieveParamsNonStreaming,
     "GET /v1/responses/{response_id}/input_items": input_item_list_params.InputItemListParams,

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from serve.schemas.chat import IGNORED_FIELDS, ChatRequest, read_text
+from serve.schemas.completions import CompletionRequest
 from serve.schemas.embeddings import EmbeddingRequest
 
 API = Path(__file__).resolve().parents[4] / "docs" / "api.md"
@@ -29,6 +30,7 @@ def read_table(heading: str) -> dict[str, str]:
     ("heading", "schema", "ignored"),
     [
         ("POST /v1/chat/completions", ChatRequest, IGNORED_FIELDS),
+        ("POST /v1/completions", CompletionRequest, CompletionRequest.ignored),
         ("POST /v1/embeddings", EmbeddingRequest, frozenset({"user"})),
     ],
 )
