@@ -63,14 +63,18 @@ class Gateway:
     metrics: Metrics = field(default_factory=Metrics)
     quotas: Quotas = field(default_factory=Quotas)
 
-    def note_usage(self, caller: Caller, model: str, usage: dict[str, Any] | None) -> None:
+    def note_usage(self, caller: Caller, model: str, usage: dict[str, Any] | None, said: str = "") -> None:
         """Count the tokens of an answer, for the metrics and for its key's quota.
 
         Args:
             caller: Whose answer it is.
             model: The name of what answered.
             usage: OpenAI's usage object; None where it is not known.
+            said: What was answered until it was broken off: counted where the usage is not known.
         """
+        if usage is None and said:
+            tokens = self.answering.count_tokens(said)
+            usage = {"completion_tokens": tokens, "total_tokens": tokens}
         self.metrics.count_tokens(model, usage)
         if usage:
             self.quotas.spend(caller, int(usage.get("total_tokens") or 0))

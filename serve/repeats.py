@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import Request, Response
 from sqlalchemy import Engine, text
@@ -36,6 +36,10 @@ REPEATABLE_PATHS = frozenset(
         "/v1/fine_tuning/jobs",
     }
 )
+
+
+Place = tuple[str, str, str]
+"""Owner, path and SHA-256 of the content: what makes two requests equal."""
 
 
 class KeyReused(InputError):
@@ -71,7 +75,7 @@ class Repeats:
     def __init__(self, archive: Archive) -> None:
         """Begin; keys whose answer an earlier gateway did not live to give are forgotten."""
         self._archive = archive
-        self._attempts: dict[tuple[str, str, str], Attempt] = {}
+        self._attempts: dict[Place, Attempt] = {}
         with write_transaction(archive.engine) as connection:
             connection.execute(text("DELETE FROM idempotency_keys WHERE status IS NULL"))
 
@@ -91,52 +95,104 @@ class Repeats:
             Conflict: The key's first request is still being answered.
             InputError: The key is empty or too long.
         """
+        claim = await self.claim(request, owner, content)
+        if claim.earlier is not None:
+            return claim.earlier
+        try:
+            response = await make()
+        except BaseException:
+            await claim.give_back()
+            raise
+        await claim.settle(response)
+        return response
+
+    async def claim(self, request: Request, owner: str, content: bytes) -> "Claim":
+        """Claim to be the first request of its kind, or be told what an earlier one was answered.
+
+        Returns:
+            A claim; where nothing was answered earlier, the caller settles it or gives it back.
+
+        Arguments and errors are those of `answer`.
+        """
         digest = hashlib.sha256(request.url.path.encode() + b"\0" + content).hexdigest()
         key = request.headers.get(KEY_HEADER)
         if key is not None:
             if not 1 <= len(key) <= MAX_KEY_CHARS:
                 raise InputError(f"Idempotency-Key: wanted 1 to {MAX_KEY_CHARS} characters, found {len(key)}.")
-            return await self._answer_key(key, owner, digest, make)
+            known = await self._archive.run(take_key, self._archive.engine, owner, key, digest)
+            return KeyClaim(known, self._archive, owner, key)
+        state: dict[str, Any] = request.scope["state"]
         place = (owner, request.url.path, digest)
         if request.headers.get(RETRY_HEADER, "0").strip() not in ("", "0"):
             earlier = self._attempts.get(place)
             if earlier is not None and earlier.is_open and earlier.began_at > time.monotonic() - RETRY_WINDOW_S:
                 await asyncio.wait({earlier.answer})
                 if not earlier.answer.cancelled():
-                    earlier.states.append(request.scope["state"])
-                    return copy_answer(earlier.answer.result())
-        return await self._answer_new(request, place, make)
-
-    async def _answer_new(
-        self, request: Request, place: tuple[str, str, str], make: Callable[[], Awaitable[Response]]
-    ) -> Response:
-        attempt = Attempt(asyncio.get_running_loop().create_future(), states=[request.scope["state"]])
+                    earlier.states.append(state)
+                    return AttemptClaim(copy_answer(earlier.answer.result()), earlier, self._attempts, place)
+        attempt = Attempt(asyncio.get_running_loop().create_future(), states=[state])
         self._attempts.pop(place, None)
         self._attempts[place] = attempt  # the last, as the newest
         if len(self._attempts) > MAX_ATTEMPTS:
             del self._attempts[next(iter(self._attempts))]
-        try:
-            response = await make()
-        except BaseException:
-            attempt.answer.cancel()
-            if self._attempts.get(place) is attempt:
-                del self._attempts[place]
-            raise
-        attempt.answer.set_result(response)
-        return response
+        return AttemptClaim(None, attempt, self._attempts, place)
 
-    async def _answer_key(self, key: str, owner: str, digest: str, make: Callable[[], Awaitable[Response]]) -> Response:
-        engine = self._archive.engine
-        known = await self._archive.run(take_key, engine, owner, key, digest)
-        if known is not None:
-            return known
-        try:
-            response = await make()
-        except BaseException:
-            await self._archive.run(settle_key, engine, owner, key, None)
-            raise
-        await self._archive.run(settle_key, engine, owner, key, response)
-        return response
+
+class Claim(Protocol):
+    """A request's claim to be the first of its kind."""
+
+    @property
+    def earlier(self) -> Response | None:
+        """What an earlier request like it was answered; None: it is the first."""
+
+    async def settle(self, answer: Response) -> None:
+        """Keep an answer for requests that come later."""
+
+    async def give_back(self) -> None:
+        """Let the next request be the first; does nothing once there is an answer."""
+
+
+@dataclass(slots=True)
+class KeyClaim:
+    """A claim by an Idempotency-Key."""
+
+    earlier: Response | None
+    _archive: Archive
+    _owner: str
+    _key: str
+    _is_settled: bool = False
+
+    async def settle(self, answer: Response) -> None:
+        """Keep an answer in the key's row."""
+        self._is_settled = True
+        await self._archive.run(settle_key, self._archive.engine, self._owner, self._key, answer)
+
+    async def give_back(self) -> None:
+        """Remove the key's row."""
+        if not self._is_settled:
+            self._is_settled = True
+            await self._archive.run(settle_key, self._archive.engine, self._owner, self._key, None)
+
+
+@dataclass(slots=True)
+class AttemptClaim:
+    """A claim of a request without a key."""
+
+    earlier: Response | None
+    _attempt: Attempt
+    _attempts: dict[Place, Attempt]
+    _place: Place
+
+    async def settle(self, answer: Response) -> None:
+        """Keep an answer in memory."""
+        self._attempt.answer.set_result(answer)
+
+    async def give_back(self) -> None:
+        """Forget the attempt; a retry that waits for it goes first now."""
+        if not self._attempt.answer.done():
+            self._attempt.answer.cancel()
+            if self._attempts.get(self._place) is self._attempt:
+                del self._attempts[self._place]
 
 
 def copy_answer(answer: Response) -> Response:

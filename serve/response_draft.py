@@ -72,14 +72,8 @@ class ResponseDraft:
             results: What was found, as OpenAI's results; None where the client did not ask for them.
         """
         self._files = files
-        item = {"id": make_id("fs"), "type": "file_search_call", "status": "in_progress", "queries": [query]}
-        place = {"output_index": len(self.body["output"])}
-        yield self._event("response.output_item.added", item={**item, "results": None}, **place)
-        for stage in ("in_progress", "searching", "completed"):
-            yield self._event(f"response.file_search_call.{stage}", item_id=item["id"], **place)
-        done = {**item, "status": "completed", "results": results}
-        self.body["output"].append(done)
-        yield self._event("response.output_item.done", item=done, **place)
+        item = {"id": make_id("fs"), "type": "file_search_call", "status": "completed", "queries": [query]}
+        yield from self._add_search_item({**item, "results": results})
 
     def add_text(self, text: str) -> Iterator[Event]:
         """Add the next stretch of the answer."""
@@ -92,23 +86,32 @@ class ResponseDraft:
         """Add the annotation of a mark that the text has just got."""
         file = self._files[citation.source.chunk_id]
         annotation = {"type": "file_citation", "file_id": file.id, "filename": file.name, "index": citation.start}
-        number = len(self._part["annotations"])
-        self._part["annotations"].append(annotation)
-        name = "response.output_text.annotation.added"
-        yield self._event(name, **self._where(), annotation_index=number, annotation=annotation)
+        yield from self._add_annotation(annotation)
 
     def add_call(self, call: CallEvent) -> Iterator[Event]:
         """Add the next stretch of a function's call."""
         if self._open is None or self._call_place != call.place:
             yield from self._close_item("completed")
             self._call_place = call.place
-            self._open = {**shape_call(call.call_id, call.name, ""), "status": "in_progress"}
-            self.body["output"].append(self._open)
-            yield self._event("response.output_item.added", **self._place(), item=dict(self._open))
-        if call.arguments:
-            self._open["arguments"] += call.arguments
-            name = "response.function_call_arguments.delta"
-            yield self._event(name, **self._place(), item_id=self._open["id"], delta=call.arguments)
+            yield from self._begin_call(shape_call(call.call_id, call.name, ""))
+        yield from self._add_arguments(call.arguments)
+
+    def add_item(self, item: dict[str, Any]) -> Iterator[Event]:
+        """Add an item that was written before, its text or arguments in one stretch."""
+        match item["type"]:
+            case "file_search_call":
+                yield from self._add_search_item(item)
+            case "message":
+                (part,) = item["content"]
+                yield from self._begin_message(item["id"])
+                yield from self.add_text(part["text"])
+                for annotation in part["annotations"]:
+                    yield from self._add_annotation(annotation)
+                yield from self._close_item(item["status"])
+            case "function_call":
+                yield from self._begin_call(item)
+                yield from self._add_arguments(item["arguments"])
+                yield from self._close_item(item["status"])
 
     def finish(self, end: EndEvent) -> Iterator[Event]:
         """End the answer; when all events are taken, `body` is the response as it stays."""
@@ -135,12 +138,49 @@ class ResponseDraft:
         self.body["error"] = {"code": "server_error", "message": error.message}
         return self.close()
 
+    def read_said(self) -> str:
+        """Return what has been said so far, and the arguments of calls."""
+        items = self.body["output"]
+        texts = [part["text"] for item in items for part in item.get("content", ())]
+        return "".join(texts + [item["arguments"] for item in items if "arguments" in item])
+
+    def _add_search_item(self, done: dict[str, Any]) -> Iterator[Event]:
+        """Add a search that is over, stage by stage."""
+        place = {"output_index": len(self.body["output"])}
+        begun = {**done, "status": "in_progress", "results": None}
+        yield self._event("response.output_item.added", item=begun, **place)
+        for stage in ("in_progress", "searching", "completed"):
+            yield self._event(f"response.file_search_call.{stage}", item_id=done["id"], **place)
+        self.body["output"].append(done)
+        yield self._event("response.output_item.done", item=done, **place)
+
+    def _add_annotation(self, annotation: dict[str, Any]) -> Iterator[Event]:
+        number = len(self._part["annotations"])
+        self._part["annotations"].append(annotation)
+        name = "response.output_text.annotation.added"
+        yield self._event(name, **self._where(), annotation_index=number, annotation=annotation)
+
+    def _begin_call(self, call: dict[str, Any]) -> Iterator[Event]:
+        self._open = {**call, "arguments": "", "status": "in_progress"}
+        self.body["output"].append(self._open)
+        yield self._event("response.output_item.added", **self._place(), item=dict(self._open))
+
+    def _add_arguments(self, arguments: str) -> Iterator[Event]:
+        call = self.body["output"][-1]
+        if arguments:
+            call["arguments"] += arguments
+            name = "response.function_call_arguments.delta"
+            yield self._event(name, **self._place(), item_id=call["id"], delta=arguments)
+
     def _open_message(self) -> Iterator[Event]:
         if self._open is not None and self._open["type"] == "message":
             return
         yield from self._close_item("completed")
         self._call_place = None
-        head = {"id": make_id("msg"), "type": "message", "role": "assistant", "status": "in_progress"}
+        yield from self._begin_message(make_id("msg"))
+
+    def _begin_message(self, item_id: str) -> Iterator[Event]:
+        head = {"id": item_id, "type": "message", "role": "assistant", "status": "in_progress"}
         self._part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         self._open = {**head, "content": [self._part]}
         self.body["output"].append(self._open)
@@ -176,6 +216,21 @@ class ResponseDraft:
         event = {"type": kind, "sequence_number": self._number, **fields}
         self._number += 1
         return event
+
+
+def replay(body: dict[str, Any]) -> Iterator[Event]:
+    """Yield the events of a stream for a response that was written before.
+
+    Args:
+        body: The response as it stays.
+    """
+    unwritten = {"status": "in_progress", "completed_at": None, "incomplete_details": None, "output": [], "usage": None}
+    draft = ResponseDraft({**body, **unwritten})
+    yield from draft.begin()
+    for item in body["output"]:
+        yield from draft.add_item(item)
+    draft.body = body
+    yield draft.close()
 
 
 def make_id(kind: str) -> str:

@@ -132,7 +132,7 @@ async def answer_as_assistant(
         opening = await run_for_client(request, read_opening(events))
         gateway.metrics.first_token.labels(name).observe(time.perf_counter() - request.state.started)
         stream = AssistantStream(shape, opening, events)
-        return EventAnswer(stream, lambda: gateway.note_usage(caller, name, stream.usage))
+        return EventAnswer(stream, lambda: gateway.note_usage(caller, name, stream.usage, "".join(stream.said)))
     whole = await run_for_client(request, collect(shape, events, gateway.answer_timeout_s))
     gateway.note_usage(caller, name, whole["usage"])
     return JSONResponse(whole)
@@ -203,6 +203,7 @@ class AssistantStream:
     def __init__(self, shape: AnswerShape, opening: list[AnswerEvent], rest: AsyncGenerator[AnswerEvent, None]) -> None:
         """Take over an answer whose first word is there."""
         self.usage: dict[str, Any] | None = None
+        self.said: list[str] = []
         self._shape = shape
         self._opening = opening
         self._rest = rest
@@ -233,6 +234,7 @@ class AssistantStream:
                 self._shape.note(event)
                 return []
             case TextEvent(text):
+                self.said.append(text)
                 return [self._shape.chunk({"content": text})] if text else []
             case EndEvent():
                 self.usage = event.usage

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -31,7 +32,8 @@ from serve.gateway_state import CurrentGateway, Gateway, run_for_client, take_mo
 from serve.owners import Caller, CurrentCaller
 from serve.prompting import cut_messages
 from serve.relay import describe_silence
-from serve.response_draft import Event, FoundFile, ResponseDraft, shape_reference, shape_result
+from serve.repeats import Claim
+from serve.response_draft import Event, FoundFile, ResponseDraft, replay, shape_reference, shape_result
 from serve.response_request import (
     list_items,
     narrow_search,
@@ -59,6 +61,22 @@ router = APIRouter(prefix="/v1/responses", tags=["responses"], route_class=Stric
 async def create_response(
     body: ResponseRequest, request: Request, gateway: CurrentGateway, caller: CurrentCaller
 ) -> Response:
+    """Answer, or give what an earlier request like it was answered; one that is not stored makes nothing."""
+    if body.store is False:
+        return await write_response(body, request, gateway, caller, None)
+    claim = await gateway.repeats.claim(request, caller.owner, await request.body())
+    if claim.earlier is not None:
+        return await answer_again(bytes(claim.earlier.body).decode(), body, gateway, caller)
+    try:
+        return await write_response(body, request, gateway, caller, claim)
+    except BaseException:
+        await claim.give_back()
+        raise
+
+
+async def write_response(
+    body: ResponseRequest, request: Request, gateway: Gateway, caller: Caller, claim: Claim | None
+) -> Response:
     """Answer, streamed or whole: the same events either way."""
     entry = take_model(request, gateway, body.model, caller.owner)
     request.state.log |= {"model": entry.name, "stream": bool(body.stream)}
@@ -80,10 +98,10 @@ async def create_response(
             turns = [("system", body.instructions), *turns]
         events = gateway.answering.answer(assistant, await gateway.library.run(read_inquiry, body, turns))
     draft = ResponseDraft(shape_frame(body, entry.name, temperature))
-    is_kept = body.store is not False
-    writing = Writing(draft, gateway, caller.owner, items, shows_results=body.wants_results(), is_kept=is_kept)
+    writing = Writing(draft, gateway, caller.owner, items, shows_results=body.wants_results(), claim=claim)
     if body.stream:
         opening = await run_for_client(request, read_opening(events))
+        gateway.metrics.first_token.labels(entry.name).observe(time.perf_counter() - request.state.started)
         stream = ResponseStream(writing, opening, events)
         return EventAnswer(stream, lambda: note_usage(gateway, caller, entry.name, draft))
     whole = await run_for_client(request, collect(writing, events, gateway.answer_timeout_s))
@@ -91,11 +109,23 @@ async def create_response(
     return JSONResponse(whole)
 
 
+async def answer_again(response_id: str, body: ResponseRequest, gateway: Gateway, caller: Caller) -> Response:
+    """Answer with what is stored of a response, without asking the model.
+
+    Raises:
+        NotFound: It has been deleted since.
+    """
+    found = await gateway.archive.run(find_response, gateway.archive.engine, response_id, caller.owner)
+    stored = await read_back(found, gateway, shows_results=body.wants_results())
+    return EventAnswer(encode_events(replay(stored))) if body.stream else JSONResponse(stored)
+
+
 def note_usage(gateway: Gateway, caller: Caller, model: str, draft: ResponseDraft) -> None:
-    """Count a response's tokens, where the engine has told them."""
-    told = draft.body.get("usage") or {}
+    """Count a response's tokens."""
+    told = draft.body["usage"]
     names = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens", "total_tokens": "total_tokens"}
-    gateway.note_usage(caller, model, {name: told.get(here, 0) for name, here in names.items()})
+    usage = told and {name: told[here] for name, here in names.items()}
+    gateway.note_usage(caller, model, usage, draft.read_said())
 
 
 @router.get("/{response_id}")
@@ -104,10 +134,7 @@ async def get_response(
 ) -> dict[str, Any]:
     """Return a stored response; of what a search found, what is still there."""
     found = await gateway.archive.run(find_response, gateway.archive.engine, response_id, caller.owner)
-    for item in found.body["output"]:
-        if item["type"] == "file_search_call":
-            item["results"] = await read_results(item["results"], gateway) if RESULTS in query.include else None
-    return found.body
+    return await read_back(found, gateway, shows_results=RESULTS in query.include)
 
 
 @router.delete("/{response_id}")
@@ -140,7 +167,7 @@ class Writing:
         owner: Whose it is.
         items: Its input.
         shows_results: Whether the client wants to see what was found.
-        is_kept: Whether it is stored.
+        claim: What a request that comes again is told by; None where the response is not stored.
     """
 
     draft: ResponseDraft
@@ -148,7 +175,7 @@ class Writing:
     owner: str
     items: list[dict[str, Any]]
     shows_results: bool
-    is_kept: bool
+    claim: Claim | None
 
     async def write(self, events: AsyncIterator[AnyEvent]) -> AsyncGenerator[Event, None]:
         """Write an answer, and keep it before its end is told; yield OpenAI's events but the first two and the last."""
@@ -170,8 +197,13 @@ class Writing:
                     parts = self.draft.finish(event)
             for part in parts:
                 yield part
-        if self.is_kept:
-            await self._keep(references)
+        if self.claim is not None:
+            keeping = asyncio.ensure_future(self._keep(references, self.claim))
+            try:
+                await asyncio.shield(keeping)
+            except asyncio.CancelledError:
+                await keeping  # whole or not at all: a client that leaves now finds it when it asks again
+                raise
 
     async def _find_files(self, event: SearchedEvent) -> dict[str, FoundFile]:
         """Return the file of each passage that was found, by the id of its chunk."""
@@ -179,7 +211,12 @@ class Writing:
         files = await archive.run(name_hits, archive.engine, event.found.hits)
         return {hit.chunk_id: FoundFile.of(hit, files.get(hit.chunk_id)) for hit in event.found.hits}
 
-    async def _keep(self, references: Sequence[dict[str, Any]]) -> None:
+    async def give_back(self) -> None:
+        """Let a request that comes again be answered anew, unless the response has been stored."""
+        if self.claim is not None:
+            await self.claim.give_back()
+
+    async def _keep(self, references: Sequence[dict[str, Any]], claim: Claim) -> None:
         """Store the response, with ids of chunks in place of what documents say."""
         body = self.draft.body
         output = [
@@ -187,6 +224,7 @@ class Writing:
         ]
         stored = StoredResponse(body["id"], {**body, "output": output}, self.items)
         await self.gateway.archive.run(save_response, self.gateway.archive.engine, self.owner, stored)
+        await claim.settle(Response(stored.id))
 
 
 class ResponseStream:
@@ -201,6 +239,7 @@ class ResponseStream:
     async def aclose(self) -> None:
         """End the answer, and with it the engine's work on it."""
         await self._rest.aclose()
+        await self._writing.give_back()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the events; a fault in the middle is a failed response and the end."""
@@ -238,6 +277,12 @@ async def collect(writing: Writing, events: AsyncIterator[AnyEvent], deadline_s:
     except TimeoutError as error:
         raise describe_silence(deadline_s) from error
     return writing.draft.body
+
+
+async def encode_events(events: Iterable[Event]) -> AsyncGenerator[bytes, None]:
+    """Yield events as they are sent."""
+    for event in events:
+        yield encode_event(event)
 
 
 def encode_event(event: Event) -> bytes:
@@ -278,6 +323,14 @@ async def build_plain(body: ResponseRequest, model: str, said: Sequence[dict[str
         budget = limit - min(body.max_output_tokens or limit // 4, limit // 2)
         messages = await gateway.library.run(cut_messages, messages, answering.count_tokens, budget)
     return build_body(model, messages, options)
+
+
+async def read_back(found: StoredResponse, gateway: Gateway, *, shows_results: bool) -> dict[str, Any]:
+    """Return a stored response as OpenAI's object; of what a search found, what is still there."""
+    for item in found.body["output"]:
+        if item["type"] == "file_search_call":
+            item["results"] = await read_results(item["results"], gateway) if shows_results else None
+    return found.body
 
 
 async def read_results(references: Sequence[dict[str, Any]], gateway: Gateway) -> list[dict[str, Any]]:
