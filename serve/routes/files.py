@@ -13,7 +13,7 @@ from serve.attached_files import detach_everywhere
 from serve.forms import FormReader
 from serve.gateway_state import ClientGone, CurrentGateway, Gateway
 from serve.owners import CurrentCaller
-from serve.schemas.files import FORM_FIELDS, FileListQuery, Purpose, read_file_form
+from serve.schemas.files import FORM_FIELDS, FileListQuery, Purpose, read_file_form, refuse_table
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -46,6 +46,7 @@ async def create_file(request: Request, gateway: CurrentGateway, caller: Current
         await receive_file(request, reader, writer, gateway)
         form = reader.finish()
         fields = read_file_form(form.fields)
+        refuse_table(fields.purpose, form.file_name or "")
 
         async def keep() -> Response:
             upload = await archive.run(
@@ -74,8 +75,9 @@ async def receive_file(request: Request, reader: FormReader, writer: UploadWrite
         if len(waiting) >= WRITE_BYTES:
             await gateway.archive.run(writer.write, bytes(waiting))
             waiting.clear()
-        if reader.form.fields.get("purpose"):
-            read_file_form({"purpose": reader.form.fields["purpose"]})  # refused before the rest has come
+        if reader.form.fields.get("purpose"):  # refused before the rest has come
+            purpose = read_file_form({"purpose": reader.form.fields["purpose"]}).purpose
+            refuse_table(purpose, reader.form.file_name or "")
     await gateway.archive.run(writer.write, bytes(waiting))
 
 

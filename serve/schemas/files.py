@@ -1,13 +1,17 @@
 """What the files' routes take. Does not know where files lie."""
 
+from pathlib import PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from core.errors import UnsupportedFile
 from serve.boundary import InvalidRequest
 
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data"]
 FORM_FIELDS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]"})
+TABLES = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet", ".pq": "Parquet", ".xlsx": "Excel", ".xls": "Excel"}
+"""Formats of tables, by the ending of a file's name."""
 
 
 class QueryModel(BaseModel):
@@ -48,3 +52,23 @@ def read_file_form(fields: dict[str, str]) -> FileForm:
     if (form.anchor is None) != (form.seconds is None):
         raise InvalidRequest("expires_after: wanted anchor and seconds together, found one.", param="expires_after")
     return form
+
+
+def refuse_table(purpose: str, name: str) -> None:
+    """Refuse training data whose name says that it is a table: jobs read JSON lines, as at OpenAI.
+
+    Args:
+        purpose: What the file is uploaded for.
+        name: As the client calls it.
+
+    Raises:
+        UnsupportedFile: It is one.
+    """
+    found = TABLES.get(PurePosixPath(name).suffix.lower())
+    if purpose == "fine-tune" and found is not None:
+        raise UnsupportedFile(
+            f"file: wanted JSON lines (.jsonl) for fine-tuning, found {found} ({name}). Write each row as one JSON object "
+            "on a line of its own, as docs/training-data.md shows. On the gateway's machine, python train/run.py "
+            "data.train=FILE reads CSV and Parquet as they are.",
+            param="file",
+        )

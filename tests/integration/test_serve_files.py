@@ -64,6 +64,19 @@ def test_every_purpose_is_taken_and_listed_by(client: openai.OpenAI, purpose: An
     assert [file.id for file in client.files.list(purpose=purpose)] == [made.id]
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "ROWS.CSV", "rows.tsv", "rows.parquet", "folder/rows.pq", "rows.xlsx"])
+def test_training_data_in_another_format_is_refused_by_name(
+    gateway: RunningGateway, client: openai.OpenAI, name: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"JSON lines \(\.jsonl\)") as caught:
+        client.files.create(file=(name, b"question,answer\n" * 100_000), purpose="fine-tune")
+    assert (caught.value.code, caught.value.param) == ("unsupported_file", "file")
+    assert client.files.create(file=(name, b"question,answer\n"), purpose="assistants").purpose == "assistants"
+    late = {"file": (name, b"x"), "purpose": (None, "fine-tune")}  # what it is for is told after the file
+    assert post_form(client, data={}, files=late).json()["error"]["code"] == "unsupported_file"
+    assert [path.name for path in (gateway.folder / "files").iterdir() if path.name.endswith(".tmp")] == []
+
+
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_lists_page_through_every_file_once(client: openai.OpenAI, order: Any) -> None:
     made = {client.files.create(file=(f"{number}", b"x"), purpose="batch").id for number in range(7)}
