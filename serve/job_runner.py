@@ -168,7 +168,9 @@ class JobRunner:
         for job_id, lease in list_leases(engine).items():
             killed = end_leftovers(job_id, lease)
             logger.warning("job goes on", extra={"job": job_id, "killed": killed})
-            requeue_job(engine, job_id, "The gateway was restarted: going on from the last checkpoint")
+            is_done = is_trained(self._archive.data.run(job_id))
+            what = "publishing what was trained" if is_done else "going on from the last checkpoint"
+            requeue_job(engine, job_id, f"The gateway was restarted: {what}")
         for job_id in list_cancelling(engine):
             end_cancelled(engine, job_id)
 
@@ -303,10 +305,30 @@ class JobRunner:
         if self._is_stopping:
             await self._requeue(job, "The gateway stops: the trained model is served when it starts again")
             return
+        self.progress.pop(job.id, None)  # of the training; nobody can tell how long the rest will take
         try:
-            await self.models.publish(job)
+            await self._publish(job)
         except EngineError as error:
             await self._fail(job, "adapter_refused", error.message)
+
+    async def _publish(self, job: Job) -> None:
+        """Publish what was trained; a job that is cancelled meanwhile waits for no model server.
+
+        Raises:
+            LoamError: It cannot be served.
+        """
+        task = asyncio.ensure_future(self.models.publish(job))
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=POLL_S)
+                if job.id in self._calls and not task.done():
+                    now = await self._archive.run(read_job, self._archive.engine, job.id)
+                    if now.is_cancelling:  # so that nothing can settle it otherwise
+                        return
+            task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _requeue(self, job: Job, why: str) -> None:
         await self._archive.run(requeue_job, self._archive.engine, job.id, why)

@@ -4,6 +4,8 @@
                           ▲           │
                           └───────────┘  its trainer or the gateway went, or it is paused
 
+A job runs while it is trained and while what was trained is validated and published; its events say which.
+
 Every change of state asks in SQL for the state before it, so that of two that want to end a job one does. A running job
 has a lease: which process trains it. Does not know how a job is trained (job_runner.py does), nor HTTP.
 """
@@ -268,6 +270,32 @@ def begin_job(engine: Engine, job_id: str, lease: Lease) -> bool:
         )
         add_message(connection, job_id, "Fine-tuning job started")
     return True
+
+
+def begin_publishing(engine: Engine, job_id: str, checkpoints: int) -> bool:
+    """Note that what a job has trained is validated and published; return whether the job still wanted that.
+
+    Args:
+        engine: The database.
+        job_id: The job; one that an earlier gateway left at this is queued, and runs again.
+        checkpoints: How many it has kept.
+    """
+    statement = text(
+        "UPDATE fine_tuning_jobs SET status = 'running', started_at = COALESCE(started_at, :now) "
+        "WHERE id = :id AND status IN ('queued', 'running') AND NOT is_cancelling"
+    )
+    with write_transaction(engine) as connection:
+        is_changed = bool(connection.execute(statement, {"id": job_id, "now": int(time.time())}).rowcount)
+        if is_changed:
+            kept = f"the model and {checkpoints} checkpoint{'s' * (checkpoints != 1)}"
+            add_message(connection, job_id, f"Training is done: validating {kept} before they are published")
+    return is_changed
+
+
+def tell(engine: Engine, job_id: str, message: str) -> None:
+    """Say something about a job in its events."""
+    with write_transaction(engine) as connection:
+        add_message(connection, job_id, message)
 
 
 def requeue_job(engine: Engine, job_id: str, why: str) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import sqlalchemy
 from sqlalchemy import RowMapping, text
 
-from core.errors import ConfigError, Conflict, LoamError, ModelNotFound
+from core.errors import ConfigError, Conflict, EngineUnavailable, LoamError, ModelNotFound
 from core.failpoints import reach
 from core.layout import sha256_file, sync_directory, write_folder
 from core.manifest import AdapterManifest, BaseIdentity
@@ -31,7 +31,7 @@ from serve.adapter_check import CONFIG_FILE, WEIGHTS_FILE, check_served_adapter
 from serve.archive import Archive
 from serve.catalog import Catalog, Entry, EntryKind
 from serve.job_events import Figures
-from serve.jobs import ID_PREFIX, Job, find_job, succeed_job
+from serve.jobs import ID_PREFIX, Job, begin_publishing, find_job, succeed_job, tell
 from serve.model_server import Adapter, Upstream
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ RESULT_PURPOSE = "fine-tune-results"
 CHECKPOINT_MARKER = "COMPLETE.json"
 """The last file of a whole checkpoint; train/checkpoint.py writes it."""
 DRAIN_POLL_S = 0.05
+SERVER_POLL_S = 0.2
 RETIRE_PATIENCE_S = 5.0
 """How long a request that takes a model away waits for those that use it; what is left is done behind it."""
 
@@ -154,13 +155,19 @@ class TunedModels:
             self._remove_files(_to_model(row))
 
     async def publish(self, job: Job) -> None:
-        """Serve what a job has trained, and end the job; everything happens or nothing that anybody sees.
+        """Validate and serve what a job has trained, and end the job; everything happens or nothing that anybody sees.
+
+        Its events say what happens, and that nothing happens while no model server can be asked. May be cancelled once
+        the job shall be.
 
         Raises:
             LoamError: The adapter cannot be served; it stays where it is.
         """
         run = self._archive.data.run(job.id)
         models = await self._archive.run(self._prepare, job)
+        if not await self._archive.run(begin_publishing, self._archive.engine, job.id, len(models) - 1):
+            return
+        await self._wait_for_server(job)
         loaded: list[TunedModel] = []
         is_done = False
         try:
@@ -168,8 +175,11 @@ class TunedModels:
                 manifest = await self._archive.run(
                     check_served_adapter, self.find_folder(model), self.base, self.max_rank
                 )
+                loaded.append(model)  # whatever comes of it: an answer that is not waited for may still load it
                 await self._engine.add_adapter(Adapter(model.name, self.find_folder(model), manifest.canary))
-                loaded.append(model)
+            words = "Loaded into the model server: seeing that it answers otherwise than the base model"
+            await self._archive.run(tell, self._archive.engine, job.id, words)
+            await self._wait_for_server(job)
             await self._engine.check_difference(models[-1].name)
             reach("job.loaded")
             figures = await self._archive.run(Figures.read, run / "events.jsonl")
@@ -183,6 +193,19 @@ class TunedModels:
             else:
                 for model in loaded:
                     await self._engine.remove_adapter(model.name)
+
+    async def _wait_for_server(self, job: Job) -> None:
+        """Wait until a model server can be asked: without one, nothing would be seen of what a model answers."""
+        is_told = False
+        while True:
+            try:
+                return self._engine.check_ready()
+            except EngineUnavailable as error:
+                if not is_told:
+                    words = f"Waiting for the model server: {error.message}"
+                    await self._archive.run(tell, self._archive.engine, job.id, words)
+                is_told = True
+                await asyncio.sleep(SERVER_POLL_S)
 
     def _prepare(self, job: Job) -> list[TunedModel]:
         """Return the models of a finished run, its checkpoints first, each with a folder of its own."""

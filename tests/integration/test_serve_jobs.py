@@ -146,6 +146,18 @@ def test_events_page_and_keep_their_ids(client: openai.OpenAI) -> None:
         client.fine_tuning.jobs.list_events(job.id, after="ftevent-0")
 
 
+def test_events_say_how_what_was_trained_is_published(client: openai.OpenAI) -> None:
+    job = wait_for_status(client, create(client).id, "succeeded")
+    messages = [event.message for event in client.fine_tuning.jobs.list_events(job.id, limit=100).data][::-1]
+    assert messages[messages.index("Training has ended after 10 steps") :] == [
+        "Training has ended after 10 steps",
+        "Training is done: validating the model and 2 checkpoints before they are published",
+        "Loaded into the model server: seeing that it answers otherwise than the base model",
+        f"New fine-tuned model created: {job.fine_tuned_model}",
+        "The job has successfully completed",
+    ]
+
+
 def test_jobs_are_listed_by_page_and_by_note(client: openai.OpenAI) -> None:
     ids = [create(client, metadata={"batch": "x", "turn": str(turn)}).id for turn in range(3)]
     bare = create(client).id
@@ -358,3 +370,33 @@ def test_vllm_gives_the_card_up_for_a_job_and_comes_back(tmp_path: Path, slow: N
         done = wait_for_status(client, job.id, "succeeded")
         assert ask(client, done.fine_tuned_model or "").model == done.fine_tuned_model
         assert ask(client, "mine").choices[0].message.content
+
+
+def wait_for_publishing(client: openai.OpenAI, job_id: str) -> None:
+    """Wait until a job has been trained and waits for vLLM; until then, and then, it is said to run."""
+
+    def check() -> bool:
+        job = client.fine_tuning.jobs.retrieve(job_id)
+        waits = client.fine_tuning.jobs.list_events(job_id).data[0].message.startswith("Waiting for the model server")
+        assert not waits or (job.status, job.fine_tuned_model, job.estimated_finish) == ("running", None, None)
+        return waits
+
+    wait_for(check)
+
+
+def test_a_trained_job_runs_until_vllm_is_back_and_can_be_cancelled_until_then(tmp_path: Path) -> None:
+    config = JobsConfig(GpuUse.stop, save_every=5, drain_s=5)
+    with running_gateway(tmp_path, trains=True, jobs=config) as gateway:
+        client = gateway.client()
+        for is_cancelled in (True, False):
+            job = create(client)
+            wait_for_publishing(client, job.id)
+            if is_cancelled:
+                start = time.monotonic()
+                assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+                assert time.monotonic() - start < 5
+            else:
+                name = wait_for_status(client, job.id, "succeeded").fine_tuned_model or ""
+                assert ask(client, name).model == name
+            listed = [model.id for model in client.models.list() if job.id[6:14] in model.id]
+            assert bool(listed) != is_cancelled
