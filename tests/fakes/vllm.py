@@ -194,11 +194,12 @@ class FakeVllm:
         """Answer a chat as scripted."""
         body = await request.json()
         self.state.requests.append(body)
-        prompt = sum(len(str(message["content"]).split()) for message in body["messages"])
+        texts = [read_content(message) for message in body["messages"]]
+        prompt = sum(len(text.split()) for text in texts)
         fault = self.find_fault(body, prompt)
         if fault is not None:
             return fault
-        reply = body["messages"][-1]["content"] if self.script.reply is None else self.script.reply
+        reply = texts[-1] if self.script.reply is None else self.script.reply
         tokens, finish = cut(split(reply), body.get("max_completion_tokens") or body.get("max_tokens"))
         common = {"id": "chatcmpl-fake", "object": "chat.completion", "created": 1, "model": body["model"]}
         message = {"role": "assistant", "content": "".join(tokens)}
@@ -326,6 +327,12 @@ class FakeVllm:
 def encode(chunk: dict[str, Any]) -> str:
     """Return one event of a stream."""
     return f"data: {json.dumps(chunk)}\n\n"
+
+
+def read_content(message: dict[str, Any]) -> str:
+    """Return what a message says; parts are read one after the other."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def split(text: str) -> list[str]:

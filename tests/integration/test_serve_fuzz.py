@@ -25,6 +25,7 @@ CASES = 10_000 if IS_FULL else 200
 EXAMPLES = 250 if IS_FULL else 10
 """Generated for each operation, besides those that walk along the borders of its description."""
 PHASES = "examples,coverage,fuzzing,stateful" if IS_FULL else "examples,fuzzing"
+HOOKS = Path(__file__).resolve().parents[1] / "fakes" / "known_models.py"
 CHECKS = "not_a_server_error,response_schema_conformance,status_code_conformance,content_type_conformance"
 
 
@@ -91,10 +92,14 @@ def test_generated_requests_are_answered_as_described(gateway: RunningGateway, t
         "--suppress-health-check=all", "--generation-database=none", "--report=json",
         f"--report-json-path={tmp_path / 'report.json'}", "--no-color",
     ]  # fmt: skip
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": str(HOOKS)}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     found = re.search(r"Test cases:\s+([\d,]+) generated", run.stdout)
     assert found, run.stdout + run.stderr
     sys.stdout.write(run.stdout[-1500:])
     assert run.returncode == 0, run.stdout[-10_000:]
     assert int(found.group(1).replace(",", "")) >= CASES
+    answered = [request for request in gateway.state()["requests"] if "messages" in request]
+    sys.stdout.write(f"{len(answered)} chats came through to vLLM\n")
+    assert len(answered) >= EXAMPLES // 10, "the requests that are made up hardly come further than the checks"
     assert httpx.get(f"{gateway.url}/health").status_code == 200

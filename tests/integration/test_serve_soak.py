@@ -50,8 +50,9 @@ class Visitor:
     def ask_once(self) -> None:
         """Do one thing, and judge its answers."""
         what: Callable[[], None] = self.chance.choice(
-            [self.chat, self.chat, self.stream, self.stream, self.leave, self.keep_file, self.search, self.blunder]
-        )
+            [self.chat, self.chat, self.stream, self.stream, self.leave, self.complete, self.respond, self.keep_file,
+             self.search, self.blunder]
+        )  # fmt: skip
         what()
 
     def send(self, name: str, method: str, path: str, allowed: set[int], **options: Any) -> httpx.Response:
@@ -92,6 +93,25 @@ class Visitor:
             self.seen["leave", answer.status_code] += 1
             for _ in answer.iter_raw():
                 break
+
+    def complete(self) -> None:
+        """Have a text gone on from."""
+        prompt = self.body()["messages"][0]["content"]
+        body = {"model": BASE, "prompt": prompt, "max_tokens": 100}
+        answer = self.send("complete", "POST", "/v1/completions", {200, 503}, json=body)
+        if answer.status_code == 200 and answer.json()["choices"][0]["text"] != prompt:
+            self.faults.append(f"complete: another's answer: {answer.text[:300]}")
+
+    def respond(self) -> None:
+        """Ask for a response twice with one key, read it, delete it."""
+        body = {"model": BASE, "input": self.body()["messages"][0]["content"]}
+        options: dict[str, Any] = {"json": body, "headers": {"idempotency-key": secrets.token_hex(8)}}
+        made = self.send("respond", "POST", "/v1/responses", {200, 503}, **options)
+        if made.status_code == 200:
+            again = self.send("repeat", "POST", "/v1/responses", {200}, **options)
+            if again.json() != made.json():
+                self.faults.append(f"repeat: another response: {again.text[:300]}")
+            self.send("delete", "DELETE", f"/v1/responses/{made.json()['id']}", {200})
 
     def keep_file(self) -> None:
         """Upload, read back, delete."""
