@@ -32,6 +32,11 @@ DISCONNECTS = 100 if IS_FULL else 8
 OVERLOAD_S = 60.0 if IS_FULL else 3.0
 OVERLOAD_CLIENTS = 200 if IS_FULL else 60
 MESSAGES = [{"role": "user", "content": "hello there"}]
+ROUTES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("/v1/chat/completions", {"messages": MESSAGES}),
+    ("/v1/completions", {"prompt": "hello there"}),
+)
+"""What is relayed byte for byte, with what each route asks."""
 
 
 def wait_until(gateway: RunningGateway, status: int, patience_s: float = 20.0) -> float:
@@ -56,15 +61,16 @@ class Load:
 
 @contextmanager
 def under_load(gateway: RunningGateway, clients: int, pause_s: float = 0.02, **body: Any) -> Iterator[Load]:
-    """Have clients ask without end, every second one for a stream, for the time of the block."""
+    """Have clients ask both routes without end, every second one for a stream, for the time of the block."""
     load, stop = Load(), threading.Event()
 
     def ask(number: int) -> None:
-        request = {"model": (BASE, ALIAS)[number % 4 // 2], "messages": MESSAGES, "stream": bool(number % 2), **body}
+        path, asked = ROUTES[number % 8 // 4]
+        request = {"model": (BASE, ALIAS)[number % 4 // 2], **asked, "stream": bool(number % 2), **body}
         with httpx.Client(timeout=30) as client:
             while not stop.is_set():
                 start = time.monotonic()
-                answer = client.post(f"{gateway.url}/v1/chat/completions", json=request)
+                answer = client.post(f"{gateway.url}{path}", json=request)
                 load.answers.append((answer.status_code, answer.headers, answer.text, time.monotonic() - start))
                 time.sleep(pause_s)
 
@@ -157,11 +163,12 @@ def body(**changes: Any) -> dict[str, Any]:
 def test_s4_clients_that_go_away_free_vllm(tmp_path: Path, stream: bool) -> None:
     with running_gateway(tmp_path) as gateway:
         gateway.script(reply="word " * 2000, first_delay_s=0.0 if stream else 60.0, token_delay_s=0.05)
-        content = json.dumps(body(stream=stream)).encode()
         host, port = gateway.url.removeprefix("http://").split(":")
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
         clients = [socket.create_connection((host, int(port))) for _ in range(DISCONNECTS)]
-        for client in clients:
+        for number, client in enumerate(clients):
+            path, asked = ROUTES[number % 2]
+            content = json.dumps({"model": BASE, **asked, "max_tokens": 2000, "stream": stream}).encode()
+            head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
             client.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
         deadline = time.monotonic() + 20
         while gateway.state()["running"] < DISCONNECTS:
