@@ -1,9 +1,9 @@
-"""Run the full sets of the promises about kept data and hostile files: python scripts/prove_durability.py [ROW …].
+"""Run the full sets of the promises: python scripts/prove_durability.py [ROW …].
 
-Each row of ROWS is a promise of docs/durability.md with the tests that show it. What a row gave is kept in
-.cache/durability, so that a run that was stopped goes on with the next one; a row is run again when the code or a test
-has changed since. Ends with a table for docs/durability.md, and with 1 where a row failed, skipped a test or is still
-to be run. What was counted comes from the tests themselves (`record_property`).
+Each row of ROWS is a promise of docs/durability.md, or about serving of docs/benchmarks/promises.md, with the tests
+that show it. What a row gave is kept in .cache/durability, so that a run that was stopped goes on with the next one; a
+row is run again when the code or a test has changed since. Ends with a table for these pages, and with 1 where a row
+failed, skipped a test or is still to be run. What was counted comes from the tests themselves (`record_property`).
 """
 
 from core.offline import switch_offline
@@ -31,6 +31,8 @@ CODE = ("core", "retrieval", "scripts", "serve", "train", "tests", "locks")
 OTHER_STORE = "test_a_store_is_not_seen_from_another_and_does_not_move_its_scores"
 ERASURE = "tests/integration/test_retrieval_erasure.py"
 FULL_CHECKPOINT = "tests/integration/test_train_kill.py::test_a_full_disk_ends_a_run_that_goes_on_afterwards"
+FAULTS = "tests/integration/test_serve_faults.py"
+JOBS = "tests/integration/test_serve_jobs_kill.py"
 ROWS: dict[str, tuple[str, ...]] = {
     "D1": ("tests/integration/test_retrieval_kill.py",),
     "D2": ("tests/integration/test_uploads_kill.py",),
@@ -46,6 +48,19 @@ ROWS: dict[str, tuple[str, ...]] = {
     "H3": ("tests/integration/test_hostile_names.py",),
     "I2": (f"{ERASURE}::{OTHER_STORE}",),
     "I3": (ERASURE, "--deselect", f"{ERASURE}::{OTHER_STORE}"),
+    "S1": (f"{FAULTS}::test_s1_after_kill_9_under_load_it_is_503_and_then_works_again",),
+    "S2": (f"{FAULTS}::test_s2_a_death_in_a_stream_never_looks_like_an_end",),
+    "S3": (f"{FAULTS}::test_s3_one_that_hangs_is_504_then_not_ready_then_replaced",),
+    "S4": (f"{FAULTS}::test_s4_clients_that_go_away_free_vllm",),
+    "S5": (f"{FAULTS}::test_s5_too_many_requests_are_refused_and_nothing_else_suffers",),
+    "I1": ("tests/integration/test_serve_isolation.py",),
+    "A3": ("tests/integration/test_serve_repeats.py", "tests/integration/test_serve_response_repeats.py"),
+    "T3": (f"{JOBS}::test_kills_of_gateway_trainer_or_both",),
+    "T5": (f"{JOBS}::test_cancels_at_any_time",),
+    "T6": (f"{JOBS}::test_a_kill_between_two_states_leaves_one_of_them", "tests/unit/serve/test_adapter_check.py"),
+    "H4": ("tests/integration/test_serve_fuzz.py",),
+    "A4": ("tests/integration/test_serve_soak.py",),
+    "512MiB": ("tests/integration/test_serve_edges.py::test_a_large_upload_is_streamed_to_disk",),
 }
 
 
@@ -163,7 +178,7 @@ def render_table(rows: Iterable[str], code: str) -> str:
 
 def main() -> None:
     """Run the rows that are still to be run and print the table."""
-    parser = argparse.ArgumentParser(description="Run the full sets of the promises about kept data and hostile files.")
+    parser = argparse.ArgumentParser(description="Run the full sets of the promises.")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"which of {', '.join(ROWS)} (default: all)")
     parser.add_argument("--again", action="store_true", help="run them even where they have been shown")
     parser.add_argument("--show", action="store_true", help="print what there is and run nothing")

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -312,7 +312,9 @@ def test_hostile_grammars_are_refused_beside_a_normal_client(gateway: RunningGat
 # --- uploads
 
 
-def test_a_large_upload_is_streamed_to_disk(tmp_path: Path) -> None:
+def test_a_large_upload_is_streamed_to_disk(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     size = (512 if os.environ.get("LOAM_TEST_FULL") else 48) * 2**20
     piece = os.urandom(2**20)
     process, peak = psutil.Process(), 0
@@ -329,7 +331,11 @@ def test_a_large_upload_is_streamed_to_disk(tmp_path: Path) -> None:
     with running_gateway(tmp_path, max_file_bytes=size) as roomy:
         before = process.memory_info().rss
         headers = {"content-type": "multipart/form-data; boundary=b"}
+        start = time.monotonic()
         answer = httpx.post(f"{roomy.url}/v1/files", content=form(), headers=headers, timeout=300)
+        record_property("kept_on_disk_s", round(time.monotonic() - start, 1))
+        record_property("mib_uploaded", size // 2**20)
+        record_property("mib_of_memory_for_it", round((peak - before) / 2**20))
         assert answer.status_code == 200
         assert answer.json()["bytes"] == size
         assert peak - before < 24 * 2**20

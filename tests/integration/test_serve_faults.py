@@ -8,10 +8,9 @@ import os
 import random
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,7 +83,9 @@ def under_load(gateway: RunningGateway, clients: int, pause_s: float = 0.02, **b
             one.result()
 
 
-def test_s1_after_kill_9_under_load_it_is_503_and_then_works_again(tmp_path: Path) -> None:
+def test_s1_after_kill_9_under_load_it_is_503_and_then_works_again(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     slowest_s = 0.0
     with running_gateway(tmp_path) as gateway, under_load(gateway, 20) as load:
         for _ in range(KILLS):
@@ -103,13 +104,16 @@ def test_s1_after_kill_9_under_load_it_is_503_and_then_works_again(tmp_path: Pat
         elif headers["content-type"].startswith("text/event-stream"):
             assert text.endswith("data: [DONE]\n\n") != ('"code": "engine_unavailable"' in text)
     refused_s = [seconds for status, _, _, seconds in load.answers if status == 503]
-    sys.stdout.write(
-        f"{KILLS} kills, {len(load.answers)} answers: {len(refused_s)} of 503, the slowest after {max(refused_s):.2f} s; "
-        f"ready again after {slowest_s:.1f} s at most\n"
-    )
+    record_property("kills", KILLS)
+    record_property("answers", len(load.answers))
+    record_property("refused_with_503", len(refused_s))
+    record_property("slowest_503_s", round(max(refused_s), 3))
+    record_property("ready_again_s", round(slowest_s, 2))
 
 
-def test_s2_a_death_in_a_stream_never_looks_like_an_end(tmp_path: Path) -> None:
+def test_s2_a_death_in_a_stream_never_looks_like_an_end(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     seed = int(os.environ.get("LOAM_TEST_SEED", "7"))
     chance, slowest_s = random.Random(seed), 0.0
     with running_gateway(tmp_path) as gateway:
@@ -124,10 +128,13 @@ def test_s2_a_death_in_a_stream_never_looks_like_an_end(tmp_path: Path) -> None:
             last = json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))
             assert last["error"]["type"] == "server_error", f"seed {seed}"
             wait_until(gateway, 200)
-    sys.stdout.write(f"{DEATHS} deaths within a stream, seed {seed}: each answer was over after {slowest_s:.2f} s at most\n")
+    record_property("deaths_in_a_stream", DEATHS)
+    record_property("slowest_end_s", round(slowest_s, 2))
 
 
-def test_s3_one_that_hangs_is_504_then_not_ready_then_replaced(tmp_path: Path) -> None:
+def test_s3_one_that_hangs_is_504_then_not_ready_then_replaced(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     changes = {"canary_interval_s": 0.3, "canary_timeout_s": 0.5}
     with running_gateway(tmp_path, first_byte_timeout_s=1.0, answer_timeout_s=1.0, engine_changes=changes) as gateway:
         before = gateway.state()["pid"]
@@ -140,7 +147,9 @@ def test_s3_one_that_hangs_is_504_then_not_ready_then_replaced(tmp_path: Path) -
         unready_s = wait_until(gateway, 503)
         assert gateway.chat().status_code == 503
         wait_until(gateway, 200)
-        sys.stdout.write(f"504 after {waited_s:.2f} s of 1, not ready {unready_s:.1f} s later\n")
+        record_property("deadlines_of_1_second_kept", 1)
+        record_property("slowest_504_s", round(waited_s, 2))
+        record_property("not_ready_s", round(unready_s, 2))
         assert gateway.state()["pid"] != before
         assert gateway.chat(model=ALIAS).status_code == 200
 
@@ -160,7 +169,9 @@ def body(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_s4_clients_that_go_away_free_vllm(tmp_path: Path, stream: bool) -> None:
+def test_s4_clients_that_go_away_free_vllm(
+    tmp_path: Path, stream: bool, record_property: Callable[[str, object], None]
+) -> None:
     with running_gateway(tmp_path) as gateway:
         gateway.script(reply="word " * 2000, first_delay_s=0.0 if stream else 60.0, token_delay_s=0.05)
         host, port = gateway.url.removeprefix("http://").split(":")
@@ -181,12 +192,15 @@ def test_s4_clients_that_go_away_free_vllm(tmp_path: Path, stream: bool) -> None
         while gateway.state()["running"]:
             assert time.monotonic() - start < 2, "requests still run in vLLM although their clients have gone"
             time.sleep(0.02)
-        sys.stdout.write(f"{DISCONNECTS} clients left at once: vLLM was free after {time.monotonic() - start:.2f} s\n")
+        record_property("clients_that_left", DISCONNECTS)
+        record_property("freed_s", round(time.monotonic() - start, 2))
         assert gateway.state()["aborted"] == DISCONNECTS
         assert gateway.engine.server.in_flight == 0
 
 
-def test_s5_too_many_requests_are_refused_and_nothing_else_suffers(tmp_path: Path) -> None:
+def test_s5_too_many_requests_are_refused_and_nothing_else_suffers(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     with running_gateway(tmp_path, engine_changes={"max_in_flight": 8}) as gateway:
         gateway.script(first_delay_s=0.1)
         process = psutil.Process()
@@ -209,7 +223,7 @@ def test_s5_too_many_requests_are_refused_and_nothing_else_suffers(tmp_path: Pat
     assert {json.loads(text)["error"]["code"] for _, text in refused} == {"overloaded"}
     assert statuses.count(200) > 8
     assert grown_mib < 200
-    if IS_FULL:
-        p99_ms = sorted(healths)[int(len(healths) * 0.99)] * 1000
-        sys.stdout.write(f"{len(statuses)} answers, {statuses.count(503)} of 503\n")
-        sys.stdout.write(f"health p99 {p99_ms:.0f} ms, RSS +{grown_mib:.0f} MiB\n")
+    record_property("answers", len(statuses))
+    record_property("refused_with_503", statuses.count(503))
+    record_property("ninety_ninth_percentile_of_health_s", round(sorted(healths)[int(len(healths) * 0.99)], 3))
+    record_property("grown_mib", round(grown_mib))

@@ -10,7 +10,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,9 @@ def test_there_are_enough() -> None:
 
 
 @pytest.mark.parametrize("hostile", HOSTILE_REQUESTS, ids=lambda hostile: hostile.name)
-def test_a_hostile_request_is_answered_below_500(gateway: RunningGateway, hostile: HostileRequest) -> None:
+def test_a_hostile_request_is_answered_below_500(
+    gateway: RunningGateway, hostile: HostileRequest, record_property: Callable[[str, object], None]
+) -> None:
     status, body = send_raw(gateway.url, hostile)
     assert 200 <= status < 500
     if status >= 400 and hostile.method != "HEAD":
@@ -50,6 +52,7 @@ def test_a_hostile_request_is_answered_below_500(gateway: RunningGateway, hostil
         assert set(error) == {"message", "type", "param", "code"}
         assert b"Traceback" not in body
     assert httpx.get(f"{gateway.url}/health").status_code == 200
+    record_property("requests_written_by_hand", 1)
 
 
 def send_raw(url: str, hostile: HostileRequest) -> tuple[int, bytes]:
@@ -83,7 +86,9 @@ def is_whole(received: bytes, method: str) -> bool:
     return len(body) >= int(length.group(1)) if length else body.endswith(b"0\r\n\r\n")
 
 
-def test_generated_requests_are_answered_as_described(gateway: RunningGateway, tmp_path: Path) -> None:
+def test_generated_requests_are_answered_as_described(
+    gateway: RunningGateway, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     seed = int(os.environ.get("LOAM_TEST_SEED", random.SystemRandom().randrange(2**32)))
     sys.stdout.write(f"seed {seed}\n")
     command = [
@@ -100,6 +105,7 @@ def test_generated_requests_are_answered_as_described(gateway: RunningGateway, t
     assert run.returncode == 0, run.stdout[-10_000:]
     assert int(found.group(1).replace(",", "")) >= CASES
     answered = [request for request in gateway.state()["requests"] if "messages" in request]
-    sys.stdout.write(f"{len(answered)} chats came through to vLLM\n")
     assert len(answered) >= EXAMPLES // 10, "the requests that are made up hardly come further than the checks"
     assert httpx.get(f"{gateway.url}/health").status_code == 200
+    record_property("requests_generated", int(found.group(1).replace(",", "")))
+    record_property("chats_that_came_through_to_vllm", len(answered))

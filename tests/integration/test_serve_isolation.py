@@ -10,7 +10,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -339,8 +339,9 @@ CASES = list_cases()
 
 @pytest.mark.parametrize(("name", "chosen"), CASES)
 def test_each_kind_of_key_gets_what_it_may(
-    gateway: RunningGateway, owners: tuple[Owner, Owner], name: str, chosen: str | None
-) -> None:
+    gateway: RunningGateway, owners: tuple[Owner, Owner], name: str, chosen: str | None,
+    record_property: Callable[[str, object], None],
+) -> None:  # fmt: skip
     victim, other = owners
     victim.refill()
     kinds = OPERATIONS[name].ids
@@ -367,6 +368,7 @@ def test_each_kind_of_key_gets_what_it_may(
                 headers = {"authorization": f"Bearer {victim.token}"}
                 assert httpx.get(f"{gateway.url}{path}{victim.ids[kind]}", headers=headers).status_code == 200
     assert victim.ask(name, own, chosen).status_code == OPERATIONS[name].status
+    record_property("cases_of_the_matrix", 1)
 
 
 def test_lists_hold_ones_own_only(gateway: RunningGateway, owners: tuple[Owner, Owner]) -> None:
@@ -394,7 +396,9 @@ def test_a_job_starts_from_no_adapter_of_others(owners: tuple[Owner, Owner]) -> 
     assert answers[0][0] == 404
 
 
-def test_random_requests_of_three_owners_never_meet(gateway: RunningGateway) -> None:
+def test_random_requests_of_three_owners_never_meet(
+    gateway: RunningGateway, record_property: Callable[[str, object], None]
+) -> None:
     seed = int(os.environ.get("LOAM_TEST_SEED", random.SystemRandom().randrange(2**32)))
     sys.stdout.write(f"seed {seed}\n")
     chance = random.Random(seed)
@@ -424,3 +428,5 @@ def test_random_requests_of_three_owners_never_meet(gateway: RunningGateway) -> 
         if answer.status_code == 200 and name.startswith("DELETE"):
             asker.refill()
     assert met > RANDOM_STEPS / 4
+    record_property("random_requests", RANDOM_STEPS)
+    record_property("of_them_for_what_is_anothers", met)

@@ -119,7 +119,9 @@ def list_kills() -> list[str]:
     return ["gateway", "trainer", "both"] * (10 if IS_FULL else 1)
 
 
-def test_kills_of_gateway_trainer_or_both(server: WarmGateway, tmp_path: Path) -> None:
+def test_kills_of_gateway_trainer_or_both(
+    server: WarmGateway, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     chance = random.Random(SEED)
     sys.stdout.write(f"seed {SEED}\n")
     slowest_s = 0.0
@@ -145,12 +147,16 @@ def test_kills_of_gateway_trainer_or_both(server: WarmGateway, tmp_path: Path) -
         sys.stdout.write(f"{turn + 1}: {kind} killed, right again after {time.monotonic() - since:.1f} s at most\n")
     gateway.stop()
     assert slowest_s < RIGHT_WITHIN_S
+    record_property("kills", len(list_kills()))
+    record_property("right_again_s", round(slowest_s, 1))
 
 
 @pytest.mark.parametrize(
     "place", [*PLACES * (5 if IS_FULL else 0), *(() if IS_FULL else ("job.leased", "job.written"))]
 )
-def test_a_kill_between_two_states_leaves_one_of_them(server: WarmGateway, tmp_path: Path, place: str) -> None:
+def test_a_kill_between_two_states_leaves_one_of_them(
+    server: WarmGateway, tmp_path: Path, place: str, record_property: Callable[[str, object], None]
+) -> None:
     gateway = server.start_gateway(tmp_path, LOAM_TEST_BUILD="1", LOAM_FAILPOINT=place)
     assert gateway.wait_until_ready()
     with gateway.client() as client:
@@ -165,13 +171,16 @@ def test_a_kill_between_two_states_leaves_one_of_them(server: WarmGateway, tmp_p
     assert gateway.wait_until_ready()
     check_finished(gateway, job_id)
     gateway.stop()
+    record_property("kills_between_two_states", 1)
 
 
-def test_cancels_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancels_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
     chance = random.Random(SEED)
     sys.stdout.write(f"seed {SEED}\n")
     monkeypatch.setenv("LOAM_FAKE_TRAINER", json.dumps({"step_s": 0.05}))
-    slowest_s = 0.0
+    slowest_s, cancelled = 0.0, 0
     with running_gateway(tmp_path, trains=True) as gateway:
         client = gateway.client()
         for _ in range(50 if IS_FULL else 5):
@@ -185,7 +194,9 @@ def test_cancels_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
                 continue
             slowest_s = max(slowest_s, time.monotonic() - since)
             assert status == "cancelled"
+            cancelled += 1
             assert find_trainers(job_id) == []
             assert not [model for model in client.models.list() if job_id[6:14] in model.id]
-    sys.stdout.write(f"slowest cancel {slowest_s:.2f} s\n")
     assert slowest_s <= CANCELLED_WITHIN_S
+    record_property("cancelled", cancelled)
+    record_property("slowest_cancel_s", round(slowest_s, 2))

@@ -76,8 +76,9 @@ def count_batches(gateway: RunningGateway) -> int:
 
 @pytest.mark.parametrize("kind", ["files", "vector_stores", "files in them", "batches", "jobs"])
 def test_a_cut_answer_makes_no_second_object(
-    gateway: RunningGateway, proxy: CuttingProxy, cut_client: openai.OpenAI, kind: str
-) -> None:
+    gateway: RunningGateway, proxy: CuttingProxy, cut_client: openai.OpenAI, kind: str,
+    record_property: Callable[[str, object], None],
+) -> None:  # fmt: skip
     make, show = list_operations(cut_client)[kind]
     for turn in range(CUTS):
         before, batches, cut = set(show()), count_batches(gateway), proxy.was_cut
@@ -86,6 +87,7 @@ def test_a_cut_answer_makes_no_second_object(
         assert proxy.was_cut == cut + 1 + turn % 2
         assert count_batches(gateway) - batches == (kind == "batches")
         assert kind == "batches" or set(show()) - before == {made}
+    record_property("objects_with_a_cut_answer", CUTS)
 
 
 def test_the_same_twice_on_purpose_makes_two(gateway: RunningGateway) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +184,9 @@ def test_a_key_whose_client_left_is_free_again(gateway: RunningGateway) -> None:
 @pytest.mark.parametrize("model", [BASE, "desk"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_cut_answer_makes_no_second_response(
-    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch, model: str, stream: bool
-) -> None:
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch, model: str, stream: bool,
+    record_property: Callable[[str, object], None],
+) -> None:  # fmt: skip
     monkeypatch.setattr(_base_client, "INITIAL_RETRY_DELAY", 0.02)
     port = int(gateway.url.rpartition(":")[2])
     with cutting_proxy(port) as proxy, openai.OpenAI(
@@ -198,6 +199,7 @@ def test_a_cut_answer_makes_no_second_response(
             assert proxy.was_cut == cut + 1 + turn % 2
             assert count_responses(gateway) == rows + 1
             assert client.responses.retrieve(made.id).output_text == made.output_text
+    record_property("responses_with_a_cut_answer", CUTS)
 
 
 def test_the_same_twice_on_purpose_makes_two(gateway: RunningGateway) -> None:

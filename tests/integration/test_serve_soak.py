@@ -155,7 +155,9 @@ def take_stock(folder: Path) -> tuple[float, int, int]:
 
 
 @pytest.mark.timeout(SOAK_S + 300)
-def test_a_gateway_under_chaos_keeps_its_promises(tmp_path: Path) -> None:
+def test_a_gateway_under_chaos_keeps_its_promises(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     seed = int(os.environ.get("LOAM_TEST_SEED", random.SystemRandom().randrange(2**32)))
     sys.stdout.write(f"seed {seed}\n")
     stop = threading.Event()
@@ -188,6 +190,11 @@ def test_a_gateway_under_chaos_keeps_its_promises(tmp_path: Path) -> None:
     if SOAK_S >= 300:
         assert stocks[-1][0] < stocks[0][0] * 1.05
         assert stocks[-1][1] <= stocks[0][1] + 20
+    record_property("minutes_of_traffic", round(SOAK_S / 60, 1))
+    record_property("answers", seen.total())
+    record_property("kills", kills)
+    record_property("mib_at_first", round(stocks[0][0]))
+    record_property("mib_at_last", round(stocks[-1][0]))
 
 
 def watch(gateway: RunningGateway, chance: random.Random, folder: Path) -> list[tuple[float, int, int]]:

@@ -136,7 +136,9 @@ def test_a_good_one_passes(tmp_path: Path, base: BaseIdentity) -> None:
 
 
 @pytest.mark.parametrize("name", [*BEFORE, *AFTER])
-def test_each_hostile_one_is_refused_by_name(tmp_path: Path, base: BaseIdentity, name: str) -> None:
+def test_each_hostile_one_is_refused_by_name(
+    tmp_path: Path, base: BaseIdentity, name: str, record_property: Callable[[str, object], None]
+) -> None:
     folder = tmp_path / "adapter"
     write_adapter(folder, base)
     spoil, word = BEFORE.get(name) or AFTER[name]
@@ -144,6 +146,7 @@ def test_each_hostile_one_is_refused_by_name(tmp_path: Path, base: BaseIdentity,
     with pytest.raises(LoamError) as refused:
         seal_and_check(folder, base, is_sealed=name in BEFORE)
     assert word in refused.value.message
+    record_property("hostile_adapters", 1)
 
 
 def test_an_adapter_of_another_base_or_too_large_is_refused(tmp_path: Path, base: BaseIdentity) -> None:
