@@ -133,9 +133,17 @@ class Repeats:
         attempt = Attempt(asyncio.get_running_loop().create_future(), states=[state])
         self._attempts.pop(place, None)
         self._attempts[place] = attempt  # the last, as the newest
-        if len(self._attempts) > MAX_ATTEMPTS:
-            del self._attempts[next(iter(self._attempts))]
+        self._forget_old()
         return AttemptClaim(None, attempt, self._attempts, place)
+
+    def _forget_old(self) -> None:
+        """Drop the attempts that no retry is taken for any more, and the oldest of too many."""
+        oldest = time.monotonic() - RETRY_WINDOW_S
+        while self._attempts:
+            place, attempt = next(iter(self._attempts.items()))
+            if attempt.began_at > oldest and len(self._attempts) <= MAX_ATTEMPTS:
+                return
+            del self._attempts[place]
 
 
 class Claim(Protocol):
