@@ -6,6 +6,7 @@ OpenAI's body. Knows no route.
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +36,9 @@ OPEN_PATHS = frozenset({"/health", "/docs", "/openapi.json"})
 
 CONSOLE_PATH = "/console"
 """The page for people, answered without a key: it holds nothing, and asks with the key that is typed into it."""
+
+NAMED_FIRST = re.compile(r"(\w+)(?::| needs) ")
+"""How the fault of some fields together begins: with the name of one."""
 
 UPLOAD_PATH = "/v1/files"
 """Bodies of POSTs here are files: they are streamed to disk, and have a limit of their own."""
@@ -164,6 +168,10 @@ def describe_validation(error: RequestValidationError) -> InvalidRequest:
         return InvalidRequest(f"Unknown field {name!r}: it is not on the list of fields that are taken.", param=name)
     if fault["type"] == "json_invalid":
         return InvalidRequest(f"The body is not valid JSON: {fault.get('ctx', {}).get('error', '')}.")
+    if not path and fault["type"] == "value_error":
+        message = str(fault["ctx"]["error"])
+        named = NAMED_FIRST.match(message)
+        return InvalidRequest(f"{message}.", param=named[1] if named else None)
     if not path:
         return InvalidRequest(f"The body: {fault['msg']}. Send JSON with content-type application/json.")
     more = len(error.errors()) - 1

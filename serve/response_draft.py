@@ -224,7 +224,13 @@ def replay(body: dict[str, Any]) -> Iterator[Event]:
     Args:
         body: The response as it stays.
     """
-    unwritten = {"status": "in_progress", "completed_at": None, "incomplete_details": None, "output": [], "usage": None}
+    unwritten: dict[str, Any] = {
+        "status": "in_progress",
+        "completed_at": None,
+        "incomplete_details": None,
+        "output": [],
+        "usage": None,
+    }
     draft = ResponseDraft({**body, **unwritten})
     yield from draft.begin()
     for item in body["output"]:

@@ -15,9 +15,7 @@ MAX_PROMPT_TOKENS = 1_048_576
 """Of one prompt in token ids: past any context, so a sign of a mistake."""
 
 PromptText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
-TokenIds = Annotated[
-    list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)
-]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
 
 
 def pick_by_kind(value: Any) -> str:

@@ -67,8 +67,8 @@ def refuse_table(purpose: str, name: str) -> None:
     found = TABLES.get(PurePosixPath(name).suffix.lower())
     if purpose == "fine-tune" and found is not None:
         raise UnsupportedFile(
-            f"file: wanted JSON lines (.jsonl) for fine-tuning, found {found} ({name}). Write each row as one JSON object "
-            "on a line of its own, as docs/training-data.md shows. On the gateway's machine, python train/run.py "
-            "data.train=FILE reads CSV and Parquet as they are.",
+            f"file: wanted JSON lines (.jsonl) for fine-tuning, found {found} ({name}). Write each row as one JSON "
+            "object on a line of its own, as docs/training-data.md shows. On the gateway's machine, python "
+            "train/run.py data.train=FILE reads CSV and Parquet as they are.",
             param="file",
         )

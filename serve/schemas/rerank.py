@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag
 
-from serve.schemas.relayed import ModelName
 from serve.schemas.embeddings import InputText
+from serve.schemas.relayed import ModelName
 from serve.schemas.strict import StrictModel
 
 MAX_DOCUMENTS = 1000

@@ -266,12 +266,17 @@ def no_signals() -> Iterator[None]:
 
 @contextmanager
 def searching_gateway(
-    folder: Path, assistants: dict[str, AssistantConfig] | None = None, reranker: str | None = None
+    folder: Path,
+    assistants: dict[str, AssistantConfig] | None = None,
+    reranker: str | None = None,
+    api_key: str | None = None,
 ) -> Iterator[RunningGateway]:
     """Run the gateway over the real search of a data directory, with the hash embedder."""
     searcher = Searcher(DataDir(folder), search=SearchConfig(reranker=reranker), make_embedder=HashEmbedder)
     try:
-        with running_gateway(folder, assistants=assistants, stores=searcher, reranker=reranker) as running:
+        with running_gateway(
+            folder, assistants=assistants, stores=searcher, reranker=reranker, api_key=api_key
+        ) as running:
             yield running
     finally:
         searcher.close()

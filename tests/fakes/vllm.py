@@ -248,15 +248,19 @@ class FakeVllm:
             words, finish = cut([str(token + shift) for token in prompt], body.get("max_tokens") or DEFAULT_MAX_TOKENS)
             ids, tokens = [int(word) for word in words], [f"t{word}" for word in words]
             finish = "length" if len(tokens) == body.get("max_tokens") else finish
-        head = "" if not body.get("echo") else prompt if isinstance(prompt, str) else "".join(f"t{token}" for token in prompt)
+        head = (
+            ""
+            if not body.get("echo")
+            else prompt
+            if isinstance(prompt, str)
+            else "".join(f"t{token}" for token in prompt)
+        )
         logprobs = None if body.get("logprobs") is None else shape_logprobs(tokens)
         choice = {"index": index, "text": head + "".join(tokens), "logprobs": logprobs, "finish_reason": finish}
         choice |= {"stop_reason": None, "token_ids": ids if body.get("return_token_ids") else None}
         return choice, tokens
 
-    async def respond(
-        self, request: Request, body: dict[str, Any], answer: dict[str, Any], chunks: Chunks
-    ) -> Response:
+    async def respond(self, request: Request, body: dict[str, Any], answer: dict[str, Any], chunks: Chunks) -> Response:
         """Send an answer, streamed or whole, as scripted."""
         self.state.running += 1
         if self.script.is_hung:

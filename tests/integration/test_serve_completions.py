@@ -38,10 +38,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
 def plain_script(gateway: RunningGateway) -> None:
     """Let the fake behave before each test, and let it be ready again after one that killed it."""
     deadline = time.monotonic() + 15
-    while httpx.get(f"{gateway.url}/health").status_code != 200:
+    while True:
+        gateway.script()
+        if ask(gateway).status_code == 200:
+            return
         assert time.monotonic() < deadline, "the gateway did not become ready again"
         time.sleep(0.05)
-    gateway.script()
 
 
 def ask(gateway: RunningGateway, **body: Any) -> httpx.Response:
@@ -54,7 +56,8 @@ def read_chunks(stream: Any) -> list[Completion]:
     chunks: list[Completion] = list(stream)
     for chunk in chunks:
         filled = chunk.model_copy(deep=True)
-        for choice in filled.choices:
+        choices: list[Any] = list(filled.choices)
+        for choice in choices:
             choice.finish_reason = choice.finish_reason or "stop"
         check_answer(filled, Completion)
     return chunks
@@ -118,8 +121,10 @@ def test_a_token_called_usage_is_not_taken_for_the_usage(tmp_path: Path, stream:
     with running_gateway(tmp_path) as counted:  # log-probabilities have the model's own words as names
         counted.script(reply="usage")
         text = counted.post(PATH, {"model": BASE, "prompt": "a b", "stream": stream, "logprobs": 1}).text
-        assert '"usage": -0.5' in text
-        wanted = [f'loam_tokens_total{{kind="{kind}",model="{BASE}"}} {n}.0' for kind, n in (("prompt", 2), ("completion", 1))]
+        assert '"usage":-0.5' in text.replace(" ", "")
+        wanted = [
+            f'loam_tokens_total{{kind="{kind}",model="{BASE}"}} {n}.0' for kind, n in (("prompt", 2), ("completion", 1))
+        ]
         deadline = time.monotonic() + 5  # a stream is counted when its last byte has gone
         while not all(line in httpx.get(f"{counted.url}/metrics").text for line in wanted):
             assert time.monotonic() < deadline
@@ -139,23 +144,24 @@ def test_langchain_completes_texts(gateway: RunningGateway) -> None:
     from langchain_openai import OpenAI
 
     gateway.script(reply=" one two")
-    model = OpenAI(model=BASE, base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, temperature=0)  # type: ignore[arg-type]
+    model = OpenAI(model=BASE, base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, temperature=0)
     assert [one[0].text for one in model.generate(["a"] * 3).generations] == [" one two"] * 3
     assert "".join(model.stream("count:")) == " one two"
 
 
 # --- what is refused, and never reaches vLLM
 
+PROMPTS: list[Any] = [
+    "", [], [""], None, 7, {}, [[]], [-1], [2**31], [1.5], [True], ["a", 1], [[1], "a"], [1, [2]], [["a"]],
+    ["a"] * 33, [[1]] * 33,
+]  # fmt: skip
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     *(("n", {"n": value}) for value in (0, 17, 2**31, 2**63, -1, 1.5, "2", True)),
     *(("max_tokens", {"max_tokens": value}) for value in (0, -1, 2**31, 2**63, "5")),
     *(("logprobs", {"logprobs": value}) for value in (-1, 6, 2**31, True)),
     *(("best_of", {"best_of": value}) for value in (0, 2, 20, 2**31)),
     *(("temperature", {"temperature": value}) for value in (-0.1, 2.1, 1e308)),
-    *(("prompt", {"prompt": value}) for value in (
-        "", [], [""], None, 7, {}, [[]], [-1], [2**31], [1.5], [True], ["a", 1], [[1], "a"], [1, [2]], [["a"]],
-        ["a"] * 33, [[1]] * 33,
-    )),
+    *(("prompt", {"prompt": value}) for value in PROMPTS),
     ("prompt", {"prompt": ["a"] * 17, "n": 2}),
     ("echo", {"echo": True, "logprobs": 0}),
     ("suffix", {"suffix": "end"}),
@@ -172,7 +178,7 @@ def test_a_value_out_of_range_is_refused_at_once(gateway: RunningGateway) -> Non
         answer = ask(gateway, **change)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (400, "invalid_request"), change
-        assert param in (error["param"] or "") or param in error["message"], (change, error)
+        assert (error["param"] or "").partition(".")[0] == param, (change, error)
     assert len(gateway.state()["requests"]) == before
 
 
@@ -257,9 +263,9 @@ def test_a_client_that_goes_away_frees_vllm(gateway: RunningGateway) -> None:
     with httpx.stream("POST", f"{gateway.url}{PATH}", json=body) as answer:
         assert next(answer.iter_bytes())
         assert gateway.state()["running"] == 1
-    start = time.monotonic()
+    deadline = time.monotonic() + 5
     while gateway.state()["running"]:
-        assert time.monotonic() - start < 1, "the request still runs in vLLM a second after its client went away"
+        assert time.monotonic() < deadline, "the request still runs in vLLM although its client went away"
         time.sleep(0.02)
     assert gateway.state()["aborted"] == before + 1
 

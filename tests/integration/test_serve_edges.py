@@ -312,9 +312,7 @@ def test_hostile_grammars_are_refused_beside_a_normal_client(gateway: RunningGat
 # --- uploads
 
 
-def test_a_large_upload_is_streamed_to_disk(
-    tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_large_upload_is_streamed_to_disk(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     size = (512 if os.environ.get("LOAM_TEST_FULL") else 48) * 2**20
     piece = os.urandom(2**20)
     process, peak = psutil.Process(), 0

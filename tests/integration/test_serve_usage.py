@@ -1,4 +1,4 @@
-"""What answers take in tokens, counted for the quota of their key and for the metrics, also where they are broken off."""
+"""What answers take in tokens, counted for their key's quota and for the metrics, also where they are broken off."""
 
 import re
 import time
@@ -75,7 +75,7 @@ def respond(client: openai.OpenAI, model: str, *, stream: bool) -> Any:
 def test_a_responses_tokens_count_for_the_key_and_the_metrics(
     gateway: RunningGateway, client: openai.OpenAI, admin: str, model: str, stream: bool
 ) -> None:
-    gateway.script(reply="word " * LIMIT)
+    gateway.script(reply=" ".join(["word"] * LIMIT))
     before = read_tokens(gateway, admin, model)
     usage = respond(client, model, stream=stream).usage
     assert usage.output_tokens == LIMIT
@@ -118,7 +118,7 @@ def test_what_was_said_counts_although_the_client_leaves(
     before = read_tokens(gateway, admin, name)
     with open_stream(client, route, model) as stream:
         for number, _ in enumerate(stream):
-            if number == 12:
+            if number == 20:
                 break
     _, said = wait_for_tokens(gateway, admin, name, before)
-    assert 5 <= said < 400
+    assert 0 < said < 300
