@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 ACME = REPO / "examples" / "acme"
-ROWS = 60
+ROWS = 40
 """Of the example company's training chats: enough to change the model, few enough for minutes on two cores."""
 DOCUMENTS = (
     "returns-policy.md", "warranty-terms.docx", "brook-40-manual.pdf", "service-plan.html", "shipping-policy.md",
