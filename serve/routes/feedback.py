@@ -48,7 +48,7 @@ async def list_own_feedback(
     return shape_list([shape_feedback(one) for one in found], has_more=has_more)
 
 
-@router.get("/questions")
+@router.get("/questions", responses={200: {"content": {"application/x-ndjson": {}}}})
 async def get_questions(
     query: Annotated[QuestionsQuery, Query()], gateway: CurrentGateway, caller: CurrentCaller
 ) -> Response:

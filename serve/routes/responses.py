@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/responses", tags=["responses"], route_class=StrictRoute)
 
 
-@router.post("")
+@router.post("", responses={200: {"content": {"text/event-stream": {}}}})
 async def create_response(
     body: ResponseRequest, request: Request, gateway: CurrentGateway, caller: CurrentCaller
 ) -> Response:
