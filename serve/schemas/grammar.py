@@ -8,7 +8,7 @@ not know what the schema is for, nor compiles it.
 
 import re
 from collections.abc import Iterator
-from re import _constants, _parser  # type: ignore[attr-defined]
+from re import _constants, _parser  # type: ignore[attr-defined, unused-ignore]  # seen or not by what else is checked
 from typing import Any
 
 MAX_DEPTH = 64
