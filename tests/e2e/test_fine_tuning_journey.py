@@ -51,7 +51,7 @@ def client(data: DataDir) -> Iterator[openai.OpenAI]:
         f"gateway.port={port}",
         "model=smollm2_135m",
         "jobs.save_every=8",
-        "jobs.overrides=[trainer.samples=1]",
+        "jobs.overrides=['trainer.samples=1']",
     )
     url = f"http://127.0.0.1:{port}"
     try:
