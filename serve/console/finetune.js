@@ -175,12 +175,16 @@ function readBody({ base, suffix, valid, inputs }, checked) {
   return body;
 }
 
-/** Ask what a job will take, and show it; what was asked before is dropped. */
+/**
+ * Ask what a job will take, and show it; what was asked before is dropped. The old figures stay until the new ones are
+ * there: leaving a field by pressing the button below must not move that button away from under the pointer.
+ */
 async function estimateJob(body, place, form, estimating, left) {
   estimating.current?.abort();
   const asked = new AbortController();
   estimating.current = asked;
-  put(place, h("p", { class: "quiet" }, "Estimating memory and time … The job can be started meanwhile."));
+  if (!place.hasChildNodes()) put(place, h("p", { class: "quiet" }, "Estimating memory and time … The job can be started meanwhile."));
+  place.setAttribute("aria-busy", "true");
   try {
     const found = await call("POST", "loam/training_estimates", { body, signal: AbortSignal.any([asked.signal, left]) });
     for (const [name, value] of Object.entries(found.hyperparameters)) if (form.inputs[name]) form.inputs[name].placeholder = String(value);
@@ -188,6 +192,7 @@ async function estimateJob(body, place, form, estimating, left) {
   } catch (error) {
     if (error.name !== "AbortError") put(place, problem(error));
   }
+  if (estimating.current === asked) place.setAttribute("aria-busy", "false");
 }
 
 function drawEstimate({ steps, tokens, seconds, memory, hardware, fits, remedies, stops_engine: stopsEngine }) {
