@@ -37,6 +37,7 @@ from core.errors import ContractError, EngineUnavailable
 from core.layout import DataDir
 from core.logs import configure_logging
 from retrieval.config import Output
+from scripts.server_process import find_free_port
 
 REPO = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 120.0
@@ -312,14 +313,6 @@ def running(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def find_free_port() -> int:
-    """Return a port that nobody listens on."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

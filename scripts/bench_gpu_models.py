@@ -4,6 +4,7 @@ Speed does not depend on what the weights say, so nothing has to be downloaded. 
 """
 
 import random
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,6 +73,27 @@ def adapt(base: Any) -> Any:
             if "lora_B" in name:
                 nn.init.normal_(parameter, std=0.02)
     return adapted
+
+
+def write_adapters(base: Any, folder: Path, count: int, spread: float) -> list[Path]:
+    """Write adapters of rank RANK with random weights for a base; return their folders, `adapter-0` and on.
+
+    Args:
+        base: A frozen model; it carries an adapter afterwards.
+        folder: Where they go.
+        count: How many, each with weights of its own.
+        spread: Standard deviation of the half that starts at zero in training (lora_B).
+    """
+    adapted = adapt(base)
+    adapters = []
+    for number in range(count):
+        torch.manual_seed(number)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=spread)
+        adapters.append(folder / f"adapter-{number}")
+        adapted.save_pretrained(adapters[-1])
+    return adapters
 
 
 def pack_weights(base: Any, dtype: torch.dtype) -> None:

@@ -19,8 +19,9 @@ from typing import Any
 import httpx
 import torch
 
-from scripts.bench_gpu_models import RANK, adapt, make_base
+from scripts.bench_gpu_models import RANK, make_base, write_adapters
 from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, time_calls
+from scripts.server_process import find_free_port
 
 ADAPTERS = 8
 NEEDS = ("vllm", "httpx", "omegaconf")
@@ -87,16 +88,7 @@ def write_models(setting: Setting, folder: Path) -> tuple[Path, list[Path]]:
     model = folder / "random-llama"
     base.save_pretrained(model)
     make_chat_tokenizer(base.config.vocab_size).save_pretrained(model)
-    adapted = adapt(base)
-    adapters = []
-    for number in range(ADAPTERS):
-        torch.manual_seed(number)
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.02)
-        adapted.save_pretrained(folder / f"adapter-{number}")
-        adapters.append(folder / f"adapter-{number}")
-    return model, adapters
+    return model, write_adapters(base, folder, ADAPTERS, spread=0.02)
 
 
 def make_chat_tokenizer(vocabulary: int) -> Any:
@@ -205,7 +197,7 @@ async def _measure_gateway(setting: Setting, model: Path) -> list[Figure]:
     concurrency = setting.pick(64, 4)
     rounds, tokens = setting.pick((4, 128), (1, 8))
     (direct,) = await ask_engine(setting, model, [], [(["base"], concurrency)])
-    port = find_port()
+    port = find_free_port()
     program = Path(__file__).parent.parent / "serve" / "run.py"
     command = [sys.executable, str(program), "model=smollm2_135m", "adapters=[]", f"gateway.port={port}"]
     command.append(f"paths.data_dir={setting.data.root}")
@@ -223,15 +215,6 @@ async def _measure_gateway(setting: Setting, model: Path) -> list[Figure]:
         Figure(f"SmolLM2 through the gateway, {concurrency} at once", load.tokens_per_s, "tokens/s"),
         Figure("of what its engine alone gives", load.tokens_per_s / direct.tokens_per_s, "", "no significant loss"),
     ]
-
-
-def find_port() -> int:
-    """Return a port that is free now."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def wait_until_ready(

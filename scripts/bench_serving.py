@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import platform
+import statistics
 import sys
 import tempfile
 import time
@@ -36,16 +37,16 @@ from core.errors import ContractError, ModelNotFound
 from core.layout import DataDir
 from core.logs import configure_logging
 from retrieval.config import Output
-from scripts.bench_gateway import ModelChoice, find_free_port, running, wait_for
-from scripts.bench_gpu_models import RANK, adapt
+from scripts.bench_gateway import ModelChoice, running, wait_for
+from scripts.bench_gpu_models import RANK, write_adapters
 from scripts.bench_train import bootstrap
+from scripts.server_process import find_free_port
 from serve.engine import Engine
 from serve.engine_command import EngineConfig, build_command
 from serve.hardware import fill_engine_config
 from serve.model_server import Adapter
 
 REPO = Path(__file__).resolve().parent.parent
-BASE = "base"
 DIRECT, GATEWAY, ONE, ALL = "base", "base through the gateway", "one adapter", "all adapters"
 KEY_VARIABLE = "LOAM_ENGINE_KEY"
 
@@ -140,28 +141,18 @@ def main(composed: DictConfig) -> None:
         print_table(figures, f"{config.model.name}, {config.concurrency} chats at once ({machine})")
 
 
-def write_adapters(model: Path, folder: Path, count: int) -> list[Adapter]:
+def make_adapters(model: Path, folder: Path, count: int) -> list[Adapter]:
     """Write adapters with random weights for a base model."""
     from transformers import AutoModelForCausalLM
 
     base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     base.requires_grad_(False)
-    adapted = adapt(base)
-    adapters = []
-    for number in range(count):
-        torch.manual_seed(number)
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.01)
-        path = folder / f"adapter-{number}"
-        adapted.save_pretrained(path)
-        adapters.append(Adapter(path.name, path))
-    return adapters
+    return [Adapter(path.name, path) for path in write_adapters(base, folder, count, spread=0.01)]
 
 
 async def measure(config: BenchConfig, model: Path, folder: Path) -> dict[str, list[list[float]]]:
     """Return tokens a second of each turn, by arm and round."""
-    adapters = write_adapters(model, folder, config.adapters)
+    adapters = make_adapters(model, folder, config.adapters)
     settings = dataclasses.replace(fill_engine_config(EngineConfig()), max_loras=config.adapters, max_lora_rank=RANK)
     engine = Engine(settings, adapters, folder / "vllm.log")
     with ExitStack() as stack:
@@ -272,8 +263,7 @@ def judge(speeds: dict[str, list[list[float]]]) -> list[Figures]:
     lines = []
     for name, rounds in speeds.items():
         of_base = bootstrap([sum(turns) / whole for turns, whole in zip(rounds, base, strict=True)])
-        turns = sorted(itertools.chain.from_iterable(rounds))
-        middle = (turns[(len(turns) - 1) // 2] + turns[len(turns) // 2]) / 2
+        middle = statistics.median(itertools.chain.from_iterable(rounds))
         lines.append(Figures(name, round(middle, 1), *of_base))
     return lines
 

@@ -27,6 +27,7 @@ import openai
 from core.config import run_command
 from core.layout import write_json
 from core.logs import configure_logging
+from evaluation.metrics import holds_text
 from retrieval.beir import CorpusPassage, read_collection
 from scripts.calibrate_answers import DATA, K, Question, read_questions, spread
 from serve.citing import REFUSAL
@@ -158,8 +159,7 @@ def read_marks(response: Any) -> Iterator[int]:
 
 def holds(text: str, answers: Sequence[str]) -> bool:
     """Tell whether a text holds one of the accepted answers."""
-    folded = " ".join(text.casefold().split())
-    return any(" ".join(answer.casefold().split()) in folded for answer in answers)
+    return any(holds_text(text, answer) for answer in answers)
 
 
 def decline(answers: Sequence[Answer], threshold: float) -> float:

@@ -27,23 +27,16 @@ class BrokenCatalog(Catalog):
         raise self._error
 
 
-def ask(error: Exception, folder: Path) -> httpx.Response:
+def make_gateway(catalog: Any) -> Gateway:
+    """Return a gateway that has a catalogue and nothing else."""
     nothing = cast("Any", None)
-    gateway = Gateway(
-        nothing,
-        BrokenCatalog(error),
-        nothing,
-        nothing,
-        nothing,
-        nothing,
-        nothing,
-        None,
-        1.0,
-        1.0,
-        nothing,
-        nothing,
-        nothing,
+    return Gateway(
+        nothing, catalog, nothing, nothing, nothing, nothing, nothing, None, 1.0, 1.0, nothing, nothing, nothing
     )
+
+
+def ask(error: Exception, folder: Path) -> httpx.Response:
+    gateway = make_gateway(BrokenCatalog(error))
     database = open_database(folder / "loam.db")
     keys = KeyRing(database, None)
     app = build_app(gateway, keys, max_body_bytes=10, max_file_bytes=10)
@@ -104,22 +97,7 @@ def test_a_content_length_that_is_no_number_is_refused(length: str) -> None:
             sent.append(message)
 
         nothing = cast("Any", None)
-        gateway = Gateway(
-            nothing,
-            nothing,
-            nothing,
-            nothing,
-            nothing,
-            nothing,
-            nothing,
-            None,
-            1.0,
-            1.0,
-            nothing,
-            nothing,
-            nothing,
-        )
-        await Boundary(nothing, cast("KeyRing", None), Bounds(10, 10), gateway)(scope, receive, send)
+        await Boundary(nothing, cast("KeyRing", None), Bounds(10, 10), make_gateway(nothing))(scope, receive, send)
 
     asyncio.run(run())
     assert sent[0]["status"] == 400
