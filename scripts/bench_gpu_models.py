@@ -23,7 +23,7 @@ LLAMA_3B: dict[str, Any] = {
 """Of Llama-3.2-3B's config.json."""
 SMALL: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 320, "tie_word_embeddings": True,
+    "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 320, "tie_word_embeddings": True,
 }  # fmt: skip
 PACK_TOKENS = 2048
 RANK = 16
@@ -92,7 +92,7 @@ def write_adapters(base: Any, folder: Path, count: int, spread: float) -> list[P
             if "lora_B" in name:
                 nn.init.normal_(parameter, std=spread)
         adapters.append(folder / f"adapter-{number}")
-        adapted.save_pretrained(adapters[-1])
+        adapted.save_pretrained(adapters[-1], save_embedding_layers=False)  # none is trained; PEFT would look it up
     return adapters
 
 
