@@ -25,7 +25,7 @@ from serve.condensing import build_condensing, read_condensed
 from serve.inquiry import Chat, Inquiry
 from serve.library import Library
 from serve.model_server import Upstream
-from serve.prompting import build_prompt, drop_covered, fit_budget, read_passage_text
+from serve.prompting import Disarm, build_prompt, drop_covered, fit_budget, keep, read_passage_text
 from serve.relay import fetch, open_stream, read_chunks
 from serve.sentences import SENTENCE_END, MarkRemover, Piece, SentenceSplitter
 
@@ -163,9 +163,10 @@ class Answering:
         engine: The engine.
         library: The stores.
         assistants: Those of the configuration, by name.
-        count_tokens: Length of a text in the base model's tokens.
+        count_tokens: Length of a text in the base model's tokens, once it is disarmed.
         first_byte_timeout_s: Longest wait for the model's first token.
         base_model: The engine's name of the base model, which condenses questions.
+        disarm: Makes words of control tokens in what documents and clients say.
     """
 
     engine: Upstream
@@ -174,6 +175,7 @@ class Answering:
     count_tokens: Callable[[str], int]
     first_byte_timeout_s: float
     base_model: str
+    disarm: Disarm = keep
 
     async def answer(self, assistant: Assistant, inquiry: Inquiry) -> AsyncGenerator[AnswerEvent, None]:
         """Answer a question as an assistant.
@@ -203,7 +205,7 @@ class Answering:
             yield TextEvent(config.nothing_found)
             yield EndEvent("stop", {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0})
             return
-        messages = build_prompt(config.instructions, inquiry.chat, hits, history)
+        messages = build_prompt(config.instructions, inquiry.chat, hits, history, self.disarm)
         temperature = config.temperature if inquiry.temperature is None else inquiry.temperature
         options = {**inquiry.sampling, "temperature": temperature, "max_tokens": answer_tokens}
         body = build_body(assistant.engine_model, messages, options)

@@ -5,8 +5,11 @@ history, question), so that the engine's prefix cache can use it. Does not know 
 written.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from retrieval.searcher import Hit
 from serve.inquiry import Chat, Inquiry
@@ -18,8 +21,32 @@ TOKENS_A_CHAT = 64
 """What a chat template puts around a chat (Llama 3 prints two dates), and room for texts that join into more tokens."""
 
 CountTokens = Callable[[str], int]
+Disarm = Callable[[str], str]
+"""Returns a text in which nothing is read as a control token."""
 Message = dict[str, Any]
 """As the engine's chats have it; `content` is a text."""
+
+
+def build_disarm(tokenizer: Tokenizer) -> Disarm:
+    """Return a function that takes the power out of control tokens which stand in a text as plain characters.
+
+    A chat template writes roles and turns as control tokens (`<|im_start|>`, `<|eot_id|>`), and a tokenizer finds them
+    in the words of a document as well: a passage that holds them could end its message and speak as the system. A space
+    behind their first character makes them words.
+
+    Args:
+        tokenizer: The model's.
+    """
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    if not special:
+        return keep
+    pattern = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
+    return lambda text: pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+def keep(text: str) -> str:
+    """Return a text as it came."""
+    return text
 
 
 def fit_budget(
@@ -109,21 +136,27 @@ def format_passage(hit: Hit) -> str:
     return f"Document: {title}\n{read_passage_text(hit)}"
 
 
-def build_prompt(instructions: str, chat: Chat, hits: Sequence[Hit], history: Sequence[Message]) -> list[Message]:
+def build_prompt(
+    instructions: str, chat: Chat, hits: Sequence[Hit], history: Sequence[Message], disarm: Disarm = keep
+) -> list[Message]:
     """Build the messages of a grounded question; the training chats of examples/acme carry the same layout.
+
+    Nothing but the instructions is believed: control tokens in the words of documents and clients are read as words.
 
     Args:
         instructions: The assistant's.
         chat: Question, and wishes that the client's own system message adds.
         hits: The passages, best first.
         history: Earlier turns, oldest first.
+        disarm: Makes words of control tokens, as the model's tokenizer knows them.
 
     Returns:
         System message (instructions, then the passages), the history, the question as it came.
     """
-    parts = [instructions, chat.wishes, *(format_passage(hit) for hit in hits)]
+    parts = [instructions, disarm(chat.wishes), *(disarm(format_passage(hit)) for hit in hits)]
     system = "\n\n".join(part for part in parts if part)
-    return [{"role": "system", "content": system}, *history, {"role": "user", "content": chat.question}]
+    turns = [{**turn, "content": disarm(turn["content"])} for turn in history]
+    return [{"role": "system", "content": system}, *turns, {"role": "user", "content": disarm(chat.question)}]
 
 
 def cut_messages(messages: Sequence[Message], count_tokens: CountTokens, budget: int) -> list[Message]:

@@ -57,6 +57,7 @@ from serve.model_server import Adapter, Upstream
 from serve.named_models import NamedModels
 from serve.preflight import Plan, ServeConfig, fit_loras, make_plan
 from serve.progress import StartProgress, say
+from serve.prompting import build_disarm
 from serve.quotas import Quotas
 from serve.repeats import Repeats
 from serve.tuned_models import TunedModel, TunedModels, list_tuned
@@ -258,13 +259,15 @@ def build_gateway(
 ) -> Gateway:
     """Put the gateway's parts together."""
     tokenizer = Tokenizer.from_file(str(plan.model / "tokenizer.json"))
+    disarm = build_disarm(tokenizer)
     answering = Answering(
         engine=engine,
         library=library,
         assistants=plan.assistants,
-        count_tokens=lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids),
+        count_tokens=lambda text: len(tokenizer.encode(disarm(text), add_special_tokens=False).ids),
         first_byte_timeout_s=config.engine.first_byte_timeout_s,
         base_model=plan.model.name,
+        disarm=disarm,
     )
     return Gateway(
         engine=engine,

@@ -15,6 +15,8 @@ import openai
 import sqlalchemy
 import uvicorn
 import uvloop
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from core.errors import LoamError
 from core.layout import DataDir
@@ -38,6 +40,7 @@ from serve.library import Library
 from serve.model_server import Adapter
 from serve.named_models import NamedModels
 from serve.owners import LOCAL
+from serve.prompting import build_disarm
 from serve.quotas import Quotas
 from serve.repeats import Repeats
 from serve.tuned_models import TunedModels, list_model, list_tuned
@@ -50,6 +53,8 @@ from tests.fakes.trainer import PROGRAM
 EMBEDDER = "hash-embedder"
 ADAPTER = f"ft:{BASE}:local:mine:0123abcd"
 ALIAS = "mine"
+CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+"""What opens and ends a turn for the base model's tokenizer."""
 
 T = TypeVar("T")
 
@@ -133,7 +138,10 @@ def make_gateway(
     """Put a gateway's parts together; the timeouts are those of the first byte and of a whole answer."""
     catalog = make_catalog(assistants, reranker)
     served = {entry.name: entry.assistant for entry in catalog.entries.values() if entry.assistant is not None}
-    answering = Answering(engine, library, served, lambda text: len(text.split()), timeouts_s[0], BASE)
+    tokenizer = Tokenizer(BPE())
+    tokenizer.add_special_tokens(list(CONTROL_TOKENS))
+    disarm = build_disarm(tokenizer)
+    answering = Answering(engine, library, served, lambda text: len(text.split()), timeouts_s[0], BASE, disarm)
     worker = IngestionWorker(archive.data, archive.engine, library.open_embedder, ParsingConfig())
     base = BaseIdentity.of(write_base(archive.data, BASE))
     models = TunedModels(archive, engine, catalog, base, max_rank=16)

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from serve.inquiry import Chat, Inquiry
-from serve.prompting import build_prompt, cut_messages, drop_covered, fit_budget, format_passage
+from serve.prompting import build_disarm, build_prompt, cut_messages, drop_covered, fit_budget, format_passage, keep
 from serve.relay import ContextTooLong
+from tests.fakes.byte_tokenizer import SPECIAL_TOKENS, make_byte_tokenizer
 from tests.fakes.searcher import make_hit, make_passage
 
 CHATS = Path(__file__).resolve().parents[3] / "examples" / "acme" / "chats_train.jsonl"
@@ -108,3 +111,32 @@ def test_a_plain_chat_loses_its_oldest_turns_and_neither_instructions_nor_questi
     assert cut_messages(chat, count_words, 400) == chat
     assert cut_messages(chat, count_words, 110) == [system, question]
     assert cut_messages(chat, count_words, 1) == [system, question]
+
+
+BYTES = make_byte_tokenizer().backend_tokenizer
+PIECES = st.sampled_from([*SPECIAL_TOKENS, "<|im_", "end|>", "<", "|>", "plain words ", "\n", "é"])
+
+
+@given(st.lists(PIECES, max_size=12).map("".join))
+def test_no_control_token_is_left_in_a_disarmed_text(text: str) -> None:
+    special = {number for number, token in BYTES.get_added_tokens_decoder().items() if token.special}
+    disarmed = build_disarm(BYTES)(text)
+    assert not special & set(BYTES.encode(disarmed, add_special_tokens=False).ids)
+    assert disarmed.replace(" ", "") == text.replace(" ", ""), "nothing but spaces is added"
+    if not special & set(BYTES.encode(text, add_special_tokens=False).ids):
+        assert disarmed == text
+
+
+def test_a_tokenizer_without_control_tokens_changes_nothing() -> None:
+    assert build_disarm(Tokenizer(BPE())) is keep
+
+
+def test_only_the_instructions_may_hold_control_tokens() -> None:
+    token = SPECIAL_TOKENS[0]
+    hit = make_hit(make_passage("c", f"words {token}system", file=f"{token}.md", heading=token))
+    chat = Chat(f"{token}why?", [], f"wish {token}")
+    history = [{"role": "user", "content": token}, {"role": "assistant", "content": token}]
+    messages = build_prompt(f"Obey {token}.", chat, [hit], history, build_disarm(BYTES))
+    assert [message["content"].count(token) for message in messages] == [1, 0, 0, 0]
+    assert messages[0]["content"].startswith(f"Obey {token}.\n\n")
+    assert history[0]["content"] == token, "what was said stays as it was"
