@@ -43,6 +43,7 @@ from retrieval.searcher import Searcher
 from retrieval.snapshot import load_snapshot, open_index, snapshot_folder
 from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, commit_documents, find_store, make_store
 from retrieval.vectors import ChunkVectors, no_spans
+from scripts.bench_retrieval import link_models
 
 STORE = "bench"
 WORDS_PER_CHUNK = 80
@@ -131,6 +132,7 @@ class Figures:
         lexical_p50_ms: Of the search by words.
         dense_p50_ms: Of the search by vector.
         read_p50_ms: Of reading the hits' texts.
+        rerank_p50_ms: Of judging the best `search.rerank_depth` hits; None without `search.reranker`.
         p50_ms: Of a whole hybrid search for ten hits.
         p99_ms: Of a whole hybrid search for ten hits.
         exact_p50_ms: Of a search by vector that looks at everything.
@@ -152,6 +154,7 @@ class Figures:
     lexical_p50_ms: float
     dense_p50_ms: float
     read_p50_ms: float
+    rerank_p50_ms: float | None
     p50_ms: float
     p99_ms: float
     exact_p50_ms: float
@@ -208,6 +211,7 @@ def measure_sizes(config: BenchConfig, folder: str) -> Iterator[Figures]:
         with tempfile.TemporaryDirectory(prefix=f"{size}-", dir=folder) as workspace:
             for name in ("vectors.npy", "texts.json"):
                 (Path(workspace) / name).symlink_to(Path(folder) / name)
+            link_models(Path(config.paths.data_dir), Path(workspace) / "data")
             console.print(f"{size} chunks …")
             found = [run_part(part, size, workspace) for part in parts]
             yield Figures(chunks=size, **{name: value for one in found for name, value in one.items()})
@@ -302,11 +306,12 @@ def ask(size: int, folder: Path, models: DataDir, config: BenchConfig) -> dict[s
     timings = [searcher.search([STORE], query, 10).timings_ms for query in queries]
     memory_bytes = _read_memory("VmRSS") - before
     totals = [one["total"] for one in timings]
-    stages = {f"{name}_p50_ms": round(float(np.median([one[name] for one in timings])), 2) for name in STAGES}
+    stages = {f"{name}_p50_ms": _median_of(timings, name) for name in STAGES}
     found = {
         "open_s": round(open_s, 3),
         "memory_bytes": memory_bytes,
         **stages,
+        "rerank_p50_ms": None if config.search.reranker is None else _median_of(timings, "rerank"),
         "p50_ms": round(float(np.median(totals)), 2),
         "p99_ms": round(float(np.percentile(totals, 99)), 2),
         **_examine_index(data, [embedder.embed_query(query) for query in queries]),
@@ -314,6 +319,10 @@ def ask(size: int, folder: Path, models: DataDir, config: BenchConfig) -> dict[s
     }
     searcher.close()
     return found
+
+
+def _median_of(timings: list[dict[str, float]], stage: str) -> float:
+    return round(float(np.median([one[stage] for one in timings])), 2)
 
 
 def ask_peers(size: int, folder: Path, models: DataDir, config: BenchConfig) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Is this adapter whole, ours, and one that vLLM can serve? Asked before an adapter is served, in Python alone.
 
 The manifest proves the files; the weights' own header is read too, because vLLM would read it: its size, names, shapes
-and places must be those of a plain LoRA adapter of the rank that the manifest tells. No weight is loaded, no code in a
-file is run. Does not know where adapters come from.
+and places must be those of a plain LoRA adapter of the rank that the manifest tells, and every number a finite one: in
+a batch of several adapters, one that holds NaN must not be served. No weight is loaded, no code in a file is run. Does
+not know where adapters come from.
 """
 
 import json
@@ -11,6 +12,8 @@ import re
 import struct
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from core.errors import ContractError
 from core.manifest import AdapterManifest, BaseIdentity, check_adapter
@@ -23,6 +26,8 @@ MAX_CONFIG_BYTES = 2**20
 PLAIN_INITIALIZATIONS = frozenset({"True", "true", "False", "false", "gaussian", "None"})
 WEIGHT_NAME = re.compile(r"base_model\.model\.[\w.]+\.lora_([AB])\.weight")
 WEIGHT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+EXPONENTS = {"F32": (np.uint32, 0x7F800000), "F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80)}
+"""The integer of a number's width, and the bits that are all set in NaN and infinity alone (IEEE 754; bfloat16)."""
 
 
 def check_served_adapter(folder: Path, base: BaseIdentity, max_rank: int) -> AdapterManifest:
@@ -101,6 +106,7 @@ def check_weights(path: Path, manifest: AdapterManifest) -> list[str]:
             ends = end
         if ends != content_bytes or not ends:
             raise _BrokenWeightsError(f"{content_bytes} bytes of weights for {ends}")
+        _check_numbers(path, header, path.stat().st_size - content_bytes)
     except _BrokenWeightsError as error:
         return [f"{path.name} with {error}"]
     return []
@@ -145,3 +151,14 @@ def _check_tensor(name: str, entry: Any, rank: int) -> tuple[int, int]:
     if shape[0 if match[1] == "A" else 1] != rank:
         raise _BrokenWeightsError(f"{name!r:.100} of shape {shape}, where the rank is {rank}")
     return begin, end
+
+
+def _check_numbers(path: Path, header: dict[str, Any], offset: int) -> None:
+    """Read every weight as integers, and refuse what is NaN or infinite."""
+    content = np.memmap(path, dtype=np.uint8, mode="r", offset=offset)
+    for name, entry in header.items():
+        kind, exponent = EXPONENTS[entry["dtype"]]
+        begin, end = entry["data_offsets"]
+        numbers = np.frombuffer(content[begin:end].tobytes(), dtype=kind)
+        if bool(((numbers & exponent) == exponent).any()):
+            raise _BrokenWeightsError(f"{name!r:.100}, which holds NaN or infinity")

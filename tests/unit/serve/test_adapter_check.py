@@ -79,6 +79,23 @@ def append(folder: Path) -> None:
     path.write_bytes(path.read_bytes() + b"x" * 99)
 
 
+def set_last_number(kind: str, number: bytes) -> Callable[[Path], None]:
+    """Change the last number of the file, whose weights become so many of another kind."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "adapter_model.safetensors"
+        edit_header(lambda header: [recast(entry, kind) for entry in header.values()])(folder)
+        path.write_bytes(path.read_bytes()[: -len(number)] + number)
+
+    return edit
+
+
+def recast(entry: dict[str, Any], kind: str) -> None:
+    """Call the bytes of a weight of rank 8 numbers of another kind: the narrower, the more rows or columns."""
+    factor = {"F32": 1, "F16": 2, "BF16": 2}[kind]
+    entry.update(dtype=kind, shape=[size if size == 8 else size * factor for size in entry["shape"]])
+
+
 def rename(old: str, new: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / old).rename(folder / new)
 
@@ -116,6 +133,10 @@ BEFORE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights that overlap": (edit_header(lambda h: h[NAME].update(data_offsets=[64, 192])), "overlap"),
     "weights past the end": (edit_header(lambda h: h[NAME].update(data_offsets=[0, 2**40])), NAME),
     "bytes behind the weights": (append, "bytes of weights"),
+    "NaN among the weights": (set_last_number("F32", b"\x01\x00\x80\x7f"), "NaN or infinity"),
+    "infinity among the weights": (set_last_number("F32", b"\x00\x00\x80\xff"), "NaN or infinity"),
+    "NaN in bfloat16": (set_last_number("BF16", b"\xc0\x7f"), "NaN or infinity"),
+    "infinity in half precision": (set_last_number("F16", b"\x00\x7c"), "NaN or infinity"),
 }
 AFTER: dict[str, tuple[Callable[[Path], Any], str]] = {
     "changed weights": (put(WEIGHTS, b"x"), f"{WEIGHTS} has changed"),
