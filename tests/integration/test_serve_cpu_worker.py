@@ -20,7 +20,11 @@ slots, rank, width, outs = 3, 4, 8, (6, 10)
 lora_a = tuple(torch.randn(slots, 1, rank, width) for _ in outs)
 lora_b = tuple(torch.randn(slots, 1, out, rank) for out in outs)
 results = {}
-for name, tokens in {"mixed": [1, 1, 0, 2, 2, 2, 1], "none": [0, 0, 0], "one": [3], "ends": [0, 2, 0]}.items():
+cases = {
+    "mixed": [1, 1, 0, 2, 2, 2, 1], "none": [0, 0, 0], "one": [3], "ends": [0, 2, 0],
+    "long": [1] * 20 + [2] * 9 + [3], "last slot unused": [2, 1, 0, 2, 1],
+}
+for name, tokens in cases.items():
     x, base = torch.randn(len(tokens), width), torch.randn(len(tokens), sum(outs))
     wrappers = [kind(64, 8, "cpu") for kind in (GroupedLora, PunicaWrapperCPU)]
     ours, theirs = base.clone(), base.clone()
@@ -41,6 +45,7 @@ for name, tokens in {"mixed": [1, 1, 0, 2, 2, 2, 1], "none": [0, 0, 0], "one": [
         "bare_changed_by_vllm": float((theirs - base)[bare].abs().max()) if bare else 0.0,
         "bare_changed": float((ours - base)[bare].abs().max()) if bare else 0.0,
         "segments": find_segments(wrappers[0].token_lora_indices),
+        "is_mixed": wrappers[0]._owners is not None,
     }
 half = torch.zeros(2, 6, dtype=torch.bfloat16)
 add_grouped_lora(half, torch.ones(2, 8), (lora_a[0].bfloat16(),), (lora_b[0].bfloat16(),), 0.5, (6,), [(0, 1, 2)])
@@ -62,7 +67,7 @@ def results() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["mixed", "none", "one", "ends"])
+@pytest.mark.parametrize("name", ["mixed", "none", "one", "ends", "long", "last slot unused"])
 def test_it_is_the_formula_and_what_vllm_computes(results: dict[str, Any], name: str) -> None:
     assert results[name]["formula"] < 1e-4
     assert results[name]["vllm"] < 1e-4
@@ -76,6 +81,11 @@ def test_a_token_without_an_adapter_is_left_alone(results: dict[str, Any]) -> No
 def test_runs_of_one_adapter_are_one_segment(results: dict[str, Any]) -> None:
     assert results["mixed"]["segments"] == [[0, 0, 2], [1, 3, 6], [0, 6, 7]]
     assert results["ends"]["segments"] == [[1, 1, 2]]
+
+
+def test_many_short_runs_are_computed_at_once(results: dict[str, Any]) -> None:
+    mixed = ["mixed", "last slot unused"]
+    assert [name for name in results if results[name].get("is_mixed")] == mixed
 
 
 def test_half_precision_scale_and_rows(results: dict[str, Any]) -> None:

@@ -82,9 +82,13 @@ def append(folder: Path) -> None:
 def set_last_number(kind: str, number: bytes) -> Callable[[Path], None]:
     """Change the last number of the file, whose weights become so many of another kind."""
 
+    def recast_all(header: dict[str, Any]) -> None:
+        for entry in header.values():
+            recast(entry, kind)
+
     def edit(folder: Path) -> None:
         path = folder / "adapter_model.safetensors"
-        edit_header(lambda header: [recast(entry, kind) for entry in header.values()])(folder)
+        edit_header(recast_all)(folder)
         path.write_bytes(path.read_bytes()[: -len(number)] + number)
 
     return edit
