@@ -82,6 +82,7 @@ class BenchConfig:
     Attributes:
         sizes: Chunks of each store.
         source: Retrieval set whose passages and queries are taken.
+        words: Of each chunk; 80 are about 109 of the embedder's tokens, 74 about 100.
         queries: Real questions that are asked.
         peer_sizes: Sizes at which LangChain's ensemble of BM25 and Chroma is asked too, over the same chunks.
         peers_python: The Python that has LangChain (`make bench-peers`).
@@ -96,6 +97,7 @@ class BenchConfig:
 
     sizes: list[int] = field(default_factory=lambda: [1000, 10_000, 50_000, 200_000, 1_000_000])
     source: str = "../shared/data/squad_dev_a"
+    words: int = WORDS_PER_CHUNK
     queries: int = 100
     peer_sizes: list[int] = field(default_factory=list)
     peers_python: str = ".venv-peers/bin/python"
@@ -112,7 +114,7 @@ class BenchConfig:
         ranges: dict[str, tuple[float | None, float, float]] = {
             f"sizes[{place}]": (size, 100, 10_000_000) for place, size in enumerate(self.sizes)
         }
-        check_ranges("bench_index", {**ranges, "queries": (self.queries, 1, 10_000)})
+        check_ranges("bench_index", {**ranges, "words": (self.words, 1, 400), "queries": (self.queries, 1, 10_000)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,8 @@ def prepare(folder: Path, config: BenchConfig, embedder: SentenceEmbedder) -> No
     np.save(folder / "vectors.npy", embedder.embed_windows(texts), allow_pickle=False)
     identity = asdict(embedder.identity)
     words = " ".join(texts).split()
-    (folder / "texts.json").write_text(json.dumps({"words": words, "queries": queries, "embedder": identity}))
+    made_of = {"words": words, "words_per_chunk": config.words, "queries": queries, "embedder": identity}
+    (folder / "texts.json").write_text(json.dumps(made_of))
 
 
 def measure_sizes(config: BenchConfig, folder: str) -> Iterator[Figures]:
@@ -238,14 +241,15 @@ def run_part(part: Part, size: int, workspace: str) -> dict[str, Any]:
 def make_chunks(size: int, folder: Path, first: int = 1) -> Iterator[NewChunk]:
     """Yield synthetic chunks, the same ones every time."""
     vectors = np.load(folder / "vectors.npy", allow_pickle=False)
-    words = np.array(json.loads((folder / "texts.json").read_text())["words"])
+    made_of = json.loads((folder / "texts.json").read_text())
+    words, length = np.array(made_of["words"]), made_of["words_per_chunk"]
     for start in range(first, first + size, BATCH):
         chance = np.random.default_rng(start)
         count = min(BATCH, first + size - start)
         noise = chance.standard_normal((count, vectors.shape[1]), dtype=np.float32)
         noise *= JITTER / np.sqrt(vectors.shape[1])
         rows = normalise_rows(vectors[chance.integers(len(vectors), size=count)] + noise)
-        texts = words[chance.integers(len(words), size=(count, WORDS_PER_CHUNK))].tolist()
+        texts = words[chance.integers(len(words), size=(count, length))].tolist()
         for place, drawn in enumerate(texts):
             text = f"{' '.join(drawn)} item{start + place}"
             chunk_vectors = ChunkVectors(rows[place : place + 1], no_spans(rows.shape[1]))
