@@ -13,6 +13,7 @@ switch_offline()
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -178,6 +179,7 @@ async def serve(
         scheme = "https" if config.gateway.tls_cert else "http"
         worker.start()
         await jobs.start()
+        settle_memory()
         progress.end(f"ready        {scheme}://{host}:{port}/v1  (Ctrl-C stops it)")
         say(f"console      {scheme}://{host}:{port}/console")
         await listen(app, config, plan, stop)
@@ -189,6 +191,16 @@ async def serve(
         await engine.stop()
         library.close()
         say("stopped")
+
+
+def settle_memory() -> None:
+    """Take what the start has made out of the garbage collector's sight: it lives as long as the program.
+
+    A full collection looks at every object there is. Beside an embedder these are 700,000, and nobody is answered for
+    the third of a second that looking at them takes.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def restore_models(plan: Plan, tuned: list[TunedModel], archive: Archive, engine: Upstream) -> TunedModels:

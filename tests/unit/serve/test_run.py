@@ -1,11 +1,12 @@
 """The program's own parts: work that a signal ends."""
 
 import asyncio
+import gc
 
 import pytest
 
 from core.errors import EngineUnavailable
-from serve.run import finish_unless_stopped
+from serve.run import finish_unless_stopped, settle_memory
 
 
 def test_work_is_finished_or_stopped_and_its_faults_are_seen() -> None:
@@ -31,3 +32,13 @@ async def linger(ended: list[str]) -> None:
         await asyncio.sleep(60)
     finally:
         ended.append("cancelled")
+
+
+def test_what_the_start_has_made_is_not_looked_at_again() -> None:
+    kept = [[number] for number in range(10_000)]
+    try:
+        settle_memory()
+        assert gc.get_freeze_count() >= len(kept)
+        assert not {id(one) for one in gc.get_objects()} & {id(one) for one in kept}
+    finally:
+        gc.unfreeze()
