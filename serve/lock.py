@@ -9,6 +9,17 @@ from core.lock import hold_lock
 LOCK_NAME = "gateway.lock"
 
 
+def refuse_second(root: Path) -> None:
+    """Refuse a data directory that a gateway holds now; makes nothing. Whoever goes on still has to lock it.
+
+    Raises:
+        Conflict: Another gateway holds the lock; its process id is named.
+    """
+    if (root / LOCK_NAME).is_file():
+        with lock_data_dir(root):
+            pass
+
+
 def lock_data_dir(root: Path) -> AbstractContextManager[None]:
     """Hold the lock of a data directory until the block or the process ends.
 

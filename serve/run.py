@@ -11,26 +11,45 @@ from core.offline import switch_offline
 
 switch_offline()
 
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from core.config import load_config, run_app
+from serve.lock import lock_data_dir, refuse_second
+
+
+def run_alone(composed: DictConfig) -> None:
+    """Refuse a second gateway at once, and import the rest of this file only then: that takes a second or more."""
+    data_dir = composed.paths.data_dir
+    if isinstance(data_dir, str):  # else `main` says what is wrong with it
+        refuse_second(Path(data_dir))
+    from serve.run import main
+
+    main(composed)
+
+
+if __name__ == "__main__":
+    run_app("serve", run_alone)
+    sys.exit()
+
 import asyncio
 import dataclasses
 import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from omegaconf import DictConfig
 from tokenizers import Tokenizer
 
-from core.config import load_config, run_app
 from core.errors import LoamError
 from core.layout import DataDir
 from core.logs import configure_logging
@@ -52,7 +71,6 @@ from serve.job_command import decide_gpu
 from serve.job_runner import JobRunner
 from serve.keys import KeyRing
 from serve.library import Library
-from serve.lock import lock_data_dir
 from serve.metrics import Metrics
 from serve.model_server import Adapter, Upstream
 from serve.named_models import NamedModels
@@ -330,7 +348,3 @@ async def listen(app: FastAPI, config: ServeConfig, plan: Plan, stop: asyncio.Ev
     stopping.cancel()
     server.should_exit = True
     await serving
-
-
-if __name__ == "__main__":
-    run_app("serve", main)

@@ -94,7 +94,7 @@ def test_one_that_was_killed_blocks_nobody(
 def test_a_second_gateway_ends_with_the_firsts_id(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    command = [sys.executable, "serve/run.py", f"paths.data_dir={tmp_path}"]
+    command = [sys.executable, "-X", "importtime", "serve/run.py", f"paths.data_dir={tmp_path}"]
     with start(tmp_path) as first:
         release(first)
         assert read_line(first) == "held"
@@ -104,4 +104,7 @@ def test_a_second_gateway_ends_with_the_firsts_id(
     assert second.returncode == Conflict.exit_code
     assert f"process {first.pid}" in second.stderr
     assert "Stop it first" in second.stderr
+    imported = {line.rpartition("|")[2].strip() for line in second.stderr.splitlines() if "import time:" in line}
+    assert "omegaconf" in imported
+    assert imported.isdisjoint({"fastapi", "uvicorn", "sqlalchemy", "faiss", "numpy", "tokenizers"})  # seconds of them
     record_property("gateway_refused_with_its_imports_after_s", round(seconds, 2))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import Conflict
-from serve.lock import LOCK_NAME, lock_data_dir
+from serve.lock import LOCK_NAME, lock_data_dir, refuse_second
 
 HOLDER = """
 import sys, time
@@ -41,3 +41,13 @@ def test_a_second_one_is_refused_with_the_first_ones_id_until_it_is_killed(tmp_p
 def test_it_makes_the_directory(tmp_path: Path) -> None:
     with lock_data_dir(tmp_path / "new" / "data"):
         assert (tmp_path / "new" / "data" / LOCK_NAME).read_text() == f"{os.getpid()}\n"
+
+
+def test_a_second_one_is_refused_before_it_makes_anything(tmp_path: Path) -> None:
+    refuse_second(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    with lock_data_dir(tmp_path), pytest.raises(Conflict, match=f"process {os.getpid()}"):
+        refuse_second(tmp_path)
+    refuse_second(tmp_path)  # the lock's file stays, its holder has gone
+    with lock_data_dir(tmp_path):
+        pass
