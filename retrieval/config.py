@@ -177,7 +177,8 @@ class SearchConfig:
         reranker: Name of a cross-encoder's folder under models/; null: none.
         rerank_depth: Fused chunks that the reranker reads.
         rerank_weight: Share of the reranker's probability in the final score, 0 to 1; the fused score has the rest.
-            Null: what the reranker was trained for, 0.3 where it does not say.
+            Null: what the reranker was trained for, 0.3 where it does not say. Where a reranker has learned that what is
+            like the best hit counts, it does with any weight but 0.
         min_score: Least that a hit must have of what can be compared between queries: the reranker's probability where
             there is one, else the cosine of its best span. Where no chunk has it, nothing is found. Null: no threshold.
         mmr_lambda: Relevance against variety among the hits, 1 (relevance alone) to 0; null: off.

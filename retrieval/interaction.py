@@ -28,6 +28,19 @@ HALF_STRETCH = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reranker makes of some passages.
+
+    Attributes:
+        scores: (passages,) float32, 0 to 1.
+        means: (passages, dimension) float32, unit rows: products are cosines; (passages, 0) where no likeness counts.
+    """
+
+    scores: NDArray[np.float32]
+    means: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class Weighting:
     """What was learned about tokens and rankings.
 
@@ -88,6 +101,8 @@ def mix_scores(
 ) -> NDArray[np.float32]:
     """Return (passages,) float32 final scores, 0 to 1.
 
+    A reranker with no share has nothing to say of likeness either: then the fused scores stay as they are.
+
     Args:
         fused: (passages,) of the hybrid search.
         reranked: (passages,) of the reranker.
@@ -96,7 +111,7 @@ def mix_scores(
         feedback: Share of the likeness to the best hit in the rest.
     """
     plain = (1 - weight) * fused + weight * reranked
-    if not feedback or len(plain) < 2:
+    if not weight or not feedback or len(plain) < 2:
         return plain.astype(np.float32)
     first, second = np.argsort(-plain, kind="stable")[:2]
     near = likeness[first].copy()

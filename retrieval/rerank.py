@@ -34,7 +34,7 @@ from retrieval.embedding import (
     wants_cuda,
 )
 from retrieval.encoder import compile_forward, pick_engine
-from retrieval.interaction import Weighting, mix_scores, read_weighting, score_evenly, score_stretches
+from retrieval.interaction import Reading, Weighting, mix_scores, read_weighting, score_evenly, score_stretches
 
 BATCH_SIZES = {"cuda": 64, "cpu": 8}
 """Pairs at once, sorted by length: on a CPU few, so that short ones are not padded to the longest."""
@@ -102,6 +102,11 @@ class Reranker:
             return configured
         return DEFAULT_RERANK_WEIGHT if self._weighting is None else self._weighting.rerank_weight
 
+    @property
+    def feedback(self) -> float:
+        """Share of the likeness to the best hit in what the reranker leaves of a score; 0 where none was learned."""
+        return 0.0 if self._weighting is None or not self._is_late else self._weighting.feedback
+
     def take_weighting(self, weighting: Weighting) -> None:
         """Score by other weights of tokens from here on: for whoever learns them."""
         self._weighting = weighting
@@ -168,23 +173,27 @@ class Reranker:
             query: Free text.
             passages: Heading and text of each.
             fused: (passages,) scores of the search.
-            weight: Share of the reranker's score; None: as it was trained for, with the likeness to the best hit.
+            weight: Share of the reranker's score; None: as it was trained for. The likeness to the best hit has the
+                share that was learned, unless the weight is 0.
 
         Returns:
             (passages,) float32 final scores, and those of the reranker alone.
         """
-        reranked = self.score(query, passages)
+        reading = self.read(query, passages)
+        likeness = reading.means @ reading.means.T
         share = self.settle_weight(weight)
-        if weight is None and self._weighting is not None and self._weighting.feedback and self._is_late:
-            likeness = self.compare(passages)
-            return mix_scores(fused, reranked, likeness, share, self._weighting.feedback), reranked
-        return np.asarray((1 - share) * fused + share * reranked, dtype=np.float32), reranked
+        return mix_scores(fused, reading.scores, likeness, share, self.feedback), reading.scores
 
-    def compare(self, passages: Sequence[tuple[str | None, str]]) -> NDArray[np.float32]:
-        """Return (passages, passages) float32: cosines of their mean token vectors; late interaction only."""
+    def read(self, query: str, passages: Sequence[tuple[str | None, str]]) -> Reading:
+        """Score passages, and tell which are alike where that was found to count."""
+        scores = self.score(query, passages)
+        has_likeness = self.feedback > 0 and len(passages) > 0
+        return Reading(scores, self.average(passages) if has_likeness else np.zeros((len(passages), 0), np.float32))
+
+    def average(self, passages: Sequence[tuple[str | None, str]]) -> NDArray[np.float32]:
+        """Return (passages, dimension) float32, unit rows: the means of their token vectors; late interaction only."""
         means = [np.concatenate(windows).astype(np.float32).sum(axis=0) for windows in self._read_passages(passages)]
-        rows = normalise_rows(np.stack(means))
-        return rows @ rows.T
+        return normalise_rows(np.stack(means))
 
     def _compare(self, query: str, windows: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return (windows,) float32: how near each comes to the query's tokens."""

@@ -249,12 +249,13 @@ def run_tune(config: RetrievalConfig) -> None:
                 for text in texts:
                     found.append(searcher.gather(store_name, text))
                     progress("searching", len(found), len(texts))
-                rerank, search = None, config.search
+                rerank, search, feedback = None, config.search, 0.0
                 if search.reranker is not None:
                     reranker = Reranker(data.model(search.reranker), config.embedder)
                     search = replace(search, rerank_weight=reranker.settle_weight(search.rerank_weight))
+                    feedback = reranker.feedback
                     rerank = lambda place, numbers: searcher.rerank(texts[place], numbers)  # noqa: E731
-                report = tune(labels, found, search, rerank, progress)
+                report = tune(labels, found, search, rerank, progress, feedback=feedback)
         finally:
             searcher.close()
         if report.is_better:

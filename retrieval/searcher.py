@@ -29,6 +29,7 @@ from retrieval.erasure import erase_deleted
 from retrieval.filters import Filter, select_chunks
 from retrieval.fusion import ScoredChunks, order_chunks
 from retrieval.indexes import StoreIndexes
+from retrieval.interaction import Reading
 from retrieval.lexical import pick_best, score_lexical
 from retrieval.ranking import AS_CONFIGURED, Ranking
 from retrieval.rerank import Reranker
@@ -244,15 +245,17 @@ class Searcher:
         vector = self._embedder.embed_query(query)
         return self._find_candidates(index, query, vector, self._config.candidates, _Stopwatch(), None)
 
-    def rerank(self, query: str, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the reranker's score of some chunks, (chunks,) float32, 0 to 1; 0 for one that has gone."""
+    def rerank(self, query: str, numbers: NDArray[np.int64]) -> Reading:
+        """Return what the reranker makes of some chunks; zeros for one that has gone."""
         assert self._reranker is not None  # noqa: S101  (the caller has configured one)
         passages = store.read_passages(self._engine, numbers.tolist())
         there = [place for place, number in enumerate(numbers.tolist()) if number in passages]
         texts = [(passages[int(numbers[place])].heading, passages[int(numbers[place])].text) for place in there]
+        found = self._reranker.read(query, texts)
         scores = np.zeros(len(numbers), dtype=np.float32)
-        scores[there] = self._reranker.score(query, texts)
-        return scores
+        means = np.zeros((len(numbers), found.means.shape[1]), dtype=np.float32)
+        scores[there], means[there] = found.scores, found.means
+        return Reading(scores, means)
 
     def rerank_texts(self, query: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """Return the reranker's score of some texts, (texts,) float32, 0 to 1, and the tokens that were read.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from retrieval.config import DEFAULT_RERANK_WEIGHT, FusionMethod, SearchConfig
 from retrieval.fusion import ScoredChunks, order_chunks
+from retrieval.interaction import Reading, mix_scores
 from retrieval.judging import resample_difference
 from retrieval.labels import Labels
 from retrieval.metrics import measure_ndcg, measure_recall
@@ -34,8 +35,8 @@ MOST_HITS = 20
 KEPT_RECALL = 0.99
 """Share of what twenty hits hold that the recommended number of hits must hold."""
 
-Rerank = Callable[[int, NDArray[np.int64]], NDArray[np.float32]]
-"""Scores chunks (numbers) for the question at a place of the labels, (chunks,) float32 from 0 to 1."""
+Rerank = Callable[[int, NDArray[np.int64]], Reading]
+"""Reads chunks (numbers) for the question at a place of the labels."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -77,6 +78,7 @@ def tune(
     rerank: Rerank | None,
     progress: Progress = lambda _stage, _done, _total: None,
     seed: int = 0,
+    feedback: float = 0.0,
 ) -> TuningReport:
     """Choose settings on labelled questions and tell what they are worth on others.
 
@@ -84,16 +86,17 @@ def tune(
         labels: The questions.
         found: Candidates of each, as the store's search brings them.
         search: The settings now, with the reranker's own weight where none was configured.
-        rerank: Scores chunks; None: no reranker.
+        rerank: Reads chunks; None: no reranker.
         progress: Called with a stage's name, how much is done, and of how much.
         seed: Of the folds.
+        feedback: What the reranker has learned that the likeness to the best hit counts, 0 to 1.
 
     Raises:
         InputError: There are too few questions.
     """
     check_labels(labels)
     count = len(labels.questions)
-    judge = _Judge(labels, found, rerank)
+    judge = _Judge(labels, found, rerank, feedback)
     grid = list_settings(search)
     table = np.empty((count, len(grid)))
     for place, settings in enumerate(grid):
@@ -174,9 +177,10 @@ def _choose(
     best, values = grid[place], table[:, place]
     if not judge.has_reranker:
         return best, values
+    weights = sorted({*RERANK_WEIGHTS, DEFAULT_RERANK_WEIGHT if best.rerank_weight is None else best.rerank_weight})
     best = replace(best, rerank_weight=0.0)  # unless the reranker helps
     for depth in RERANK_DEPTHS:
-        for weight in RERANK_WEIGHTS:
+        for weight in weights:
             settings = replace(best, rerank_depth=depth, rerank_weight=weight)
             found = judge.measure(settings)
             if found[questions].mean() > values[questions].mean():
@@ -187,12 +191,13 @@ def _choose(
 class _Judge:
     """Measures settings on the questions; each pair of question and chunk is reranked once."""
 
-    def __init__(self, labels: Labels, found: Sequence[ScoredChunks], rerank: Rerank | None) -> None:
+    def __init__(self, labels: Labels, found: Sequence[ScoredChunks], rerank: Rerank | None, feedback: float) -> None:
         self._questions = labels.questions
         self._found = found
         self._rerank = rerank
         self._documents = labels.documents
-        self._scores: list[dict[int, float]] = [{} for _ in found]
+        self._feedback = feedback
+        self._readings: list[dict[int, tuple[float, NDArray[np.float32]]]] = [{} for _ in found]
         self._measured: dict[tuple[object, ...], NDArray[np.float64]] = {}
 
     @property
@@ -224,22 +229,24 @@ class _Judge:
         """Return the units of a question's hits, best first, each once."""
         found = self._found[place]
         order, fused = order_chunks(found, search)
-        if search.reranker is not None and self._rerank is not None:
-            head = order[: max(MOST_HITS, search.rerank_depth)]
-            read = head[: search.rerank_depth]
+        if search.reranker is not None and self._rerank is not None and len(order):
+            read = order[: search.rerank_depth]
             weight = DEFAULT_RERANK_WEIGHT if search.rerank_weight is None else search.rerank_weight
-            scores = (1 - weight) * fused
-            scores[read] += weight * self._read(place, found.numbers[read])
-            order = head[np.argsort(-scores[head], kind="stable")]
+            reading = self._read(place, found.numbers[read])
+            likeness = reading.means @ reading.means.T
+            mixed = mix_scores(fused[read], reading.scores, likeness, weight, self._feedback)
+            order = np.concatenate([read[np.argsort(-mixed, kind="stable")], order[len(read) :]])
         numbers = [int(number) for number in found.numbers[order]]
         if self._questions[place].by_document:
             numbers = [self._documents[number] for number in numbers if number in self._documents]
         return list(dict.fromkeys(numbers))
 
-    def _read(self, place: int, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the reranker's score of each chunk."""
-        known = self._scores[place]
+    def _read(self, place: int, numbers: NDArray[np.int64]) -> Reading:
+        """Return what the reranker makes of each chunk."""
+        known = self._readings[place]
         new = np.array([number for number in numbers if int(number) not in known], dtype=np.int64)
         if len(new) and self._rerank is not None:
-            known |= zip(new.tolist(), self._rerank(place, new).tolist(), strict=True)
-        return np.array([known[int(number)] for number in numbers], dtype=np.float32)
+            reading = self._rerank(place, new)
+            known |= zip(new.tolist(), zip(reading.scores.tolist(), reading.means, strict=True), strict=True)
+        scores, means = zip(*(known[int(number)] for number in numbers), strict=True)
+        return Reading(np.array(scores, dtype=np.float32), np.stack(means))

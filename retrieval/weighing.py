@@ -63,9 +63,9 @@ def learn_weighting(
         scored.append([])
         for question in questions:
             reranked = reranker.score(question.question, question.passages)
-            likeness = reranker.compare(question.passages)
+            means = reranker.average(question.passages)
             gains = dict.fromkeys(np.flatnonzero(question.relevant).tolist(), 1.0)
-            scored[-1].append(_Scored(question.fused, reranked, likeness, gains))
+            scored[-1].append(_Scored(question.fused, reranked, means @ means.T, gains))
             done += 1
             progress(done, total)
     weight, feedback = _choose(scored)

@@ -15,7 +15,7 @@ from core.layout import DataDir
 from core.manifest import ModelKind, ModelManifest, verify_files
 from retrieval.config import EmbedderConfig, EncoderEngine, LearningConfig, RerankerKind, SearchConfig
 from retrieval.embedding import SentenceEmbedder
-from retrieval.interaction import read_weighting
+from retrieval.interaction import Weighting, read_weighting
 from retrieval.learning import Target, train_model
 from retrieval.lesson import Lesson, Outcome, teach
 from retrieval.mining import Example
@@ -181,6 +181,7 @@ def test_what_a_question_turns_on_is_learned_and_a_passage_is_read_once(data: Da
     passages: list[tuple[str | None, str]] = [(None, "the pump is red"), ("desk", "the desk is blue " * 40)]
     scores = reranker.score("what is the red pump", passages)
     assert ((scores > 0) & (scores <= 1)).all()
+    assert_likeness_counts(reranker, weighting, passages)
     read: list[str] = []
     model = reranker._model
     encode = model.encode_document
@@ -196,3 +197,18 @@ def test_what_a_question_turns_on_is_learned_and_a_passage_is_read_once(data: Da
     assert read == ["the pond is white"]
     reranker.score("what is the red pump", passages)
     assert len(read) > 2  # the long one had to go
+
+
+def assert_likeness_counts(reranker: Reranker, weighting: Weighting, passages: list[tuple[str | None, str]]) -> None:
+    """What was learned about likeness counts with any weight above 0, whoever has set it."""
+    fused = np.array([1, 0.5], dtype=np.float32)
+    for feedback in (0.0, 0.25):
+        reranker.take_weighting(replace(weighting, feedback=feedback))
+        means = reranker.average(passages)
+        near = np.full(2, means[0] @ means[1], dtype=np.float32)
+        for weight in (None, 0.0, 0.3):
+            mixed, scores = reranker.rank("what is the red pump", passages, fused, weight)
+            share = weighting.rerank_weight if weight is None else weight
+            rest = fused if weight == 0 else (1 - feedback) * fused + feedback * near
+            assert mixed == pytest.approx((1 - share) * rest + share * scores, abs=1e-5)
+    reranker.take_weighting(weighting)

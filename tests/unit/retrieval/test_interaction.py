@@ -59,6 +59,7 @@ def test_what_is_like_the_best_hit_rises_and_the_best_keeps_its_place() -> None:
     assert np.argsort(-mixed).tolist() == [0, 3, 1, 2]
     assert mixed[0] == pytest.approx(0.8 * (0.8 * 1 + 0.2 * 0.1) + 0.2 * 0.5)
     assert mixed.max() <= 1
+    assert mix_scores(fused, reranked, likeness, 0.0, 0.2).tolist() == pytest.approx(fused.tolist())
     assert mix_scores(fused[:1], reranked[:1], likeness[:1, :1], 0.2, 0.2).tolist() == pytest.approx([0.9])
 
 

@@ -1,5 +1,7 @@
 """Tuning finds the side that was planted, promises no more than unseen questions give, and keeps nothing that hurts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -7,6 +9,7 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from retrieval.config import SearchConfig
 from retrieval.fusion import ScoredChunks
+from retrieval.interaction import Reading
 from retrieval.labels import LabelledQuestion, Labels
 from retrieval.tuning import cut_folds, list_settings, tune
 
@@ -67,9 +70,9 @@ def test_a_reranker_that_knows_is_heard_and_one_that_does_not_is_silenced() -> N
     search = SearchConfig(reranker="small", rerank_weight=0.3)
     asked: list[int] = []
 
-    def know(place: int, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+    def know(place: int, numbers: NDArray[np.int64]) -> Reading:
         asked.extend((place * CANDIDATES + numbers).tolist())
-        return np.isin(numbers, list(labels.questions[place].relevant)).astype(np.float32)
+        return say(np.isin(numbers, list(labels.questions[place].relevant)))
 
     report = tune(labels, found, search, know)
     assert (report.search.rerank_weight or 0) > 0.3
@@ -77,8 +80,35 @@ def test_a_reranker_that_knows_is_heard_and_one_that_does_not_is_silenced() -> N
     assert report.unseen > 0.95
     assert len(asked) == len(set(asked))  # each pair is read once
     chance = np.random.default_rng(1)
-    report = tune(labels, found, search, lambda _, numbers: chance.uniform(0, 1, len(numbers)).astype(np.float32))
+    report = tune(labels, found, search, lambda _, numbers: say(chance.uniform(0, 1, len(numbers))))
     assert (report.search.rerank_weight or 0) <= 0.1
+
+
+@pytest.mark.parametrize("feedback", [0.0, 0.3])
+def test_the_likeness_that_a_reranker_has_learned_counts_while_it_is_tuned(feedback: float) -> None:
+    labels, found = plant("dense", noise=0)
+    alike = np.arange(CANDIDATES) // 2  # the answer and its neighbour say the same
+    both = [
+        LabelledQuestion("q", frozenset(np.flatnonzero(alike == alike[min(question.relevant)]).tolist()), False)
+        for question in labels.questions
+    ]
+
+    def read(_: int, numbers: NDArray[np.int64]) -> Reading:
+        return Reading(np.full(len(numbers), 0.5, np.float32), np.eye(CANDIDATES, dtype=np.float32)[alike[numbers]])
+
+    search = SearchConfig(reranker="small", rerank_weight=0.15)
+    report = tune(Labels(both, labels.documents, 0), found, search, read, feedback=feedback)
+    if feedback:
+        assert (report.search.rerank_weight or 0) > 0
+        assert report.unseen > 0.95
+    else:
+        assert report.search.rerank_weight == 0
+        assert report.unseen < 0.9
+
+
+def say(scores: NDArray[Any]) -> Reading:
+    """Scores of a reranker that knows of no likeness."""
+    return Reading(scores.astype(np.float32), np.zeros((len(scores), 0), np.float32))
 
 
 def test_documents_count_once_by_their_best_chunk() -> None:

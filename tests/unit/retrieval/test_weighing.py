@@ -32,10 +32,9 @@ class FakeReranker:
     def score(self, query: str, passages: Sequence[tuple[str | None, str]]) -> NDArray[np.float32]:
         return np.array([float(self._is_right and text in query.split()) for _, text in passages], np.float32)
 
-    def compare(self, passages: Sequence[tuple[str | None, str]]) -> NDArray[np.float32]:
-        numbers = np.array([int(text) for _, text in passages])
-        same = numbers[:, None] % 2 == numbers[None, :] % 2
-        return np.where(same & self._is_like, 0.9, 0.6).astype(np.float32)
+    def average(self, passages: Sequence[tuple[str | None, str]]) -> NDArray[np.float32]:
+        is_odd = np.array([int(text) % 2 == 1 and self._is_like for _, text in passages])
+        return np.where(is_odd[:, None], [0.6, 0.8], [1.0, 0.0]).astype(np.float32)
 
 
 def make_questions(count: int, seed: int) -> list[RankedQuestion]:
