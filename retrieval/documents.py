@@ -15,7 +15,7 @@ from core.errors import NotFound
 from core.failpoints import reach
 from retrieval.attributes import Value, check_attributes, index_attributes, merge_attributes
 from retrieval.database import read_transaction, write_transaction
-from retrieval.seal import check_text, seal_documents
+from retrieval.seal import DOCUMENT_COLUMNS, check_document, check_text, is_whole, keep_sealed
 from retrieval.source import FileStamp
 from retrieval.store import MAX_SQL_PARAMETERS, DocumentStatus, Store, raise_generation
 
@@ -82,22 +82,30 @@ def read_documents(engine: Engine, store: Store) -> dict[str, KnownDocument]:
 
 
 def read_failures(engine: Engine, store: Store) -> dict[str, tuple[str, str]]:
-    """Return code and message of each document that could not be read, by name."""
-    query = text("SELECT name, error_code, error FROM documents WHERE store_id = :id AND status = 'failed'")
+    """Return code and message of each document that could not be read, by name; damaged rows are left out."""
+    query = text(
+        f"SELECT {DOCUMENT_COLUMNS} FROM documents d WHERE d.store_id = :id AND d.status = 'failed'"  # noqa: S608
+    )
     with read_transaction(engine) as connection:
-        return {row.name: (row.error_code, row.error) for row in connection.execute(query, {"id": store.id})}
+        rows = connection.execute(query, {"id": store.id}).mappings().all()
+    return {row["file"]: (row["error_code"], row["error"]) for row in rows if is_whole(row)}
 
 
 def list_documents(engine: Engine, store: Store) -> list[DocumentState]:
-    """Return every document of a store with its state, by name."""
+    """Return every document of a store with its state, by name.
+
+    Raises:
+        ContractError: One is not what was stored.
+    """
     query = text(
-        "SELECT d.name, d.status, d.size_bytes, d.modified_ns, d.updated_at, d.error_code, d.error, "
-        "d.stated_attributes, d.set_attributes, "
+        f"SELECT {DOCUMENT_COLUMNS}, d.name, "  # noqa: S608  (a constant)
         "(SELECT COUNT(*) FROM chunks c WHERE c.document_id = d.id) AS chunks "
         "FROM documents d WHERE d.store_id = :id ORDER BY d.name"
     )
     with read_transaction(engine) as connection:
         rows = connection.execute(query, {"id": store.id}).mappings().all()
+    for row in rows:
+        check_document(row)
     return [
         DocumentState(
             file=row["name"],
@@ -151,7 +159,8 @@ def stamp_documents(engine: Engine, stamps: Mapping[int, FileStamp]) -> None:
     statement = text("UPDATE documents SET modified_ns = :modified_ns, inode = :inode WHERE id = :id")
     rows = [{"id": number, "modified_ns": stamp.modified_ns, "inode": stamp.inode} for number, stamp in stamps.items()]
     with write_transaction(engine) as connection:
-        connection.execute(statement, rows)
+        with keep_sealed(connection, list(stamps)):
+            connection.execute(statement, rows)
         index_attributes(connection, list(stamps))
 
 
@@ -173,10 +182,11 @@ def rename_documents(engine: Engine, renames: Sequence[tuple[KnownDocument, str,
         {"id": document.id, "name": name, "modified_ns": stamp.modified_ns, "inode": stamp.inode, "now": now}
         for document, name, stamp in renames
     ]
+    numbers = [document.id for document, _, _ in renames]
     with write_transaction(engine) as connection:
-        connection.execute(statement, rows)
-        seal_documents(connection, [document.id for document, _, _ in renames])
-        index_attributes(connection, [document.id for document, _, _ in renames])
+        with keep_sealed(connection, numbers):
+            connection.execute(statement, rows)
+        index_attributes(connection, numbers)
         reach("renaming.written")
     reach("renaming.committed")
 
@@ -218,20 +228,23 @@ def set_attributes(engine: Engine, store: Store, name: str, values: Mapping[str,
         NotFound: The store has no such document.
     """
     checked = json.dumps(check_attributes(values))
-    place = {"store_id": store.id, "name": name, "values": checked}
+    find = text("SELECT id FROM documents WHERE store_id = :store_id AND name = :name")
     with write_transaction(engine) as connection:
-        number = connection.execute(
-            text(
-                "UPDATE documents SET set_attributes = :values WHERE store_id = :store_id AND name = :name RETURNING id"
-            ),
-            place,
-        ).scalar()
+        number = connection.execute(find, {"store_id": store.id, "name": name}).scalar()
         if number is None:
             raise NotFound(f"file {name!r}: store {store.name!r} has no document of that name.", param="file")
-        seal_documents(connection, [number])
-        index_attributes(connection, [number])
+        put_attributes(connection, number, checked)
         row = connection.execute(text("SELECT * FROM documents WHERE id = :id"), {"id": number}).mappings().one()
         return merge_attributes(row)
+
+
+def put_attributes(connection: Connection, number: int, values: str) -> None:
+    """Set what people say of a document, JSON, within a transaction."""
+    with keep_sealed(connection, [number]):
+        connection.execute(
+            text("UPDATE documents SET set_attributes = :values WHERE id = :id"), {"values": values, "id": number}
+        )
+    index_attributes(connection, [number])
 
 
 def delete_documents(engine: Engine, store: Store, numbers: Sequence[int]) -> int:

@@ -346,7 +346,9 @@ class Ingestion:
         """Tell whether the same bytes would make of a document what the store has."""
         if known.status is DocumentStatus.completed:
             return known.recipe == self.recipe
-        return known.status is DocumentStatus.failed and not retry and known.recipe == self._recipe_of_failures
+        if known.status is not DocumentStatus.failed or retry or known.recipe != self._recipe_of_failures:
+            return False
+        return known.name in self._failures  # else its row is damaged, or has just gone
 
     def _pass_over(self, known: KnownDocument) -> None:
         """Count a document that stays as it is."""

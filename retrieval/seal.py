@@ -1,15 +1,17 @@
 """Seals: hashes that rows of chunks and documents are held against, because SQLite has no checksums of its own.
 
 A chunk's `sha256` covers its words, `embeddings_sha256` its vectors, and `seal` both of these and where the chunk
-stands. A document's `text_sha256` covers its text, and its `seal` that hash, its name, its place and its
-attributes. Rows that an earlier Loam wrote lack some of these; doctor adds them. Does not know what a chunk says.
+stands. A document's `text_sha256` covers its text, and its `seal` that hash, its name, its place, its attributes,
+its file's stamp and how reading it ended. Rows that an earlier Loam wrote lack some of these; doctor adds them. Does
+not know what a chunk says.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, RowMapping, bindparam, text
 
 from core.errors import ContractError
 from core.layout import sha256_bytes
@@ -18,10 +20,13 @@ REMEDY = "the database is damaged. Run: python scripts/doctor.py; then restore a
 SEALED = ("document_id", "ordinal", "start_offset", "end_offset", "page", "sha256", "embeddings_sha256")
 SEALED_BEFORE = SEALED[1:]
 """As a seal was made until it named the document."""
-DOCUMENT_SEALED = ("store_id", "file", "file_sha256", "text_sha256", "stated_attributes", "set_attributes")
+DOCUMENT_SEALED_BEFORE = ("store_id", "file", "file_sha256", "text_sha256", "stated_attributes", "set_attributes")
+"""As a seal was made until it covered the state."""
+DOCUMENT_STATE = ("recipe", "size_bytes", "modified_ns", "inode", "status", "error_code", "error", "updated_at")
+DOCUMENT_SEALED = (*DOCUMENT_SEALED_BEFORE, *DOCUMENT_STATE)
 DOCUMENT_COLUMNS = (
     "d.id AS document_id, d.store_id, d.name AS file, d.sha256 AS file_sha256, d.text_sha256, d.stated_attributes, "
-    "d.set_attributes, d.seal AS document_seal"
+    f"d.set_attributes, {', '.join(f'd.{column}' for column in DOCUMENT_STATE)}, d.seal AS document_seal"
 )
 """What `check_document` wants of a row `d` of documents."""
 BATCH = 500
@@ -63,17 +68,22 @@ def check_chunk(row: Mapping[Any, Any]) -> None:
         raise ContractError(f"chunk-{row['id']}: its text is not what was stored; {REMEDY}")
 
 
+def are_vectors_whole(row: Mapping[Any, Any]) -> bool:
+    """Tell whether a chunk's vectors are those that were stored; those without a hash are."""
+    data, spans = row["embeddings"], row["spans"]  # of any type where the row is damaged
+    if row["embeddings_sha256"] is None:
+        return True
+    are_bytes = isinstance(data, bytes) and isinstance(spans, bytes | None)
+    return are_bytes and _hash_vectors(data, spans) == row["embeddings_sha256"]
+
+
 def check_embeddings(row: Mapping[Any, Any]) -> None:
     """Refuse a chunk whose vectors are not those that were stored; a row without their hash passes.
 
     Raises:
         ContractError: The hash differs.
     """
-    data, spans = row["embeddings"], row["spans"]  # of any type where the row is damaged
-    if row["embeddings_sha256"] is None:
-        return
-    are_bytes = isinstance(data, bytes) and isinstance(spans, bytes | None)
-    if not are_bytes or _hash_vectors(data, spans) != row["embeddings_sha256"]:
+    if not are_vectors_whole(row):
         raise ContractError(f"chunk-{row['id']}: its vectors are not what was stored; {REMEDY}")
 
 
@@ -99,6 +109,19 @@ def hash_document(row: Mapping[Any, Any]) -> str:
     return _hash_values(row, DOCUMENT_SEALED)
 
 
+@contextmanager
+def keep_sealed(connection: Connection, numbers: Sequence[int]) -> Iterator[None]:
+    """Seal documents anew after the body has changed their rows; one that was damaged before stays refused.
+
+    Args:
+        connection: In a transaction that writes.
+        numbers: Their rows.
+    """
+    sound = [row["document_id"] for row in _select_sealed(connection, numbers) if is_whole(row)]
+    yield
+    seal_documents(connection, sound)
+
+
 def seal_documents(connection: Connection, numbers: Sequence[int]) -> None:
     """Seal some documents as their rows are now, within a transaction.
 
@@ -106,11 +129,16 @@ def seal_documents(connection: Connection, numbers: Sequence[int]) -> None:
         connection: In a transaction that writes.
         numbers: Their rows.
     """
+    seals = [{"id": row["document_id"], "seal": hash_document(row)} for row in _select_sealed(connection, numbers)]
+    if seals:
+        connection.execute(_SET_SEAL, seals)
+
+
+def _select_sealed(connection: Connection, numbers: Sequence[int]) -> list[RowMapping]:
+    rows: list[RowMapping] = []
     for start in range(0, len(numbers), BATCH):
-        rows = connection.execute(_SELECT_SEALED, {"numbers": list(numbers[start : start + BATCH])}).mappings().all()
-        if rows:
-            seals = [{"id": row["document_id"], "seal": hash_document(row)} for row in rows]
-            connection.execute(_SET_SEAL, seals)
+        rows += connection.execute(_SELECT_SEALED, {"numbers": list(numbers[start : start + BATCH])}).mappings()
+    return rows
 
 
 _SELECT_SEALED = text(f"SELECT {DOCUMENT_COLUMNS} FROM documents d WHERE d.id IN :numbers").bindparams(  # noqa: S608
@@ -119,16 +147,32 @@ _SELECT_SEALED = text(f"SELECT {DOCUMENT_COLUMNS} FROM documents d WHERE d.id IN
 _SET_SEAL = text("UPDATE documents SET seal = :seal WHERE id = :id")
 
 
+def is_whole(row: Mapping[Any, Any]) -> bool:
+    """Tell whether a document's row is what was stored, as far as its seal reaches; one without a seal is."""
+    seal = row["document_seal"]
+    return seal is None or seal == hash_document(row) or seal == _hash_values(row, DOCUMENT_SEALED_BEFORE)
+
+
 def check_document(row: Mapping[Any, Any]) -> None:
-    """Refuse a document whose name, place or attributes are not what was stored; a row without a seal passes.
+    """Refuse a document whose name, place, attributes or state are not what was stored; a row without a seal passes.
 
     Raises:
         ContractError: The seal differs.
     """
-    if row["document_seal"] is not None and row["document_seal"] != hash_document(row):
+    if not is_whole(row):
         raise ContractError(
-            f"document {row['file']!r}: its name, attributes or hashes are not what was stored; {REMEDY}"
+            f"document {row['file']!r}: its name, attributes, state or hashes are not what was stored; {REMEDY}"
         )
+
+
+def check_documents(connection: Connection, numbers: Sequence[int]) -> None:
+    """Refuse documents, by their rows, of which one is not what was stored.
+
+    Raises:
+        ContractError: A seal differs; the first document is named.
+    """
+    for row in _select_sealed(connection, numbers):
+        check_document(row)
 
 
 def check_text(row: Mapping[Any, Any]) -> None:

@@ -269,21 +269,24 @@ def read_chunk_vectors(
 ) -> dict[str, ChunkVectors]:
     """Return the vectors of those chunks that the store has already, by the hash of what they say.
 
+    Vectors that are not what was stored are left out: they are made anew, not copied.
+
     Args:
         engine: The database.
         store: The store.
         hashes: Of what chunks say.
         with_spans: Leave out chunks that have no spans.
     """
-    query = text("SELECT sha256, embeddings, spans FROM chunks WHERE store_id = :id AND sha256 IN :hashes").bindparams(
-        bindparam("hashes", expanding=True)
-    )
-    wanted = sorted(set(hashes))
+    query = text(
+        "SELECT sha256, embeddings, spans, embeddings_sha256 FROM chunks WHERE store_id = :id AND sha256 IN :hashes"
+    ).bindparams(bindparam("hashes", expanding=True))
+    wanted, dimension = sorted(set(hashes)), store.embedder.dimension
     known: dict[str, ChunkVectors] = {}
     with read_transaction(engine) as connection:
         for start in range(0, len(wanted), MAX_SQL_PARAMETERS):
-            rows = connection.execute(query, {"id": store.id, "hashes": wanted[start : start + MAX_SQL_PARAMETERS]})
-            known |= {row.sha256: unpack_vectors(row.embeddings, row.spans, store.embedder.dimension) for row in rows}
+            batch = {"id": store.id, "hashes": wanted[start : start + MAX_SQL_PARAMETERS]}
+            rows = [row for row in connection.execute(query, batch).mappings() if seal.are_vectors_whole(row)]
+            known |= {row["sha256"]: unpack_vectors(row["embeddings"], row["spans"], dimension) for row in rows}
     return {key: vectors for key, vectors in known.items() if len(vectors.spans) or not with_spans}
 
 
@@ -359,27 +362,23 @@ def _exchange_row(connection: Connection, store_id: int, document: NewDocument, 
         "text_sha256": seal.hash_text(document.text),
         "stated_attributes": json.dumps(dict(document.attributes)),
         "set_attributes": kept or "{}",
+        "recipe": document.recipe,
+        "size_bytes": document.size_bytes,
+        "modified_ns": document.stamp.modified_ns,
+        "inode": document.stamp.inode,
+        "status": (DocumentStatus.failed if error else DocumentStatus.completed).value,
+        "error_code": error.openai_code if error else None,
+        "error": error.message if error else None,
+        "updated_at": int(time.time()),
     }
     result = connection.execute(
         text(
             "INSERT INTO documents (store_id, name, sha256, recipe, size_bytes, modified_ns, inode, status, "
             "error_code, error, stated_attributes, set_attributes, text, text_sha256, seal, updated_at) VALUES "
             "(:store_id, :file, :file_sha256, :recipe, :size_bytes, :modified_ns, :inode, :status, :error_code, "
-            ":error, :stated_attributes, :set_attributes, :text, :text_sha256, :seal, :now) RETURNING id"
+            ":error, :stated_attributes, :set_attributes, :text, :text_sha256, :seal, :updated_at) RETURNING id"
         ),
-        {
-            **sealed,
-            "seal": seal.hash_document(sealed),
-            "recipe": document.recipe,
-            "size_bytes": document.size_bytes,
-            "modified_ns": document.stamp.modified_ns,
-            "inode": document.stamp.inode,
-            "status": (DocumentStatus.failed if error else DocumentStatus.completed).value,
-            "error_code": error.openai_code if error else None,
-            "error": error.message if error else None,
-            "text": document.text,
-            "now": int(time.time()),
-        },
+        {**sealed, "seal": seal.hash_document(sealed), "text": document.text},
     )
     return int(result.scalar_one())
 

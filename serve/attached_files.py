@@ -18,11 +18,11 @@ from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 
 from core.errors import InputError, LoamError, NotFound
 from core.failpoints import reach
-from retrieval.attributes import Value, check_attributes, index_attributes
+from retrieval.attributes import Value, check_attributes
 from retrieval.config import ChunkingConfig
 from retrieval.database import read_transaction, write_transaction
-from retrieval.documents import OPENAI_ERROR_CODES, note_erasure, read_text
-from retrieval.seal import seal_documents
+from retrieval.documents import OPENAI_ERROR_CODES, note_erasure, put_attributes, read_text
+from retrieval.seal import check_documents
 from retrieval.searcher import Hit
 from retrieval.store import raise_generation, select_store
 from retrieval.uploads import Upload, find_upload
@@ -209,6 +209,9 @@ def list_attached(
         window: Which part.
         status: Only those; None: all.
         batch_id: Only those of a batch; None: all.
+
+    Raises:
+        ContractError: The document of one is not what was stored.
     """
     order = "ASC" if window.is_rising else "DESC"
     query = text(
@@ -218,7 +221,8 @@ def list_attached(
     with read_transaction(engine) as connection:
         rows = connection.execute(query, {"store": store.number, "status": status, "batch": batch_id}).mappings()
         by_id = {row["id"]: row for row in rows}
-    chosen, has_more = cut_window(list(by_id), window)
+        chosen, has_more = cut_window(list(by_id), window)
+        check_documents(connection, [by_id[name]["document_id"] for name in chosen])
     return [_to_attached(by_id[name]) for name in chosen], has_more
 
 
@@ -227,9 +231,12 @@ def find_attached(engine: Engine, store: VectorStore, file_id: str) -> AttachedF
 
     Raises:
         NotFound: The store has none of that id.
+        ContractError: Its document is not what was stored.
     """
     with read_transaction(engine) as connection:
-        return _select_attached(connection, store, file_id)
+        file = _select_attached(connection, store, file_id)
+        check_documents(connection, [] if file.document_id is None else [file.document_id])
+        return file
 
 
 def _select_attached(connection: Connection, store: VectorStore, file_id: str) -> AttachedFile:
@@ -273,15 +280,6 @@ def set_file_attributes(engine: Engine, store: VectorStore, file_id: str, values
         if file.document_id is not None:
             put_attributes(connection, file.document_id, checked)
         return _select_attached(connection, store, file_id)
-
-
-def put_attributes(connection: Connection, document_id: int, values: str) -> None:
-    """Set what people say of a document, JSON, within a transaction."""
-    connection.execute(
-        text("UPDATE documents SET set_attributes = :values WHERE id = :id"), {"values": values, "id": document_id}
-    )
-    seal_documents(connection, [document_id])
-    index_attributes(connection, [document_id])
 
 
 def detach_file(engine: Engine, store: VectorStore, file_id: str) -> None:

@@ -21,14 +21,14 @@ from core.failpoints import reach
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import read_transaction, truncate_log, write_transaction
-from retrieval.documents import delete_documents, read_documents
+from retrieval.documents import delete_documents, put_attributes, read_documents
 from retrieval.embedding import Embedder
 from retrieval.erasure import erase_deleted
 from retrieval.ingest import Tools, ingest_files
 from retrieval.source import FileStamp, SourceFile
 from retrieval.store import Store, select_store
 from retrieval.uploads import remove_expired
-from serve.attached_files import detach_everywhere, put_attributes
+from serve.attached_files import detach_everywhere
 from serve.responses import remove_old_responses
 from serve.vector_stores import list_expired
 

@@ -6,18 +6,29 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from core.errors import ContractError, NotFound
+from core.errors import ContractError, InvalidFile, NotFound
 from core.layout import sha256_bytes
 from retrieval.database import open_database, read_transaction, write_transaction
-from retrieval.documents import read_documents, read_text, rename_documents, set_attributes
-from retrieval.seal import SEALED
+from retrieval.documents import (
+    list_documents,
+    read_documents,
+    read_failures,
+    read_text,
+    rename_documents,
+    set_attributes,
+    stamp_documents,
+)
+from retrieval.seal import DOCUMENT_COLUMNS, DOCUMENT_SEALED_BEFORE, SEALED, hash_chunk
+from retrieval.source import FileStamp
 from retrieval.store import (
     EmbedderIdentity,
     NewChunk,
     NewDocument,
     commit_document,
+    commit_failure,
     find_store,
     make_store,
+    read_chunk_vectors,
     read_chunks,
     read_passages,
 )
@@ -78,6 +89,14 @@ def test_changed_vectors_make_no_index(engine: Engine, change: str) -> None:
         "text_sha256 = 'z'",
         "stated_attributes = '[]'",
         "set_attributes = '[]'",
+        "recipe = '2'",
+        "size_bytes = 4",
+        "modified_ns = 1",
+        "inode = 1",
+        "status = 'failed'",
+        "error_code = 'x'",
+        "error = 'x'",
+        "updated_at = 1",
         "seal = 'x'",
     ],
 )
@@ -101,11 +120,51 @@ def test_changes_that_were_meant_are_sealed(engine: Engine) -> None:
     known = read_documents(engine, store)["a.md"]
     rename_documents(engine, [(known, "z.md", known.stamp)])
     assert set_attributes(engine, store, "z.md", {"team": "sales"})["team"] == "sales"
+    stamp_documents(engine, {1: FileStamp(3, 5, 7)})
     assert read_passages(engine, [1])[1].file == "z.md"
+    assert [state.file for state in list_documents(engine, store)] == ["b.md", "z.md"]
+
+
+def test_a_change_that_was_meant_does_not_seal_damage(engine: Engine) -> None:
+    store = find_store(engine, "acme")
+    known = read_documents(engine, store)["a.md"]
+    damage(engine, 'stated_attributes = \'{"team": "lies"}\'', "documents")
+    set_attributes(engine, store, "a.md", {"year": 1})
+    stamp_documents(engine, {1: FileStamp(3, 5, 7)})
+    rename_documents(engine, [(known, "z.md", known.stamp)])
+    with pytest.raises(ContractError, match=r"document 'z\.md': its name"):
+        read_passages(engine, [1])
+
+
+def test_the_words_of_a_failure_are_told_as_they_were_stored(engine: Engine) -> None:
+    store = find_store(engine, "acme")
+    commit_failure(engine, store, NewDocument("c.md", "z", "1", 0, "", ()), InvalidFile("c.md: it is empty."))
+    assert read_failures(engine, store) == {"c.md": ("invalid_file", "c.md: it is empty.")}
+    assert list_documents(engine, store)[-1].last_error == {"code": "invalid_file", "message": "c.md: it is empty."}
+    with write_transaction(engine) as connection:
+        connection.execute(text("UPDATE documents SET error = 'all is well' WHERE name = 'c.md'"))
+    assert read_failures(engine, store) == {}  # so that the file is read again
+    with pytest.raises(ContractError, match=r"document 'c\.md': its name, attributes, state"):
+        list_documents(engine, store)
+
+
+def test_damaged_vectors_are_not_copied_to_other_chunks(engine: Engine) -> None:
+    store, said = find_store(engine, "acme"), hash_chunk("A", "one")
+    assert read_chunk_vectors(engine, store, [said])[said].windows.shape == (2, 4)
+    damage(engine, "embeddings = zeroblob(32)")
+    assert read_chunk_vectors(engine, store, [said]) == {}
 
 
 def test_rows_of_an_earlier_version_are_read(engine: Engine) -> None:
-    damage(engine, "seal = NULL, text_sha256 = NULL", "documents")
+    with read_transaction(engine) as connection:
+        document = connection.execute(text(f"SELECT {DOCUMENT_COLUMNS} FROM documents d WHERE id = 1")).mappings().one()
+    words = "\0".join(str(document[key]) for key in DOCUMENT_SEALED_BEFORE)
+    damage(engine, f"seal = '{sha256_bytes(words.encode())}'", "documents")
+    assert read_passages(engine, [1])[1].file == "a.md"
+    damage(engine, "name = 'c.md'", "documents")
+    with pytest.raises(ContractError, match=r"document 'c\.md'"):
+        read_passages(engine, [1])
+    damage(engine, "name = 'a.md', seal = NULL, text_sha256 = NULL", "documents")
     with read_transaction(engine) as connection:
         kept = connection.execute(text("SELECT * FROM chunks WHERE id = 1")).mappings().one()
     words = "\0".join(str(kept[key]) for key in SEALED if key != "document_id")

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sqlalchemy import text
 
 from core.errors import InputError, NotFound
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig
-from retrieval.database import open_database
+from retrieval.database import open_database, write_transaction
 from retrieval.documents import list_documents
 from retrieval.ingest import IngestReport, ingest
 from retrieval.searcher import Searcher
@@ -191,6 +192,11 @@ def test_a_failure_is_told_again_without_parsing_and_retried_when_asked(data: Da
     again = run(data, source)
     assert counts(again) == {"unchanged": 2, "failed": 1}
     assert again.failures == first.failures
+    engine = open_database(data.database)
+    with write_transaction(engine) as connection:
+        connection.execute(text("UPDATE documents SET error = 'all is well' WHERE status = 'failed'"))
+    engine.dispose()
+    assert run(data, source).failures == first.failures  # a damaged row is not believed: the file is read again
     engine = open_database(data.database)
     (state, *_) = list_documents(engine, find_store(engine, "acme"))
     assert (state.file, state.status, state.chunks) == ("bad.pdf", "failed", 0)
