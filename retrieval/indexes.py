@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from core.layout import DataDir
 from retrieval.config import IndexDevice
-from retrieval.database import ChangeCounter
+from retrieval.database import ChangeCounter, read_transaction
 from retrieval.runs import wants_lists
 from retrieval.snapshot import StoreIndex, open_index, snapshot_folder, update_index
 from retrieval.store import EmbedderIdentity, Store, check_embedder, find_store
@@ -108,9 +108,21 @@ class StoreIndexes:
         """
         changes = self._changes.read()  # before the store is read, so that nothing later is missed
         known = self._known.get(name)
-        store = known[1] if known is not None and known[0] == changes else find_store(self._engine, name)
-        self._known[name] = changes, store
+        if known is None or known[0] != changes:
+            self._forget_deleted()
+            known = changes, find_store(self._engine, name)
+            self._known[name] = known
+        store = known[1]
         check_embedder(store, embedder)
         with self._lock:
             followed = self._followed.setdefault(name, FollowedStore(self._engine, self._data, self._device))
         return followed.read(store)
+
+    def _forget_deleted(self) -> None:
+        """Free the indexes of stores that are there no more."""
+        with read_transaction(self._engine) as connection:
+            names = set(connection.execute(text("SELECT name FROM stores")).scalars())
+        with self._lock:
+            for gone in self._followed.keys() - names:
+                del self._followed[gone]
+                self._known.pop(gone, None)

@@ -67,7 +67,7 @@ def read_labels(engine: Engine, store: Store, path: Path) -> Labels:
     questions: list[LabelledQuestion] = []
     unanswerable = 0
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold other line ends, such as U+2028
     except OSError as error:
         raise describe_os_error(error, f"read {path}") from error
     except UnicodeDecodeError as error:

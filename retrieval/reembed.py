@@ -123,13 +123,16 @@ def _fill(engine: Engine, store: Store, embedder: Embedder, report: ReembedRepor
         )
     for start in range(0, len(missing), BATCH_CHUNKS):
         rows = _read_rows(engine, missing[start : start + BATCH_CHUNKS])
+        if not rows:  # all have been deleted meanwhile
+            continue
         vectors = embed_passages([(row["heading"], row["text"]) for row in rows], embedder)
         values = [_seal(row, found, embedder) for row, found in zip(rows, vectors, strict=True)]
         with write_transaction(engine) as connection:
             connection.execute(
                 text(
                     "INSERT INTO coming_embeddings (chunk_id, embeddings, spans, embeddings_sha256, seal) "
-                    "VALUES (:id, :embeddings, :spans, :embeddings_sha256, :seal)"
+                    "SELECT :id, :embeddings, :spans, :embeddings_sha256, :seal "
+                    "WHERE EXISTS (SELECT 1 FROM chunks WHERE id = :id)"  # or deleted while it was embedded
                 ),
                 values,
             )

@@ -231,7 +231,6 @@ def run_tune(config: RetrievalConfig) -> None:
     questions = Path(need(config.questions, "questions", "FILE"))
     data = DataDir(Path(config.paths.data_dir))
     from retrieval.labels import read_labels
-    from retrieval.rerank import Reranker
     from retrieval.searcher import Searcher
     from retrieval.settings import StoreSettings, save_settings
     from retrieval.tuning import check_labels, tune
@@ -244,17 +243,16 @@ def run_tune(config: RetrievalConfig) -> None:
         searcher = Searcher(data, config.embedder, config.search)
         try:
             texts = [question.text for question in labels.questions]
+            rerank, search, feedback = None, config.search, 0.0
+            if (reranker := searcher.reranker) is not None:
+                search = replace(search, rerank_weight=reranker.settle_weight(search.rerank_weight))
+                feedback = reranker.feedback
+                rerank = lambda place, numbers: searcher.rerank(texts[place], numbers)  # noqa: E731
             with display.follow_stages() as progress:
                 found = []
                 for text in texts:
                     found.append(searcher.gather(store_name, text))
                     progress("searching", len(found), len(texts))
-                rerank, search, feedback = None, config.search, 0.0
-                if search.reranker is not None:
-                    reranker = Reranker(data.model(search.reranker), config.embedder)
-                    search = replace(search, rerank_weight=reranker.settle_weight(search.rerank_weight))
-                    feedback = reranker.feedback
-                    rerank = lambda place, numbers: searcher.rerank(texts[place], numbers)  # noqa: E731
                 report = tune(labels, found, search, rerank, progress, feedback=feedback)
         finally:
             searcher.close()

@@ -7,9 +7,7 @@ cheap query before each search tells whether another process has changed the sto
 """
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -36,6 +34,7 @@ from retrieval.rerank import Reranker
 from retrieval.settings import StoreSettings
 from retrieval.snapshot import StoreIndex
 from retrieval.spans import score_spans
+from retrieval.stopwatch import Stopwatch
 from retrieval.store import Passage, StoreStatus
 from retrieval.surroundings import read_surroundings
 
@@ -135,24 +134,6 @@ class SearchResult:
     below_min_score: int = 0
 
 
-class _Stopwatch:
-    """Adds up the milliseconds of each stage."""
-
-    def __init__(self) -> None:
-        self.timings_ms: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.timings_ms[name] = self.timings_ms.get(name, 0.0) + (time.perf_counter() - start) * 1e3
-
-    def finish(self) -> dict[str, float]:
-        total = (time.perf_counter() - self._start) * 1e3
-        return {name: round(value, 3) for name, value in {**self.timings_ms, "total": total}.items()}
-
-
 class Searcher:
     """Searches the stores of one data directory. Thread-safe; nothing heavy is loaded before it is needed."""
 
@@ -205,8 +186,8 @@ class Searcher:
         for name in stores:
             self._indexes.read(name, self._embedder.identity)
         self._embedder.embed_query("ready")
-        if self._reranker is not None:
-            self._reranker.score("ready", [(None, "ready")])
+        if self.reranker is not None:
+            self.reranker.score("ready", [(None, "ready")])
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return (texts, dimension) float32, unit rows: dot products are cosines. Nothing is cut off."""
@@ -243,15 +224,15 @@ class Searcher:
         """
         index = self._indexes.read(store_name, self._embedder.identity)
         vector = self._embedder.embed_query(query)
-        return self._find_candidates(index, query, vector, self._config.candidates, _Stopwatch(), None)
+        return self._find_candidates(index, query, vector, self._config.candidates, Stopwatch(), None)
 
     def rerank(self, query: str, numbers: NDArray[np.int64]) -> Reading:
         """Return what the reranker makes of some chunks; zeros for one that has gone."""
-        assert self._reranker is not None  # noqa: S101  (the caller has configured one)
+        assert self.reranker is not None  # noqa: S101  (the caller has configured one)
         passages = store.read_passages(self._engine, numbers.tolist())
         there = [place for place, number in enumerate(numbers.tolist()) if number in passages]
         texts = [(passages[int(numbers[place])].heading, passages[int(numbers[place])].text) for place in there]
-        found = self._reranker.read(query, texts)
+        found = self.reranker.read(query, texts)
         scores = np.zeros(len(numbers), dtype=np.float32)
         means = np.zeros((len(numbers), found.means.shape[1]), dtype=np.float32)
         scores[there], means[there] = found.scores, found.means
@@ -263,7 +244,7 @@ class Searcher:
         Raises:
             NotFound: None is configured, or there is no such model.
         """
-        reranker = self._reranker
+        reranker = self.reranker
         if reranker is None:
             raise NotFound(
                 "search.reranker: wanted a cross-encoder's name, found none. Set it.", param="search.reranker"
@@ -298,7 +279,7 @@ class Searcher:
             Conflict: A store's vectors are of another embedder.
         """
         check_query(stores, query, k)
-        watch = _Stopwatch()
+        watch = Stopwatch()
         with watch.stage("refresh"):
             indexes = [self._indexes.read(name, self._embedder.identity) for name in dict.fromkeys(stores)]
         with watch.stage("embed"):
@@ -338,7 +319,7 @@ class Searcher:
         query: str,
         vector: NDArray[np.float32],
         depth: int,
-        watch: _Stopwatch,
+        watch: Stopwatch,
         allowed: NDArray[np.bool_] | None,
     ) -> ScoredChunks:
         """Return the best chunks of each side among those allowed, each with both scores."""
@@ -359,21 +340,18 @@ class Searcher:
         return ScoredChunks(index.slots[positions], dense, spans, lexical[positions])
 
     def _order(
-        self, found: ScoredChunks, query: str, k: int, config: SearchConfig, watch: _Stopwatch
+        self, found: ScoredChunks, query: str, k: int, config: SearchConfig, watch: Stopwatch
     ) -> tuple[list[Hit], int]:
         """Fuse, rerank where wanted and read the texts; return the hits and how many were below the threshold."""
-        reranker = self._reranker if config.reranker is not None else None
+        reranker = self.reranker if config.reranker is not None else None
         with watch.stage("fuse"):
             order, fused = order_chunks(found, config)
         below = 0
         if reranker is None and config.min_score is not None:
             order, below = _drop_below(order, found.spans, config.min_score)
         depth = max(k, config.rerank_depth) if reranker else k if config.mmr_lambda is None else MMR_POOL * k
-        order = order[:depth]
         with watch.stage("read"):
-            passages = store.read_passages(self._engine, [int(found.numbers[place]) for place in order])
-        there = [int(number) in passages for number in found.numbers[order]]  # or gone since the index was made
-        order = order[np.array(there, dtype=bool)]
+            order, passages = self._read_best(found, order, depth)
         scores, reranked = fused, None
         if reranker is not None and len(order):
             with watch.stage("rerank"):
@@ -391,8 +369,20 @@ class Searcher:
         ]
         return self._expand(hits, watch), below
 
+    def _read_best(
+        self, found: ScoredChunks, order: NDArray[np.int64], depth: int
+    ) -> tuple[NDArray[np.int64], dict[int, Passage]]:
+        """Return the best so many of an order whose chunks have not gone since the index was made, and their texts."""
+        kept, passages = order[:0], dict[int, Passage]()
+        while len(kept) < depth and len(order):
+            batch, order = np.split(order, [depth - len(kept)])
+            passages |= store.read_passages(self._engine, found.numbers[batch].tolist())
+            there = [number in passages for number in found.numbers[batch].tolist()]
+            kept = np.concatenate([kept, batch[np.array(there, dtype=np.bool_)]])
+        return kept, passages
+
     def _diversify(
-        self, order: NDArray[np.int64], scores: NDArray[np.float32], found: ScoredChunks, k: int, watch: _Stopwatch
+        self, order: NDArray[np.int64], scores: NDArray[np.float32], found: ScoredChunks, k: int, watch: Stopwatch
     ) -> NDArray[np.int64]:
         """Return the best k, or where `search.mmr_lambda` is set the k that are relevant and unlike each other."""
         if self._config.mmr_lambda is None or len(order) < 2:
@@ -402,7 +392,7 @@ class Searcher:
             vectors = read_vectors(self._engine, numbers, self._embedder.identity.dimension)
             return order[pick_diverse(scores[order], vectors, k, self._config.mmr_lambda)]
 
-    def _expand(self, hits: list[Hit], watch: _Stopwatch) -> list[Hit]:
+    def _expand(self, hits: list[Hit], watch: Stopwatch) -> list[Hit]:
         """Give each hit its surroundings where `search.neighbours` is set."""
         if not self._config.neighbours or not hits:
             return hits
@@ -431,7 +421,8 @@ class Searcher:
         return embedding.open_embedder(self._data, self._embedder_config)
 
     @property
-    def _reranker(self) -> Reranker | None:
+    def reranker(self) -> Reranker | None:
+        """The configured reranker, made at the first call; None where there is none."""
         with self._lock:
             if self._loaded_reranker is None and self._config.reranker is not None:
                 folder = self._data.model(self._config.reranker)

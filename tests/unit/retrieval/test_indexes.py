@@ -1,6 +1,8 @@
 """Indexes in memory follow the database: the same one while nothing changes, a new one after, at bounded cost."""
 
+import gc
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from core.layout import DataDir
 from retrieval import indexes
 from retrieval.config import IndexDevice
 from retrieval.database import open_database
+from retrieval.documents import delete_store
 from retrieval.embedding import embed_passages
 from retrieval.indexes import StoreIndexes
 from retrieval.snapshot import build_index, save_snapshot
@@ -63,6 +66,19 @@ def test_a_store_that_keeps_changing_costs_a_bounded_share(
     # A saved snapshot costs little, so it is taken at once.
     save_snapshot(build_index(engine, find_store(engine, "acme"), IndexDevice.cpu), data)
     assert len(followed.read("acme", EMBEDDER.identity).numbers) == 2
+
+
+def test_the_index_of_a_deleted_store_is_freed(engine: Engine, data: DataDir) -> None:
+    followed = StoreIndexes(engine, data, IndexDevice.cpu)
+    make_store(engine, "other", EMBEDDER.identity)
+    add(engine, "a")
+    index = weakref.ref(followed.read("acme", EMBEDDER.identity).lexical.runs[0].lengths)
+    delete_store(engine, find_store(engine, "acme"))
+    followed.read("other", EMBEDDER.identity)
+    gc.collect()
+    assert index() is None
+    with pytest.raises(NotFound):
+        followed.read("acme", EMBEDDER.identity)
 
 
 def test_after_a_while_the_index_is_made_anew(engine: Engine, data: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:

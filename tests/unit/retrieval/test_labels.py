@@ -55,6 +55,11 @@ def test_a_question_names_chunks_by_words_documents_or_numbers(engine: Engine, a
     assert labels.unanswerable == 1
 
 
+def test_a_question_may_hold_any_line_end_but_its_own(engine: Engine, acme: Store, tmp_path: Path) -> None:
+    path = write(tmp_path, '{"question": "a\u2028b\u0085c", "file": "pump.md"}\r')
+    assert [question.text for question in read_labels(engine, acme, path).questions] == ["a\u2028b\u0085c"]
+
+
 def test_every_fault_is_named_with_its_line(engine: Engine, acme: Store, tmp_path: Path) -> None:
     rows = [
         "{",

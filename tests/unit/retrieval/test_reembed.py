@@ -3,15 +3,18 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from core.errors import Conflict, NotFound
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import open_database
+from retrieval.documents import delete_documents, read_documents
 from retrieval.reembed import reembed
 from retrieval.searcher import Searcher
 from retrieval.store import find_store, read_chunks
@@ -75,6 +78,27 @@ def test_a_store_changes_its_embedder_under_an_open_searcher(data: DataDir) -> N
     assert again.search(["acme"], "canary7").hits == before
     new.close()
     again.close()
+
+
+def test_what_is_deleted_meanwhile_is_left_out(data: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deleter(HashEmbedder):
+        """Deletes documents while it embeds: one of the batch under way, and all of the next."""
+
+        def embed_windows(self, windows: Sequence[str]) -> NDArray[np.float32]:
+            engine = open_database(data.database)
+            store = find_store(engine, "acme")
+            known = read_documents(engine, store)
+            delete_documents(engine, store, [known[f"page{number}.md"].id for number in (1, 2, 3) if len(known) == 10])
+            engine.dispose()
+            return super().embed_windows(windows)
+
+    monkeypatch.setattr("retrieval.reembed.BATCH_CHUNKS", 2)
+    reembed(data, "acme", Deleter(dimension=32, name="other"))
+    searcher = Searcher(data, make_embedder=make_other)
+    assert {hit.file for hit in searcher.search(["acme"], "canary7", k=20).hits} == {
+        f"page{number}.md" for number in (0, 4, 5, 6, 7, 8, 9)
+    }
+    searcher.close()
 
 
 @pytest.mark.parametrize("place", ["reembed.committed:3", "reembed.swapped", "reembed.done"])

@@ -10,9 +10,12 @@ import pytest
 from core.errors import Conflict, InputError, NotFound
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig, SearchConfig
+from retrieval.database import open_database
+from retrieval.documents import delete_documents, read_documents
 from retrieval.filters import parse_filter
 from retrieval.ingest import ingest
 from retrieval.searcher import CONTEXT_KEYS, HIT_KEYS, Searcher, SearchResult
+from retrieval.store import find_store
 from tests.fakes.hash_embedder import HashEmbedder
 
 FILES = {
@@ -118,6 +121,20 @@ def test_a_change_by_another_process_is_seen_by_the_next_search(data: DataDir, s
     assert searcher.read_passage(new.chunk_id).text == new.text
     with pytest.raises(NotFound, match="may have been replaced"):
         searcher.read_passage(old.chunk_id)
+
+
+def test_what_has_just_been_deleted_takes_nobodys_place(
+    data: DataDir, searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = searcher.search(["acme"], "pump", k=5).hits
+    monkeypatch.setattr("retrieval.indexes.REFRESH_SHARE", 0.0)  # the index stays behind
+    engine = open_database(data.database)
+    acme = find_store(engine, "acme")
+    delete_documents(engine, acme, [read_documents(engine, acme)[before[0].file].id])
+    engine.dispose()
+    left = [hit.chunk_id for hit in before if hit.file != before[0].file]
+    assert [hit.chunk_id for hit in searcher.search(["acme"], "pump", k=2).hits] == left[:2]
+    assert [hit.chunk_id for hit in searcher.search(["acme"], "pump", k=5).hits] == left
 
 
 def test_texts_are_embedded_and_counted(searcher: Searcher) -> None:
