@@ -128,7 +128,7 @@ def load_document(path: Path, name: str | None = None) -> Document:
 def _find_loader(data: bytes, path: PurePath) -> Callable[[bytes, Outline], None]:
     """Choose by magic bytes, then by ending; the format's library is imported only here, so that a start is quick."""
     ending = path.suffix.lower()
-    if b"%PDF-" in data[:1024]:
+    if _is_pdf(data, ending):
         from retrieval.loaders.pdf import load_pdf
 
         return load_pdf
@@ -147,6 +147,12 @@ def _find_loader(data: bytes, path: PurePath) -> Callable[[bytes, Outline], None
     if ending not in _KIND_BY_ENDING:
         raise UnsupportedFile(f"Loam does not read files that end in {ending}. {describe_kinds()}")
     return _find_text_loader(data, _KIND_BY_ENDING[ending], path)
+
+
+def _is_pdf(data: bytes, ending: str) -> bool:
+    """Tell whether a file is a PDF: its mark stands in the first 1,024 bytes; but a text may speak of it."""
+    begin = data[:1024]
+    return begin.lstrip().startswith(b"%PDF-") or (b"%PDF-" in begin and ending not in _KIND_BY_ENDING)
 
 
 def describe_kinds() -> str:

@@ -5,6 +5,7 @@ Owns: finding the encoding, and the three layouts that plain text comes in. Know
 
 import codecs
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -115,7 +116,7 @@ def load_csv(text: str, outline: Outline) -> None:
     except csv.Error:
         dialect = csv.excel  # one column, or too irregular to tell: commas
     try:
-        rows = list(csv.reader(text.splitlines(keepends=True), dialect))
+        rows = list(csv.reader(io.StringIO(text, newline=""), dialect))
     except csv.Error as error:
         raise InvalidFile(f"The CSV file is damaged: {error}.") from error
     outline.add_text(write_table(rows))

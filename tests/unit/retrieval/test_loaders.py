@@ -101,6 +101,14 @@ def test_the_content_decides_before_the_ending(tmp_path: Path) -> None:
     assert load_document(page).sections[0].heading == "Title"
 
 
+def test_a_text_about_pdf_is_no_pdf(tmp_path: Path) -> None:
+    about = "# How a PDF begins\n\nIts first line is %PDF-1.7 or so.\n"
+    assert load_document(write(tmp_path, "about.md", about)).text == "Its first line is %PDF-1.7 or so."
+    for name, content in (("late.pdf", "a note first\n%PDF-1.7\n"), ("wrong.txt", "%PDF-1.7\n")):
+        with pytest.raises(InvalidFile, match="PDF"):
+            load_document(write(tmp_path, name, content))
+
+
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"gone\.md"):
         load_document(tmp_path / "gone.md")

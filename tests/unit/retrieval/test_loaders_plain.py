@@ -52,6 +52,8 @@ def test_csv_rows_carry_the_names_of_their_columns(separator: str) -> None:
 
 def test_a_quoted_cell_may_hold_separators_and_line_breaks() -> None:
     assert read(load_csv, 'Part,Note\nReed,"red, or\nblue"\n').text == "Part: Reed | Note: red, or blue"
+    odd = "Part,Note\r\nReed,red\u2028or blue\x0b\r\nLock,plain\r\n"  # ends of lines to Python, not to CSV
+    assert read(load_csv, odd).text == "Part: Reed | Note: red or blue\nPart: Lock | Note: plain"
 
 
 def test_records_are_paragraphs_of_named_lines() -> None:
