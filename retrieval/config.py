@@ -169,6 +169,8 @@ class SearchConfig:
         fusion: How the two scores become one.
         dense_weight: Share of the dense score in the sum, 0 to 1; the lexical one has the rest.
         span_weight: Share of a chunk's best span in its dense score, 0 to 1; the whole chunk has the rest.
+        likeness_weight: Share of the likeness to the best hit in the final score, 0 to 1, times `dense_weight`: for
+            stores whose questions have many answers, which are alike. `action=tune` finds it (docs/decisions/0063).
         candidates: Best chunks that each side brings before they are fused.
         index_device: Where FAISS keeps the vectors.
         ann: How the nearest vectors are found: `auto` looks, in runs of 100,000 vectors and more, only at the lists
@@ -177,19 +179,20 @@ class SearchConfig:
         reranker: Name of a cross-encoder's folder under models/; null: none.
         rerank_depth: Fused chunks that the reranker reads.
         rerank_weight: Share of the reranker's probability in the final score, 0 to 1; the fused score has the rest.
-            Null: what the reranker was trained for, 0.3 where it does not say. Where a reranker has learned that what is
-            like the best hit counts, it does with any weight but 0.
+            Null: what the reranker was trained for, 0.3 where it does not say. Where a reranker has learned that what
+            is like the best hit counts, it does with any weight but 0.
         min_score: Least that a hit must have of what can be compared between queries: the reranker's probability where
             there is one, else the cosine of its best span. Where no chunk has it, nothing is found. Null: no threshold.
         mmr_lambda: Relevance against variety among the hits, 1 (relevance alone) to 0; null: off.
         neighbours: Chunks before and after a hit that its context holds too, as long as they share its heading.
-        use_tuned: Whether a store that `action=tune` has settled is searched with the settings it found: fusion, both
+        use_tuned: Whether a store that `action=tune` has settled is searched with the settings it found: fusion, the
             weights, number of hits, and depth and weight of the reranker where it is the same one.
     """
 
     fusion: FusionMethod = FusionMethod.weighted
     dense_weight: float = 0.75
     span_weight: float = 0.6
+    likeness_weight: float = 0.0
     candidates: int = 100
     index_device: IndexDevice = IndexDevice.auto
     ann: Ann = Ann.auto
@@ -208,6 +211,7 @@ class SearchConfig:
             {
                 "dense_weight": (self.dense_weight, 0, 1),
                 "span_weight": (self.span_weight, 0, 1),
+                "likeness_weight": (self.likeness_weight, 0, 1),
                 "candidates": (self.candidates, 1, 10_000),
                 "rerank_depth": (self.rerank_depth, 1, 1000),
                 "rerank_weight": (self.rerank_weight, 0, 1),

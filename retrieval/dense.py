@@ -36,6 +36,8 @@ SHARED_FROM_ROWS = 50_000
 """Vectors from which on a scan is shared between the cores: below, waking a thread costs more than it saves."""
 LEAST_SHARE = 0.5
 """Least share of allowed rows with which lists and graphs on a GPU are asked: their effort was tuned on all rows."""
+SMALLEST = 1e-30
+"""Vectors shorter than this have no direction."""
 SPARE = 2
 """How many times what is wanted a GPU is asked for: it looks in half precision, and a filter may hide some."""
 
@@ -282,6 +284,14 @@ def score_chunks(index: DenseIndex, query: NDArray[np.float32], positions: NDArr
         rows = np.repeat(firsts - begins, sizes) + np.arange(int(sizes.sum()))
         scores[here] = np.maximum.reduceat(_score_rows(run, query, rows), begins)
     return scores
+
+
+def read_vector(index: DenseIndex, position: int) -> NDArray[np.float32]:
+    """Return the direction of a chunk, (dimension,) float32 of unit length: the mean of its windows."""
+    place = int(np.searchsorted(index.offsets, position, side="right")) - 1
+    run, own = index.runs[place], position - index.offsets[place]
+    mean = run.vectors[run.firsts[own] : run.firsts[own + 1]].mean(axis=0)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), SMALLEST), dtype=np.float32)
 
 
 def gather_candidates(

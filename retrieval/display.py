@@ -164,7 +164,8 @@ def show_tuning(store: str, report: "TuningReport", *, as_json: bool) -> None:
     reranking = f", rerank_depth {search.rerank_depth}, rerank_weight {search.rerank_weight}" if search.reranker else ""
     console.print(
         f"Kept with the store: fusion {search.fusion.value}, dense_weight {search.dense_weight}, span_weight "
-        f"{search.span_weight}{reranking}, k {report.k} (recall {report.recall_at[report.k - 1]:.3f} of "
+        f"{search.span_weight}, likeness_weight {search.likeness_weight}"
+        f"{reranking}, k {report.k} (recall {report.recall_at[report.k - 1]:.3f} of "
         f"{report.recall_at[-1]:.3f} with {len(report.recall_at)} hits). search.use_tuned=false ignores them."
     )
     suggest(f'python scripts/search.py {store} "what you want to know"')

@@ -1,10 +1,11 @@
-"""From two scores to one: weighted sum of normalised scores, or reciprocal ranks.
+"""From two scores to one: weighted sum of normalised scores, or reciprocal ranks; what is like the best hit may rise.
 
-Pure functions on arrays. The weighted sum maps each score onto 0..1 between its theoretical least value (0 for BM25, -1
+The weighted sum maps each score onto 0..1 between its theoretical least value (0 for BM25, -1
 for the cosine) and the best value found for this query, so that a weight means the same for every query.
 
 Source: Bruch, Gai, Ingber, «An Analysis of Fusion Functions for Hybrid Retrieval», 2023, https://arxiv.org/abs/2210.11934
-(convex combination with theoretical minimum); Cormack et al. 2009 for reciprocal ranks, whose constant is 60.
+(convex combination with theoretical minimum); Cormack et al. 2009 for reciprocal ranks, whose constant is 60; Diaz,
+«Regularizing ad hoc retrieval scores», CIKM 2005, for scores that like hits share.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import FusionMethod, SearchConfig
+from retrieval.dense import DenseIndex, read_vector, score_chunks
 
 LEAST_COSINE = -1.0
 LEAST_BM25 = 0.0
@@ -28,12 +30,15 @@ class ScoredChunks:
         dense: (candidates,) float32: cosines of whole chunks.
         spans: (candidates,) float32: cosines of their best spans.
         lexical: (candidates,) float32: BM25 scores.
+        places: Where their vectors lie: indexes with positions in them, which together are the candidates in order.
+            Empty: nothing is known of likeness.
     """
 
     numbers: NDArray[np.int64]
     dense: NDArray[np.float32]
     spans: NDArray[np.float32]
     lexical: NDArray[np.float32]
+    places: tuple[tuple[DenseIndex, NDArray[np.int64]], ...] = ()
 
 
 def order_chunks(found: ScoredChunks, search: SearchConfig) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -43,7 +48,31 @@ def order_chunks(found: ScoredChunks, search: SearchConfig) -> tuple[NDArray[np.
     """
     dense = mix_dense(found.dense, found.spans, search.span_weight)
     fused = fuse_scores(dense, found.lexical, search.fusion, search.dense_weight)
+    order = np.lexsort((found.numbers, -fused))
+    share = search.likeness_weight * search.dense_weight  # likeness is a matter of vectors: words alone know none
+    if not share or not found.places or not len(order):
+        return order, fused
+    near = compare(found, order[0])
+    near[order[0]] = 1  # so that the best stays the best
+    fused = ((1 - share) * fused + share * near).astype(np.float32)
     return np.lexsort((found.numbers, -fused)), fused
+
+
+def compare(found: ScoredChunks, place: int) -> NDArray[np.float32]:
+    """Return the cosine of each candidate to one of them, (candidates,) float32, 0 to 1; negative ones are 0."""
+    (vector,) = (
+        read_vector(index, int(positions[place - start]))
+        for (index, positions), start in zip(found.places, _count_up(found), strict=True)
+        if 0 <= place - start < len(positions)
+    )
+    near = np.concatenate([score_chunks(index, vector, positions) for index, positions in found.places])
+    return np.asarray(near.clip(0, 1), dtype=np.float32)
+
+
+def _count_up(found: ScoredChunks) -> list[int]:
+    """Return how many candidates come before each part."""
+    starts: list[int] = np.cumsum([0, *(len(positions) for _, positions in found.places)])[:-1].tolist()
+    return starts
 
 
 def fuse_scores(

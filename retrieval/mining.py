@@ -75,7 +75,8 @@ def find_candidates(
         words = score_lexical(lexical, question)
         by_words = pick_best(words, search.candidates)
         places, cosine = gather_candidates(dense, vector, search.candidates, by_words)
-        scored = ScoredChunks(places, cosine, score_spans([spans], vector, places, cosine), words[places])
+        near_spans = score_spans([spans], vector, places, cosine)
+        scored = ScoredChunks(places, cosine, near_spans, words[places], ((dense, places),))
         order, fused = order_chunks(scored, search)
         found.append(Candidates(places[order], fused[order]))
     return found

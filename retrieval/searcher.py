@@ -331,13 +331,15 @@ class Searcher:
                 lexical[~allowed] = 0
             by_words = pick_best(lexical, depth)
         if index.dense is None:
-            return ScoredChunks(index.slots[:0], *(np.zeros(0, np.float32) for _ in range(3)))
+            nothing = np.zeros(0, dtype=np.float32)
+            return ScoredChunks(index.slots[:0], nothing, nothing, nothing)
         with watch.stage("dense"):
             exact = self._config.ann is Ann.exact
             positions, dense = gather_candidates(index.dense, vector, depth, by_words, allowed, exact=exact)
         with watch.stage("spans"):
             spans = score_spans([run.spans for run in index.runs], vector, positions, dense)
-        return ScoredChunks(index.slots[positions], dense, spans, lexical[positions])
+        places = ((index.dense, positions),)
+        return ScoredChunks(index.slots[positions], dense, spans, lexical[positions], places)
 
     def _order(
         self, found: ScoredChunks, query: str, k: int, config: SearchConfig, watch: Stopwatch
@@ -450,6 +452,7 @@ def _join(found: Sequence[ScoredChunks]) -> ScoredChunks:
         np.concatenate([candidates.dense for candidates in found]),
         np.concatenate([candidates.spans for candidates in found]),
         np.concatenate([candidates.lexical for candidates in found]),
+        tuple(part for candidates in found for part in candidates.places),
     )
 
 

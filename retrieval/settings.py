@@ -27,6 +27,7 @@ class StoreSettings:
         reranker: The reranker that the next two were found with; None: without one.
         rerank_depth: Fused chunks that it reads.
         rerank_weight: Share of its score; None: as it was trained for.
+        likeness_weight: Share of the likeness to the best hit; 0 in what was tuned before it was tried.
     """
 
     fusion: FusionMethod
@@ -36,6 +37,7 @@ class StoreSettings:
     reranker: str | None
     rerank_depth: int
     rerank_weight: float | None
+    likeness_weight: float = 0.0
 
     @classmethod
     def of(cls, search: SearchConfig, k: int) -> "StoreSettings":
@@ -45,7 +47,8 @@ class StoreSettings:
 
     def apply(self, search: SearchConfig) -> SearchConfig:
         """Return a configuration with these settings; what was found with another reranker is left as it is."""
-        changed = replace(search, fusion=self.fusion, dense_weight=self.dense_weight, span_weight=self.span_weight)
+        names = ("fusion", "dense_weight", "span_weight", "likeness_weight")
+        changed = replace(search, **{name: getattr(self, name) for name in names})
         if self.reranker is None or self.reranker != search.reranker:
             return changed
         return replace(changed, rerank_depth=self.rerank_depth, rerank_weight=self.rerank_weight)

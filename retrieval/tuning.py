@@ -29,6 +29,7 @@ LEAST_QUESTIONS = 10
 DENSE_WEIGHTS = tuple(round(step / 20, 2) for step in range(21))
 SPAN_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 RRF_WEIGHTS = (0.3, 0.5, 0.7)
+LIKENESS_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 RERANK_DEPTHS = (5, 10, 20, 50)
 RERANK_WEIGHTS = tuple(round(step / 10, 1) for step in range(11))
 MOST_HITS = 20
@@ -175,6 +176,11 @@ def _choose(
     """Return the settings that are best on some questions, and the value of every question with them."""
     place = int(np.argmax(table[questions].mean(axis=0)))
     best, values = grid[place], table[:, place]
+    for weight in LIKENESS_WEIGHTS:
+        settings = replace(best, likeness_weight=weight)
+        found = judge.measure(replace(settings, reranker=None))
+        if found[questions].mean() > values[questions].mean():
+            best, values = settings, found
     if not judge.has_reranker:
         return best, values
     weights = sorted({*RERANK_WEIGHTS, DEFAULT_RERANK_WEIGHT if best.rerank_weight is None else best.rerank_weight})
@@ -206,8 +212,8 @@ class _Judge:
 
     def measure(self, search: SearchConfig) -> NDArray[np.float64]:
         """Return (questions,) nDCG@10."""
-        key: tuple[object, ...] = (search.fusion, search.dense_weight, search.span_weight, search.reranker)
-        key += (search.rerank_depth, search.rerank_weight) if search.reranker is not None else ()
+        key: tuple[object, ...] = (search.fusion, search.dense_weight, search.span_weight, search.likeness_weight)
+        key += (search.rerank_depth, search.rerank_weight) if search.reranker is not None else (None,)
         if key not in self._measured:
             values = [
                 measure_ndcg(self._rank(place, search), dict.fromkeys(self._questions[place].relevant, 1.0))

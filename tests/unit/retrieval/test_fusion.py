@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from retrieval.config import FusionMethod
-from retrieval.fusion import fuse_scores, mix_dense, reciprocal_ranks, scale
+from retrieval.config import FusionMethod, IndexDevice, SearchConfig
+from retrieval.dense import build_dense
+from retrieval.fusion import ScoredChunks, compare, fuse_scores, mix_dense, order_chunks, reciprocal_ranks, scale
 
 COSINES = st.integers(-1000, 1000).map(lambda value: value / 1000)
 BM25 = st.one_of(st.just(0.0), st.integers(1, 40_000).map(lambda value: value / 1000))
@@ -78,3 +79,50 @@ def test_a_span_weight_of_0_or_1_takes_one_cosine() -> None:
     assert mix_dense(whole, spans, 0).tolist() == whole.tolist()
     assert mix_dense(whole, spans, 1).tolist() == spans.tolist()
     assert mix_dense(whole, spans, 0.5).tolist() == pytest.approx([0.25, 0.4])
+
+
+EAST, NORTH = np.eye(2, dtype=np.float32)
+SLANT = np.array([0.8, 0.6], dtype=np.float32)
+
+
+def find(windows: list[list[NDArray[np.float32]]], first: int, lexical: list[float] | None = None) -> ScoredChunks:
+    """Candidates whose dense scores fall from the first on; the windows lie in two indexes, side by side."""
+    parts = []
+    for part in (windows[:first], windows[first:]):
+        owners = np.repeat(np.arange(len(part)), [len(group) for group in part])
+        vectors = np.stack([window for group in part for window in group])
+        parts.append((build_dense(vectors, owners, IndexDevice.cpu), np.arange(len(part), dtype=np.int64)))
+    dense = np.linspace(0.6, 0.5, len(windows), dtype=np.float32)
+    words = np.array(lexical or [0] * len(windows), dtype=np.float32)
+    return ScoredChunks(np.arange(len(windows)), dense, dense, words, tuple(parts))
+
+
+def test_what_is_like_the_best_hit_rises_across_indexes() -> None:
+    found = find([[EAST], [NORTH], [-EAST], [SLANT]], first=2)
+    assert compare(found, 0).tolist() == pytest.approx([1, 0, 0, 0.8])
+    assert compare(found, 3).tolist() == pytest.approx([0.8, 0.6, 0, 1])
+    plain, before = order_chunks(found, SearchConfig(likeness_weight=0, dense_weight=1))
+    assert plain.tolist() == [0, 1, 2, 3]
+    order, scores = order_chunks(found, SearchConfig(likeness_weight=0.5, dense_weight=1))
+    assert order.tolist() == [0, 3, 1, 2]
+    near = [1, 0, 0, 0.8]
+    assert scores.tolist() == pytest.approx(0.5 * before + 0.5 * np.array(near))
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_a_chunk_of_many_windows_lies_where_they_lie_together() -> None:
+    found = find([[EAST, NORTH], [NORTH], [-NORTH]], first=1)
+    both = (EAST + NORTH) / np.sqrt(2)
+    assert compare(found, 0).tolist() == pytest.approx([float(both @ EAST), float(both @ NORTH), 0])
+    assert compare(found, 1).tolist() == pytest.approx([1, 1, 0])  # of a candidate the nearest window counts
+
+
+def test_words_alone_know_no_likeness() -> None:
+    found = find([[EAST], [NORTH], [EAST]], first=1, lexical=[3, 2, 1])
+    for search in (SearchConfig(dense_weight=0, likeness_weight=0.5), SearchConfig()):
+        order, scores = order_chunks(found, search)
+        assert order.tolist() == [0, 1, 2]
+        plain = ScoredChunks(found.numbers, found.dense, found.spans, found.lexical)  # nothing is known of vectors
+        assert scores.tolist() == order_chunks(plain, search)[1].tolist()
+    nothing = ScoredChunks(found.numbers[:0], found.dense[:0], found.spans[:0], found.lexical[:0], found.places[:0])
+    assert order_chunks(nothing, SearchConfig(likeness_weight=0.5))[0].tolist() == []

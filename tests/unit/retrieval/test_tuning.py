@@ -1,5 +1,6 @@
 """Tuning finds the side that was planted, promises no more than unseen questions give, and keeps nothing that hurts."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from retrieval.config import SearchConfig
+from retrieval.config import IndexDevice, SearchConfig
+from retrieval.dense import build_dense
 from retrieval.fusion import ScoredChunks
 from retrieval.interaction import Reading
 from retrieval.labels import LabelledQuestion, Labels
@@ -27,7 +29,7 @@ def plant(side: str, questions: int = 60, seed: int = 0, noise: float = 1.0) -> 
         if side != "none":
             scores[side][answer] = 1 + noise * chance.normal() / 4
         labelled.append(LabelledQuestion("q", frozenset({answer}), by_document=False))
-        found.append(ScoredChunks(np.arange(CANDIDATES), **scores))
+        found.append(ScoredChunks(np.arange(CANDIDATES), scores["dense"], scores["spans"], scores["lexical"]))
     return Labels(labelled, {number: number // 3 for number in range(CANDIDATES)}, 2), found
 
 
@@ -86,24 +88,48 @@ def test_a_reranker_that_knows_is_heard_and_one_that_does_not_is_silenced() -> N
 
 @pytest.mark.parametrize("feedback", [0.0, 0.3])
 def test_the_likeness_that_a_reranker_has_learned_counts_while_it_is_tuned(feedback: float) -> None:
-    labels, found = plant("dense", noise=0)
-    alike = np.arange(CANDIDATES) // 2  # the answer and its neighbour say the same
-    both = [
-        LabelledQuestion("q", frozenset(np.flatnonzero(alike == alike[min(question.relevant)]).tolist()), False)
-        for question in labels.questions
-    ]
+    labels, found = plant_twins()
 
     def read(_: int, numbers: NDArray[np.int64]) -> Reading:
-        return Reading(np.full(len(numbers), 0.5, np.float32), np.eye(CANDIDATES, dtype=np.float32)[alike[numbers]])
+        return Reading(np.full(len(numbers), 0.5, np.float32), TWINS[numbers])
 
     search = SearchConfig(reranker="small", rerank_weight=0.15)
-    report = tune(Labels(both, labels.documents, 0), found, search, read, feedback=feedback)
+    report = tune(labels, found, search, read, feedback=feedback)
     if feedback:
         assert (report.search.rerank_weight or 0) > 0
         assert report.unseen > 0.95
     else:
         assert report.search.rerank_weight == 0
         assert report.unseen < 0.9
+
+
+def test_likeness_gets_a_weight_where_answers_are_alike() -> None:
+    labels, found = plant_twins()
+    vectors = ((build_dense(TWINS, np.arange(CANDIDATES), IndexDevice.cpu), np.arange(CANDIDATES)),)
+    report = tune(labels, [replace(one, places=vectors) for one in found], SEARCH, None)
+    assert report.search.likeness_weight > 0
+    assert report.unseen > 0.95
+    without = tune(labels, found, SEARCH, None)
+    assert without.search.likeness_weight == 0
+    assert without.unseen < 0.9
+    labels, found = plant("dense", noise=3)  # one answer, often behind another candidate, whose twin is none
+    report = tune(labels, [replace(one, places=vectors) for one in found], replace(SEARCH, likeness_weight=0.5), None)
+    assert report.search.likeness_weight < 0.5
+
+
+TWINS = np.repeat(np.eye(CANDIDATES // 2, dtype=np.float32), 2, axis=0)
+"""Vectors of candidates of which each has a neighbour that says the same."""
+
+
+def plant_twins() -> tuple[Labels, list[ScoredChunks]]:
+    """Questions that two candidates of one direction answer, of which the scores know one."""
+    labels, found = plant("dense", noise=0)
+    both = [
+        LabelledQuestion("q", frozenset({answer, answer ^ 1}), by_document=False)
+        for question in labels.questions
+        for answer in question.relevant
+    ]
+    return Labels(both, labels.documents, 0), found
 
 
 def say(scores: NDArray[Any]) -> Reading:
@@ -133,7 +159,8 @@ def test_k_is_the_fewest_hits_that_hold_nearly_all() -> None:
 
 def test_ties_keep_what_is_there() -> None:
     labels, found = plant("dense", questions=12)
-    same = [ScoredChunks(one.numbers, *(np.zeros(CANDIDATES, np.float32) for _ in range(3))) for one in found]
+    zeros = np.zeros(CANDIDATES, dtype=np.float32)
+    same = [ScoredChunks(one.numbers, zeros, zeros, zeros) for one in found]
     report = tune(labels, same, SEARCH, None)
     assert report.search == SEARCH
     assert not report.is_better
