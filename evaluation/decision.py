@@ -161,7 +161,7 @@ class Verdict:
         kinds: By kind of question.
         tippings: Weights that would change the leader.
         questions_needed: About how many questions would tell the open arms apart, or None.
-        n: Questions.
+        n: Questions that count.
         level: Of all intervals together.
         margin: As it was asked for.
     """
@@ -179,6 +179,13 @@ class Verdict:
     n: int
     level: float
     margin: float
+
+    def name_state(self, arm: str) -> str:
+        """Return what became of an arm: `out`, `the verdict`, `open`, or `not good enough` where none will do."""
+        if arm in self.ruled_out:
+            return "out"
+        states = {Outcome.decided: "the verdict", Outcome.undecided: "open", Outcome.none: "not good enough"}
+        return states[self.outcome]
 
     def compare(self, first: str, second: str) -> Comparison | None:
         """Return second minus first, or None where one of them was not compared."""
@@ -213,16 +220,20 @@ def decide(arms: Sequence[ArmScores], kinds: Sequence[str], config: DecisionConf
     ordered = sort_arms(arms, config.order)
     weights = weigh_questions(kinds, config.kind_weights)
     every = {arm.name: arm.scores for arm in ordered}
-    means = bootstrap_means(every, seed=config.seed, level=config.level, resamples=config.resamples)
-    if config.kind_weights:
-        means = {arm.name: _weigh_mean(means[arm.name], arm.scores, weights) for arm in ordered}
+    means = bootstrap_means(
+        every,
+        seed=config.seed,
+        level=config.level,
+        resamples=config.resamples,
+        weights=weights if config.kind_weights else None,
+    )
     ruled_out = {arm.name: reason for arm in ordered if (reason := _check_limits(arm, config))}
     eligible = [arm for arm in ordered if arm.name not in ruled_out]
     scores = {arm.name: arm.scores for arm in eligible}
     pairs = compare_all(scores, seed=config.seed, level=config.level, resamples=config.resamples, weights=weights)
     ruled_out |= _rule_out([arm.name for arm in eligible], pairs, config)
     left = [arm.name for arm in eligible if arm.name not in ruled_out]
-    n = len(kinds)
+    n = int(np.count_nonzero(weights))
     outcome = Outcome.decided if len(left) == 1 and n >= MIN_QUESTIONS else Outcome.undecided
     if not left or _is_too_bad([means[arm.name] for arm in eligible], config):
         outcome = Outcome.none
@@ -289,7 +300,7 @@ def _check_arms(arms: Sequence[ArmScores], kinds: Sequence[str], config: Decisio
 def _check_limits(arm: ArmScores, config: DecisionConfig) -> str | None:
     """Return why an arm is out whatever its quality, or None."""
     if config.max_latency_s is not None and arm.latency_s is not None and len(arm.latency_s):
-        slow = float(np.quantile(arm.latency_s, 0.95))
+        slow = float(np.quantile(arm.latency_s, 0.95, method="inverted_cdf"))  # as the report's own figure
         if slow > config.max_latency_s:
             return f"too slow: 95% of the answers within {slow:.2f} s, and the limit is {config.max_latency_s:g} s"
     if config.max_monthly_usd is not None and (arm.monthly_usd or 0.0) > config.max_monthly_usd:
@@ -318,33 +329,24 @@ def _rule_out(names: Sequence[str], pairs: Sequence[Pair], config: DecisionConfi
         is_shown = found.low > 0 and found.p_value <= alpha and found.difference >= config.margin
         if is_shown and pair.first not in reasons:
             reasons[pair.first] = f"{pair.second} is better by {describe(found)}"
-    weak = set(reasons)
-    for name in names:
+    for name in names:  # simpler ones first: whether they are out themselves is known by then
         for pair in pairs:
-            if pair.second == name and name not in reasons and pair.first not in weak:
-                found = pair.comparison
-                if found.high < 0 and found.p_value <= alpha:
-                    reasons[name] = f"{pair.first} is simpler or cheaper, and better by {describe(turn(found))}"
-                elif found.high < config.margin:
-                    reasons[name] = (
-                        f"it gains less than {config.margin:.2f} over {pair.first}, which is simpler or cheaper: "
-                        f"{describe(found)}"
-                    )
+            found = pair.comparison
+            if pair.second != name or name in reasons:
+                continue
+            if found.high < 0 and found.p_value <= alpha:
+                reasons[name] = f"{pair.first} is simpler or cheaper, and better by {describe(turn(found))}"
+            elif found.high < config.margin and pair.first not in reasons:
+                reasons[name] = (
+                    f"it gains less than {config.margin:.2f} over {pair.first}, which is simpler or cheaper: "
+                    f"{describe(found)}"
+                )
     return reasons
 
 
 def describe(comparison: Comparison) -> str:
     """Return a difference with its interval: `+0.12 (+0.05 to +0.19)`."""
     return f"{comparison.difference:+.2f} ({comparison.low:+.2f} to {comparison.high:+.2f})"
-
-
-def _weigh_mean(plain: Interval, scores: Floats, weights: Floats) -> Interval:
-    """Return an interval moved to the weighted mean and widened by what unequal weights cost in sample size."""
-    mean = float((scores * weights).mean())
-    widening = math.sqrt(float((weights**2).mean()))
-    low = mean - (plain.mean - plain.low) * widening
-    high = mean + (plain.high - plain.mean) * widening
-    return Interval(mean, max(0.0, low), min(1.0, high), plain.n, plain.level)
 
 
 def _find_kinds(

@@ -128,6 +128,20 @@ class Summary:
 
 
 METRICS = tuple(field.name for field in fields(Scores))
+MEANINGS = {
+    "success": "every demand of the question is met",
+    "correct": "the right words stand in the answer",
+    "exact_match": "the answer is a right one, word for word",
+    "token_f1": "words shared with the nearest right answer",
+    "citation_precision": "share of the cited passages that are gold",
+    "citation_recall": "share of the gold that is cited",
+    "retrieval_recall": "share of the gold that the model read",
+    "ndcg_at_10": "the same, worth more the higher it stood",
+    "abstained": "the answer declines",
+    "format_ok": "pattern and schema are met",
+    "failed": "refused, broken off or too late",
+}
+"""What a reader of a report is told of each metric of quality."""
 
 
 def score_answer(question: Question, answer: Answer, abstentions: Sequence[str] = ABSTENTIONS) -> Scores:

@@ -25,7 +25,8 @@ STYLE = """
 :root { color-scheme: light dark; --line: #cbd5e0; --soft: #f7fafc; --link: #2b6cb0; }
 @media (prefers-color-scheme: dark) { :root { --line: #4a5568; --soft: #2d3748; --link: #90cdf4; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+h1 { font-size: 1.6rem; } h1 + h2 + p { font-size: 1.15rem; font-weight: 600; }
+h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .92em; }
 th, td { border: 1px solid var(--line); padding: .3rem .55rem; text-align: left; vertical-align: top; }
 th { background: var(--soft); }
@@ -50,7 +51,7 @@ class Link:
 
 
 Cell = str | int | float | Link | None
-"""What a table holds: a float is shown with three digits behind the point, None as a dash."""
+"""What a table holds: a float is shown with three digits behind the point, large ones with fewer, None as a dash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Section:
     Attributes:
         title: Its heading.
         text: Paragraphs, a blank line between them.
-        columns: Of the table; empty for no table.
+        columns: Of the table; empty for no table, all of them empty for one without a heading.
         rows: Of the table, each as long as `columns`.
         anchors: The anchor of each row; empty for none.
         figure: Drawn below the table.
@@ -130,8 +131,8 @@ def _render_section(section: Section, number: int) -> list[str]:
     parts = [f"<details><summary>{heading}</summary>"] if section.is_folded else [f"<h2>{heading}</h2>"]
     parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in section.text.split("\n\n") if paragraph.strip()]
     if section.columns:
-        parts.append("<table><thead><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in section.columns))
-        parts.append("</tr></thead><tbody>")
+        heads = "".join(f"<th>{html.escape(name)}</th>" for name in section.columns)
+        parts.append(f"<table><thead><tr>{heads}</tr></thead><tbody>" if any(section.columns) else "<table><tbody>")
         anchors = section.anchors or [""] * len(section.rows)
         for row, anchor in zip(section.rows, anchors, strict=True):
             start = f'<tr id="{html.escape(anchor)}">' if anchor else "<tr>"
@@ -158,7 +159,10 @@ def show(value: str | float | None) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
+    return f"{value:,.{digits}f}"
 
 
 def render_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

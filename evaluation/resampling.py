@@ -97,7 +97,12 @@ def bootstrap_mean(values: Floats, *, seed: int, level: float = 0.95, resamples:
 
 
 def bootstrap_means(
-    scores: Mapping[str, Floats], *, seed: int, level: float = 0.95, resamples: int = 10_000
+    scores: Mapping[str, Floats],
+    *,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    weights: Floats | None = None,
 ) -> dict[str, Interval]:
     """Return the mean of each arm's scores with an interval, each alone at `level`; all share their draws.
 
@@ -106,18 +111,20 @@ def bootstrap_means(
         seed: Of the draws.
         level: Probability with which each interval is to hold its true mean.
         resamples: Draws with replacement.
+        weights: Shape (n,): how much each question counts, mean 1; None: all alike.
 
     Raises:
         ValueError: There are no scores, they differ in number, or some lie outside 0 to 1.
     """
     checked = _check_arms(scores)
-    drawn = draw_means(np.stack(list(checked.values()), axis=1), seed=seed, resamples=resamples)
+    parts = checked if weights is None else {name: _linearise(values, weights) for name, values in checked.items()}
+    drawn = draw_means(np.stack(list(parts.values()), axis=1), seed=seed, resamples=resamples)
     weight = _z(level) ** 2 / 2
     found = {}
-    for (name, values), means in zip(checked.items(), drawn.T, strict=True):
+    for (name, values), means in zip(parts.items(), drawn.T, strict=True):
         ends = (
             _bca_interval(values, means, level),
-            _smooth_interval(values, ((0.0, weight), (1.0, weight)), level),
+            _smooth_interval(_sum_up(values, weights), ((0.0, weight), (1.0, weight)), level),
         )
         low, high = max(0.0, min(low for low, _ in ends)), min(1.0, max(high for _, high in ends))
         found[name] = Interval(float(values.mean()), low, high, len(values), level)
@@ -242,7 +249,7 @@ def _compare_differences(
         values = differences[:, column]
         ends = (
             _bca_interval(values, means[:, column], level),
-            _smooth_interval(values, ((-scale, extra), (scale, extra), (0.0, 2 * extra)), level),
+            _smooth_interval(_sum_up(values), ((-scale, extra), (scale, extra), (0.0, 2 * extra)), level),
         )
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
         found.append(Comparison(float(values.mean()), low, high, p_values[column], len(values), level))
@@ -277,20 +284,51 @@ def _bca_interval(values: Floats, means: Floats, level: float) -> tuple[float, f
     return float(low), float(high)
 
 
-def _smooth_interval(values: Floats, extras: Sequence[tuple[float, float]], level: float) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What a normal interval needs to know of some values: how many, their sum, and the sum of their squares."""
+
+    count: float
+    total: float
+    squares: float
+
+
+def _sum_up(values: Floats, weights: Floats | None = None) -> _Sums:
+    """Return the sums of some values; of linearised ones, the sums of as many equal answers as they are worth.
+
+    Unequal weights cost questions: n of them are worth n / mean(w²) (Kish, Survey Sampling, 1965).
+    """
+    if weights is None:
+        return _Sums(len(values), float(values.sum()), float((values**2).sum()))
+    loss = float((weights**2).mean())
+    count, mean = len(values) / loss, float(values.mean())
+    return _Sums(count, count * mean, count * (float(values.var()) / loss + mean * mean))
+
+
+def _linearise(values: Floats, weights: Floats) -> Floats:
+    """Return values whose plain mean is the weighted one and whose spread is that of its error.
+
+    The weighted mean is a ratio; these are its first-order terms. Where all scores agree, weights change nothing.
+    """
+    mean = float((values * weights).mean())
+    linear: Floats = mean + weights * (values - mean)
+    return linear
+
+
+def _smooth_interval(sums: _Sums, extras: Sequence[tuple[float, float]], level: float) -> tuple[float, float]:
     """Return the normal interval of a mean after pseudo-observations were added.
 
     A bootstrap knows only what was seen: where all answers agree it is sure of a difference of exactly nothing, and
     where a few differ it is too sure. The pseudo-observations stand for what was not seen.
 
     Args:
-        values: Shape (n,).
+        sums: Of the values.
         extras: Value and weight of each pseudo-observation.
         level: Of the interval.
     """
-    n = len(values) + sum(weight for _, weight in extras)
-    mean = (float(values.sum()) + sum(value * weight for value, weight in extras)) / n
-    second = (float((values**2).sum()) + sum(value * value * weight for value, weight in extras)) / n
+    n = sums.count + sum(weight for _, weight in extras)
+    mean = (sums.total + sum(value * weight for value, weight in extras)) / n
+    second = (sums.squares + sum(value * value * weight for value, weight in extras)) / n
     half = _z(level) * math.sqrt(max(0.0, second - mean * mean) / n)
     return mean - half, mean + half
 

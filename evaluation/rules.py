@@ -5,7 +5,7 @@ Each rule names what it rests on, and one that does not know its fact says so. D
 but the arm that a verdict named.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 
@@ -129,7 +129,8 @@ def judge_change(situation: Situation) -> Finding:
         return Finding(
             "change", Side.rag, f"The knowledge changes {rate:g} times a month: a fine-tune would be behind."
         )
-    return Finding("change", Side.nothing, f"The knowledge changes {rate:g} times a month: either can keep up.")
+    often = "once" if rate == 1 else f"{rate:g} times"
+    return Finding("change", Side.nothing, f"The knowledge changes {often} a month: either can keep up.")
 
 
 def judge_citations(situation: Situation) -> Finding:
@@ -194,20 +195,29 @@ def judge_volume(situation: Situation) -> Finding:
     return Finding("volume", Side.nothing, f"{queries:,} questions a month speak for neither.")
 
 
-def compare_with_verdict(advice: Advice, arm: str | None, open_arms: Sequence[str]) -> str:
+def compare_with_verdict(
+    advice: Advice, arm: str | None, open_arms: Sequence[str], measured: Collection[str], *, is_decided: bool
+) -> str:
     """Say in a sentence whether the rules and the measured verdict agree.
 
     Args:
         advice: What the rules say.
         arm: The verdict's arm, or None where no arm was good enough.
-        open_arms: The arms that the data left open; one where it decided.
+        open_arms: The arms that the data left open.
+        measured: Every arm that was measured.
+        is_decided: Whether the data decided for `arm`.
     """
     if arm is None:
         return f"The rules say {advice.arm}; measured, no arm is good enough."
-    if advice.arm == arm and len(open_arms) == 1:
+    if advice.arm not in measured:
+        word = "decides for" if is_decided else "does not decide; until it does:"
+        return f"The rules say {advice.arm}, which was not measured. Of what was, the data {word} {arm}."
+    if advice.arm == arm and is_decided:
         return f"The rules and the measurement agree: {arm}."
-    if advice.arm in open_arms:
+    if advice.arm in open_arms and not is_decided:
         return f"The rules say {advice.arm}, which is among what the data leaves open: {', '.join(open_arms)}."
+    if not is_decided:
+        return f"The rules say {advice.arm}; the data does not decide, and leaves open: {', '.join(open_arms)}."
     return (
         f"They do not agree: the rules say {advice.arm}, the measurement says {arm}. The measurement is of your data."
     )

@@ -5,7 +5,7 @@ report is drawn (report.py does).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from evaluation.answers import Answer
 from evaluation.calibration import Agreement
 from evaluation.judge import RAGAS_METRICS
 from evaluation.judgements import JudgedMean, Judgement
-from evaluation.metrics import ALL_KINDS, METRICS, Scored, Summary, measure_percentile, summarize
+from evaluation.metrics import ALL_KINDS, MEANINGS, METRICS, Scored, Summary, measure_percentile, summarize
 from evaluation.report import Cell, Section, draw_bars
 from evaluation.resampling import Comparison, Interval, bootstrap_mean, compare_paired
 from evaluation.searches import RECALL_DEPTHS, SearchQuality
@@ -27,6 +27,13 @@ MEASURED = ("ttft_s", "latency_s", "prompt_tokens", "completion_tokens")
 PERCENTILES = {"p50": 0.5, "p95": 0.95}
 SPREAD = tuple(f"{metric}_{name}" for metric in MEASURED for name in PERCENTILES)
 SEARCHED = (*(f"store_recall_at_{depth}" for depth in RECALL_DEPTHS), "store_ndcg_at_10", "store_mrr_at_10")
+JUDGED_MEANINGS = {
+    "faithfulness": "share of the answer's claims that the passages support",
+    "answer_relevancy": "how near the question is to questions that the answer would answer",
+    "context_precision": "how high the useful passages stand",
+    "context_recall": "share of the right answer that the passages support",
+}
+"""What a reader of the report is told of each of RAGAS's metrics."""
 LIMITED = (*METRICS, *RAGAS_METRICS, *SPREAD, *SEARCHED, "judge_faults")
 """What a limit may be set for."""
 
@@ -154,7 +161,7 @@ def compare_runs(scored: Sequence[Scored], other: Sequence[Scored], *, seed: int
         both = np.array([pair for pair in values if None not in pair], dtype=np.float64)  # (n, 2)
         if len(both) < 2:
             continue
-        scale = max(float(both.max()), 1.0)  # seconds and tokens are compared on a scale that ends at the largest
+        scale = 1.0 if metric in QUALITY else float(both.max()) or 1.0  # seconds and tokens: up to the largest
         found = compare_paired(both[:, 0] / scale, both[:, 1] / scale, seed=seed, level=level)
         difference, low, high = found.difference * scale, found.low * scale, found.high * scale
         comparison = replace(found, difference=difference, low=low, high=high)
@@ -229,11 +236,11 @@ def _lay_out_result(card: Card) -> Section:
         f"({success.low:.1%} to {success.high:.1%})."
     )
     rows = tuple(
-        (summary.metric, summary.mean, summary.n, summary.missing)
+        (summary.metric, MEANINGS[summary.metric], summary.mean, summary.n, summary.missing)
         for summary in card.summaries
         if summary.kind == ALL_KINDS and summary.metric in (*QUALITY, "failed")
     )
-    return Section("Result", text, ("metric", "mean", "answers with a value", "without"), rows)
+    return Section("Result", text, ("metric", "what it is", "mean", "answers with a value", "without"), rows)
 
 
 def _lay_out_kinds(card: Card) -> Section:
@@ -287,14 +294,40 @@ def _lay_out_judge(card: Card) -> list[Section]:
     means = Section(
         "What the judge says (RAGAS)",
         text,
-        ("metric", "mean", "n", "faults"),
-        tuple((mean.metric, mean.mean, mean.n, mean.faults) for mean in card.judged),
+        ("metric", "what it is", "mean", "n", "faults"),
+        tuple((mean.metric, JUDGED_MEANINGS[mean.metric], mean.mean, mean.n, mean.faults) for mean in card.judged),
     )
     believed = Section(
         "How far the judge can be believed",
-        "Label: against people. Control: right answers beside passages that hold them, and beside foreign ones.",
-        tuple(field.name for field in fields(Agreement)),
-        tuple(tuple(asdict(one).values()) for one in card.agreements),
+        "Label: against people. Control: right answers beside passages that hold them (a known yes), and beside "
+        "passages of another question (a known no). A kappa near 0 is what chance would give.",
+        (
+            "known from",
+            "metric",
+            "pairs",
+            "faults",
+            "agreement",
+            "kappa",
+            "known yeses",
+            "it says yes",
+            "known noes",
+            "it says no",
+        ),
+        tuple(
+            (
+                one.source,
+                one.metric,
+                one.n,
+                one.faults,
+                one.agreement,
+                one.kappa,
+                one.yeses,
+                one.yes_kept,
+                one.noes,
+                one.noes_kept,
+            )
+            for one in card.agreements
+        ),
     )
     return [means, believed]
 

@@ -18,6 +18,7 @@ from evaluation.decision import (
     TUNED_ARMS,
     ArmScores,
     DecisionConfig,
+    Outcome,
     Verdict,
     decide,
     sort_arms,
@@ -150,7 +151,9 @@ def reach_verdict(evidence: Evidence, decision: DecisionConfig, cost: CostConfig
         costs=costs,
         break_evens=break_evens,
         advice=advice,
-        agreement=compare_with_verdict(advice, verdict.arm, verdict.open),
+        agreement=compare_with_verdict(
+            advice, verdict.arm, verdict.open, verdict.means, is_decided=verdict.outcome is Outcome.decided
+        ),
         doubts=find_doubts(scored),
         cost=cost,
         decision=decision,

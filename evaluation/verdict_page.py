@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluation.answers import Answer
-from evaluation.metrics import METRICS, Scored, measure_percentile
+from evaluation.metrics import MEANINGS, METRICS, Scored, measure_percentile
 from evaluation.questions import Kind, Question
 from evaluation.report import GREY, PALETTE, Cell, Link, Section, draw_bars, make_anchor
 from evaluation.verdict import Result
@@ -43,7 +43,7 @@ def make_sections(result: Result, settings: Mapping[str, Any]) -> list[Section]:
         sections.append(_show_updates(result))
     sections.append(_show_rules(result))
     sections += [_list_answers(result, arm) for arm in result.arms]
-    rows = [(key, str(value)) for key, value in settings.items()]
+    rows = [(key, "–" if value in (None, {}) else str(value)) for key, value in settings.items()]
     sections.append(Section("How this was made", "", ("setting", "value"), rows))
     return sections
 
@@ -147,9 +147,8 @@ def _show_quality(result: Result) -> Section:
 
 
 def _state(result: Result, arm: str) -> str:
-    if arm in result.verdict.ruled_out:
-        return f"out: {result.verdict.ruled_out[arm]}"
-    return "the verdict" if result.verdict.open == [arm] else "open"
+    state, reason = result.verdict.name_state(arm), result.verdict.ruled_out.get(arm)
+    return state if reason is None else f"{state}: {reason}"
 
 
 def _show_kinds(result: Result) -> Section:
@@ -160,7 +159,8 @@ def _show_kinds(result: Result) -> Section:
             link = Link(interval.mean, _link_first(result, arm, finding.kind))
             note = "leads" if arm == finding.leader and interval.mean > 0 else ""
             rows.append((finding.kind, arm, link, interval.low, interval.high, finding.n, note))
-    return Section("By kind of question", "", ("kind", "arm", "right", "low", "high", "questions", ""), rows)
+    text = "An arm that leads need not be better: look whether its interval lies above the others'."
+    return Section("By kind of question", text, ("kind", "arm", "right", "low", "high", "questions", ""), rows)
 
 
 def _show_pairs(result: Result) -> Section:
@@ -180,14 +180,14 @@ def _show_metrics(result: Result) -> Section:
     found = {(one.arm, one.metric): one for one in result.summaries if one.kind == "all"}
     used = [name for name in SHOWN_METRICS if any(found[arm, name].n for arm in result.arms)]
     rows: list[tuple[Cell, ...]] = []
-    for arm in result.arms:
-        cells: list[Cell] = [arm]
-        for name in used:
+    for name in used:
+        cells: list[Cell] = [name, MEANINGS[name]]
+        for arm in result.arms:
             mean = found[arm, name].mean
             cells.append(None if mean is None else Link(mean, _link_first(result, arm)))
         rows.append(tuple(cells))
     text = "Means over the answers to which a metric applies; how many those are stands in report.json."
-    return Section("Metrics", text, ("arm", *used), rows)
+    return Section("Metrics", text, ("metric", "what it is", *result.arms), rows)
 
 
 def _measure_latency(result: Result, arm: str) -> dict[str, Any]:
@@ -218,7 +218,12 @@ def _show_speed(result: Result) -> Section:
                                                           "completion_tokens", "n", "asked"))))  # fmt: skip
     columns = ("arm", "median s", "95% within s", "first text s", "machine busy s", "prompt tokens", "answer tokens",
                "answers", "asked")  # fmt: skip
-    return Section("Time and tokens", "", columns, rows)
+    text = (
+        "Seconds on the client's clock, from the request to the end. Asked alone: one question at a time. Machine busy "
+        "s: how long one answer takes the machine (its GPU, where it has one) for itself; of answers asked alone that "
+        "is their mean time."
+    )
+    return Section("Time and tokens", text, columns, rows)
 
 
 def _show_costs(result: Result) -> Section:
@@ -230,8 +235,9 @@ def _show_costs(result: Result) -> Section:
             correct = cost.usd_per_correct(volume, quality)
             per_correct = None if correct is None else Link(1000 * correct, _link_first(result, one.arm))
             rows.append((one.arm, place, cost.monthly_usd(volume), cost.usd_per_thousand(volume), per_correct))
+    updates = f"{result.cost.updates_per_month:g} update{'' if result.cost.updates_per_month == 1 else 's'}"
     text = (
-        f"In USD, at {volume:,} answers and {result.cost.updates_per_month:g} updates a month, with the prices of "
+        f"In USD, at {volume:,} answers and {updates} a month, with the prices of "
         f"{result.cost.as_of}, from conf/cost/. Local: the machine is paid for whether it works or not. Hosted: the "
         "model that answers would be another one; only tokens are taken from here. low and high are the prices of the "
         "vector database."

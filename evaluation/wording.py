@@ -15,6 +15,7 @@ from evaluation.decision import (
     Outcome,
     Verdict,
     describe,
+    turn,
 )
 
 TITLES = {
@@ -72,6 +73,8 @@ def name_arm(arm: str) -> str:
 
 def _word_headline(verdict: Verdict) -> str:
     if verdict.outcome is Outcome.none:
+        if not verdict.open:
+            return "No arm keeps the limits on time and cost that were set: each is out for that, whatever its quality."
         best = max(verdict.means, key=lambda name: verdict.means[name].mean)
         return (
             f"No arm is good enough to be recommended: the best, {name_arm(best)}, is right in "
@@ -104,24 +107,39 @@ def _word_lead(verdict: Verdict, arm: str) -> str:
     lead = verdict.compare(other, arm) if other is not None else None
     if other is None or lead is None:
         return ""
+    if lead.difference < 0:
+        return f"; {name_arm(other)} gains {describe(turn(lead))}, surely less than the margin of {verdict.margin:.2f}"
     return f", {describe(lead)} against {name_arm(other)}, the next"
 
 
 def _word_advice(verdict: Verdict) -> str:
     """Return what the verdict means for fine-tuning and for documents."""
+    if verdict.arm is None and not verdict.open:
+        return "Raise a limit, or take a faster or cheaper machine or model."
     if verdict.arm is None:
         return "Mend the questions, the documents or the model first; see what the answers say."
-    tuned = [arm for arm in verdict.means if arm in TUNED_ARMS]
-    if verdict.arm not in TUNED_ARMS and tuned:
-        is_settled = all(arm not in TUNED_ARMS for arm in verdict.open)
-        settled = "Do not fine-tune for this: no fine-tuned arm is better here by a margin that matters."
-        return settled if is_settled else "Do not fine-tune yet: no fine-tuned arm has been shown to be better."
-    if not tuned:
+    if not any(arm in TUNED_ARMS for arm in verdict.means):
         return "No fine-tuned arm was measured, so nothing is said about fine-tuning."
-    if verdict.outcome is Outcome.undecided:
-        return ""
-    if verdict.arm in DOCUMENT_ARMS:
-        return "Fine-tune, and keep the documents: neither alone does as well."
+    if verdict.arm not in TUNED_ARMS:
+        return _advise_against_tuning(verdict, verdict.arm)
+    return _advise_tuning(verdict, verdict.arm) if verdict.outcome is Outcome.decided else ""
+
+
+def _advise_against_tuning(verdict: Verdict, arm: str) -> str:
+    tuned = [other for other in verdict.means if other in TUNED_ARMS]
+    if verdict.n < MIN_QUESTIONS or any(other in verdict.open for other in tuned):
+        return "Do not fine-tune yet: no fine-tuned arm has been shown to be better."
+    kept = "" if all(verdict.compare(arm, other) for other in tuned) else " that keeps the limits"
+    return f"Do not fine-tune for this: no fine-tuned arm{kept} is better here by a margin that matters."
+
+
+def _advise_tuning(verdict: Verdict, arm: str) -> str:
+    if arm in DOCUMENT_ARMS:
+        parts = [verdict.means.get(part) for part in ("rag", "fine-tuned")]
+        is_more = all(part is not None and part.mean < verdict.means[arm].mean for part in parts)
+        return f"Fine-tune, and keep the documents{': neither alone does as well' if is_more else ''}."
+    if not any(other in DOCUMENT_ARMS for other in verdict.means):
+        return "Fine-tune. No arm with documents was measured, so nothing is said about them."
     return "Fine-tune: here, documents add nothing that is worth them."
 
 

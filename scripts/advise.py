@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,22 @@ from rich.table import Table
 
 from core.config import run_command
 from core.errors import InputError, describe_os_error
+from evaluation.decision import Outcome
 from evaluation.rules import Advice, Situation, advise, compare_with_verdict
 
 YES_WORDS = {"yes": True, "y": True, "true": True, "no": False, "n": False, "false": False}
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a report says: the verdict's arm, the open ones, all that were measured, and whether the data decided."""
+
+    arm: str | None
+    open: list[str]
+    arms: list[str]
+    is_decided: bool
 
 
 def read_yes(text: str) -> bool:
@@ -98,7 +109,7 @@ def ask_what_is_missing(situation: Situation, ask: Callable[[str], str] = input)
                 print(f"  {error}", file=sys.stderr)
 
 
-def read_verdict(path: Path) -> dict[str, Any]:
+def read_verdict(path: Path) -> Measured:
     """Return the verdict of a report.
 
     Raises:
@@ -107,7 +118,9 @@ def read_verdict(path: Path) -> dict[str, Any]:
     """
     try:
         verdict = json.loads(path.read_text(encoding="utf-8"))["verdict"]
-        return {"arm": verdict["arm"], "open": list(verdict["open"])}
+        return Measured(
+            verdict["arm"], list(verdict["open"]), list(verdict["means"]), verdict["outcome"] == Outcome.decided.value
+        )
     except OSError as error:
         raise describe_os_error(error, f"read {path}") from error
     except (ValueError, LookupError, TypeError) as error:
@@ -137,7 +150,11 @@ def main() -> None:
     if sys.stdin.isatty() and not arguments.json:
         ask_what_is_missing(situation)
     advice = advise(situation)
-    agreement = compare_with_verdict(advice, measured["arm"], measured["open"]) if measured else None
+    agreement = (
+        compare_with_verdict(advice, measured.arm, measured.open, measured.arms, is_decided=measured.is_decided)
+        if measured
+        else None
+    )
     if arguments.json:
         values = asdict(advice) | {"agreement": agreement}
         print(json.dumps(values, indent=2, ensure_ascii=False, default=lambda value: value.value))

@@ -320,7 +320,7 @@ def show(result: Result) -> None:
     for arm in result.arms:
         mean = result.verdict.means[arm]
         median = speeds[arm]["median_s"]
-        state = "out" if arm in result.verdict.ruled_out else "open" if len(result.verdict.open) > 1 else "the verdict"
+        state = result.verdict.name_state(arm)
         table.add_row(arm, f"{mean.mean:.1%}", f"{mean.low:.1%} to {mean.high:.1%}",
                       "–" if median is None else f"{median:.2f}", f"{usd[arm]:,.2f}", state)  # fmt: skip
     console.print(table)

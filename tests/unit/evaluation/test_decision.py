@@ -98,6 +98,28 @@ def test_a_small_gain_is_not_worth_a_more_demanding_arm() -> None:
     assert (wide.outcome, wide.arm) == (Outcome.decided, "rag")
 
 
+def test_an_arm_that_is_out_puts_no_other_out() -> None:
+    luck = (np.arange(2000) + 0.5) / 2000  # each arm is right wherever a weaker one is
+    arms = [ArmScores(name, (luck < share).astype(float))
+            for name, share in (("rag", 0.5), ("fine-tuned", 0.55), ("hybrid", 0.595))]  # fmt: skip
+    verdict = decide(arms, ["knowledge"] * 2000, DecisionConfig(resamples=1000, margin=0.1))
+    assert verdict.ruled_out.keys() == {"fine-tuned"}  # surely within 0.1 of RAG
+    gain = verdict.compare("rag", "hybrid")  # the hybrid is within 0.1 of that one, but may gain more over RAG
+    assert gain is not None
+    assert gain.low < 0.1 < gain.high
+    assert (verdict.outcome, verdict.open) == (Outcome.undecided, ["rag", "hybrid"])
+
+
+def test_what_became_of_an_arm_is_said_as_the_outcome_is() -> None:
+    arms, kinds = plant(RAG, 300, 3)
+    decided = decide(arms, kinds, QUICK)
+    assert [decided.name_state(name) for name in ("base", "rag", "hybrid")] == ["out", "the verdict", "out"]
+    few = decide([ArmScores("rag", np.ones(12)), ArmScores("base", np.zeros(12))], ["knowledge"] * 12, QUICK)
+    assert (few.name_state("base"), few.name_state("rag")) == ("out", "open")
+    useless = decide([ArmScores("rag", np.zeros(50))], ["knowledge"] * 50, QUICK)
+    assert useless.name_state("rag") == "not good enough"
+
+
 def test_noise_of_a_judge_does_not_make_wrong_verdicts() -> None:
     chance = np.random.default_rng(11)
     found: Counter[str] = Counter()
@@ -164,6 +186,14 @@ def test_weights_of_kinds_can_turn_the_verdict() -> None:
     assert _leader(decide(arms, kinds, DecisionConfig(resamples=1000, kind_weights=lighter))) == "rag"
     with pytest.raises(ConfigError, match="above 0 for one of knowledge, style"):
         decide(arms, kinds, DecisionConfig(kind_weights={"changed": 1}))
+
+
+def test_questions_without_weight_do_not_count() -> None:
+    kinds = ["style"] * 6 + ["knowledge"] * 60
+    arms = [ArmScores("base", np.zeros(66)), ArmScores("rag", np.ones(66))]
+    verdict = decide(arms, kinds, DecisionConfig(resamples=1000, kind_weights={"style": 1}))
+    assert (verdict.outcome, verdict.n) == (Outcome.undecided, 6)
+    assert verdict.means["rag"].low < 0.7  # six right answers, not sixty-six
 
 
 def _leader(verdict: Verdict) -> str:

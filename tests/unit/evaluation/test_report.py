@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.report import Link, Section, draw_bars, make_anchor, render_csv, render_html, write_report
+from evaluation.report import Link, Section, draw_bars, make_anchor, render_csv, render_html, show, write_report
 
 HOSTILE = '<script>alert("1")</script> & "quotes"'
 
@@ -101,3 +101,18 @@ def test_a_csv_is_read_back_and_runs_no_formula() -> None:
 def test_a_table_with_a_row_too_many_anchors_is_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         render_html("T", [Section("S", columns=("a",), rows=[("x",)], anchors=["one", "two"])])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "–"), ("text", "text"), (12345, "12,345"), (0.38806, "0.388"), (-0.5, "-0.500"), (96.6164, "96.62"),
+     (507.313, "507.3"), (31883.4, "31,883.4")],
+)  # fmt: skip
+def test_a_number_has_as_many_digits_as_say_something(value: str | float | None, shown: str) -> None:
+    assert show(value) == shown
+
+
+def test_a_table_without_names_has_no_empty_heading() -> None:
+    page = render_html("T", [Section("A", "", ("", ""), [("because", "x")]), Section("B", "", ("n", ""), [("1", "2")])])
+    assert page.count("<thead>") == 1
+    assert page.count("<tbody>") == 2

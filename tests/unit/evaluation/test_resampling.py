@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evaluation.resampling import adjust_holm, bootstrap_mean, compare_all, compare_paired, draw_means
+from evaluation.resampling import (
+    adjust_holm,
+    bootstrap_mean,
+    bootstrap_means,
+    compare_all,
+    compare_paired,
+    draw_means,
+)
 
 FULL = bool(os.environ.get("LOAM_TEST_FULL"))
 SETS = 2000 if FULL else 400
@@ -121,6 +128,37 @@ def test_weights_move_the_difference() -> None:
     plain, weighted = (compare_all(scores, seed=0, weights=one)[0].comparison for one in (None, weights))
     assert plain.difference == pytest.approx(0.5)
     assert weighted.difference == pytest.approx(0.75)
+
+
+def test_the_interval_of_a_weighted_mean_holds_it_as_often_as_promised() -> None:
+    chance = np.random.default_rng(9)
+    rare = np.arange(200) < 20  # one question in ten, and half of the weight
+    weights = np.where(rare, 5.0, 0.5 / 0.9)
+    hits = 0
+    for seed in range(SETS):
+        values = (chance.random(200) < np.where(rare, 0.5, 0.98)).astype(float)
+        found = bootstrap_means({"": values}, seed=seed, resamples=1000, weights=weights)[""]
+        hits += found.low <= 0.74 <= found.high
+    assert hits / SETS >= 0.95 - 2.6 * math.sqrt(0.95 * 0.05 / SETS), f"{hits} of {SETS}"
+
+
+def test_weights_that_are_all_alike_change_nothing() -> None:
+    values = (skewed(60) > 0.3).astype(float)
+    plain, weighted = (bootstrap_means({"": values}, seed=2, weights=one)[""] for one in (None, np.ones(60)))
+    assert (weighted.mean, weighted.low, weighted.high) == pytest.approx((plain.mean, plain.low, plain.high))
+    heavy = bootstrap_means({"": np.ones(60)}, seed=2, weights=np.array([10.0] * 6 + [0.0] * 54))[""]
+    assert heavy.mean == 1.0
+    assert heavy.low == pytest.approx(bootstrap_mean(np.ones(6), seed=2).low)  # six answers count, not sixty
+
+
+@pytest.mark.parametrize(("n", "lead"), [(50, 0.26), (100, 0.18), (300, 0.11), (1000, 0.06)])
+def test_the_least_lead_that_can_be_shown_is_what_the_docs_say(n: int, lead: float) -> None:
+    place = np.arange(n) % 10
+    first, second = (place < 5).astype(float), ((place < 3) | (place >= 8)).astype(float)  # disagree on 40%
+    others = {f"arm {shift}": np.roll(first, shift) for shift in (1, 2, 3)}
+    found = compare_all({"first": first, "second": second, **others}, seed=0)[0].comparison
+    assert found.difference == 0.0
+    assert (found.high - found.low) / 2 == pytest.approx(lead, abs=0.01)
 
 
 def test_holm_gives_the_textbook_values() -> None:

@@ -89,13 +89,24 @@ def test_what_is_not_known_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arm", "open_arms", "words"),
+    ("arm", "open_arms", "is_decided", "words"),
     [
-        ("rag", ["rag"], "agree: rag"),
-        ("base", ["base", "rag"], "among what the data leaves open"),
-        ("hybrid", ["hybrid"], "do not agree: the rules say rag, the measurement says hybrid"),
-        (None, [], "no arm is good enough"),
+        ("rag", ["rag"], True, "agree: rag"),
+        ("rag", ["rag"], False, "among what the data leaves open: rag"),
+        ("base", ["base", "rag"], False, "among what the data leaves open"),
+        ("base", ["base", "hybrid"], False, "does not decide, and leaves open: base, hybrid"),
+        ("hybrid", ["hybrid"], True, "do not agree: the rules say rag, the measurement says hybrid"),
+        (None, ["rag"], False, "no arm is good enough"),
     ],
 )
-def test_the_verdict_is_compared_with_the_rules(arm: str | None, open_arms: list[str], words: str) -> None:
-    assert words in compare_with_verdict(advise(Situation(needs_citations=True)), arm, open_arms)
+def test_the_verdict_is_compared_with_the_rules(
+    arm: str | None, open_arms: list[str], is_decided: bool, words: str
+) -> None:
+    advice, measured = advise(Situation(needs_citations=True)), ["base", "rag", "hybrid"]
+    assert words in compare_with_verdict(advice, arm, open_arms, measured, is_decided=is_decided)
+
+
+def test_an_arm_that_was_not_measured_is_not_said_to_have_lost() -> None:
+    advice = advise(Situation(needs_citations=True))
+    said = compare_with_verdict(advice, "base", ["base"], ["base", "fine-tuned"], is_decided=True)
+    assert said == "The rules say rag, which was not measured. Of what was, the data decides for base."

@@ -94,6 +94,19 @@ def test_runs_are_compared_question_by_question() -> None:
     assert compare_runs(after, [], seed=0, level=0.95) == []
 
 
+def test_fractions_of_a_second_are_compared_on_their_own_scale() -> None:
+    def answer_within(latency_s: float) -> list[Scored]:
+        return [
+            Scored(one.question, one.answer, replace(one.scores, latency_s=latency_s + number * 1e-4))
+            for number, one in enumerate(make_run(20, 20))
+        ]
+
+    compared = {one.metric: one for one in compare_runs(answer_within(0.03), answer_within(0.02), seed=0, level=0.95)}
+    found = compared["latency_s"].comparison
+    assert found.difference == pytest.approx(0.01)
+    assert 0.005 < found.low < found.high < 0.015
+
+
 def test_the_same_answers_give_the_same_report(tmp_path: Path) -> None:
     scored = [*make_run(6, 4), *make_run(0, 0)]
     unanswerable = Question("u", "Who?", Kind.unanswerable)

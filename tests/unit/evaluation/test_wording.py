@@ -38,6 +38,49 @@ def test_too_few_questions_are_said_to_be_too_few() -> None:
     base, rag = score(0, 10, n=10)
     wording = word_verdict(decide([ArmScores("base", base), ArmScores("rag", rag)], ["knowledge"] * 10, QUICK))
     assert "10 questions are too few for any verdict" in wording.headline
+    arms = [ArmScores("rag", rag), ArmScores("fine-tuned", base)]
+    few = word_verdict(decide(arms, ["knowledge"] * 10, QUICK))
+    assert few.advice == "Do not fine-tune yet: no fine-tuned arm has been shown to be better."
+
+
+def test_a_better_mean_that_gains_too_little_is_not_called_the_next() -> None:
+    rag, hybrid = score(1400, 1420, n=2000)
+    arms = [ArmScores("rag", rag), ArmScores("hybrid", hybrid)]
+    wording = word_verdict(decide(arms, ["knowledge"] * 2000, QUICK))
+    assert wording.headline.startswith("Use RAG: right in 70%")
+    assert "; the hybrid (a fine-tuned model over retrieved passages) gains +0.01 (" in wording.headline
+    assert wording.headline.endswith("surely less than the margin of 0.05.")
+
+
+@pytest.mark.parametrize(
+    ("rights", "latency_s", "words"),
+    [
+        ({"base": 5, "fine-tuned": 80}, 1.0, "Fine-tune. No arm with documents was measured"),
+        ({"rag": 5, "fine-tuned": 80}, 1.0, "Fine-tune: here, documents add nothing"),
+        ({"rag": 5, "fine-tuned": 20, "hybrid": 80}, 1.0, "keep the documents: neither alone does as well."),
+        ({"base": 5, "hybrid": 80}, 1.0, "Fine-tune, and keep the documents."),
+        ({"rag": 80, "hybrid": 20}, 1.0, "no fine-tuned arm is better here"),
+        ({"rag": 50, "hybrid": 90}, 9.0, "no fine-tuned arm that keeps the limits is better here"),
+    ],
+)
+def test_advice_says_no_more_than_was_measured(rights: dict[str, int], latency_s: float, words: str) -> None:
+    scores = score(*rights.values())
+    arms = [
+        ArmScores(name, own, latency_s=np.array([latency_s if name == "hybrid" else 1.0]))
+        for name, own in zip(rights, scores, strict=True)
+    ]
+    config = DecisionConfig(resamples=1000, max_latency_s=5.0)
+    assert words in word_verdict(decide(arms, ["knowledge"] * 100, config)).advice
+
+
+def test_limits_that_nothing_keeps_are_not_called_a_lack_of_quality() -> None:
+    (rag,) = score(80)
+    arms = [ArmScores("rag", rag, latency_s=np.full(10, 3.0))]
+    verdict = decide(arms, ["knowledge"] * 100, DecisionConfig(resamples=1000, max_latency_s=2.0))
+    wording = word_verdict(verdict)
+    assert wording.headline.startswith("No arm keeps the limits on time and cost")
+    assert wording.advice.startswith("Raise a limit")
+    assert wording.reasons[0] == "rag is out: too slow: 95% of the answers within 3.00 s, and the limit is 2 s."
 
 
 def test_volumes_that_concern_the_arm_are_named_and_others_are_not() -> None:

@@ -53,7 +53,8 @@ def test_a_verdict_is_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = tmp_path / "report.json"
-    report.write_text(json.dumps({"verdict": {"arm": "hybrid", "open": ["hybrid"]}}))
+    verdict = {"arm": "hybrid", "open": ["hybrid"], "means": {"rag": {}, "hybrid": {}}, "outcome": "decided"}
+    report.write_text(json.dumps({"verdict": verdict}))
     run(monkeypatch, "--citations", "yes", "--verdict", str(report))
     assert "do not agree: the rules say rag, the measurement says hybrid" in " ".join(capsys.readouterr().out.split())
 
