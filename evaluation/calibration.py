@@ -26,6 +26,8 @@ YES = 0.5
 MIN_BELIEVED = 4
 """Fewer known noes (or yeses) than this say nothing about a judge."""
 MAX_NOES_MISSED = 0.5
+MIN_TOLD_APART = 0.2
+"""Least difference between the shares of known yeses and of known noes that a judge says yes to (Youden's J)."""
 LABELS, CONTROLS = "label", "control"
 
 
@@ -228,6 +230,7 @@ def find_judge_doubts(
     yeses, noes = sum(one.yeses for one in agreements), sum(one.noes for one in agreements)
     missed = sum(round((1 - (one.noes_kept or 0.0)) * one.noes) for one in agreements if one.noes)
     kept = sum(round((one.yes_kept or 0.0) * one.yeses) for one in agreements if one.yeses)
+    own = len(doubts)
     faults, pairs = sum(one.faults for one in agreements), sum(one.n + one.faults for one in agreements)
     if noes >= MIN_BELIEVED and missed / noes > MAX_NOES_MISSED:
         doubts.append(
@@ -238,6 +241,12 @@ def find_judge_doubts(
         doubts.append(
             f"The judge {judge} says no to {yeses - kept} of {yeses} answers that are known to be right: its scores "
             "cannot be believed."
+        )
+    is_named = len(doubts) > own
+    if not is_named and min(yeses, noes) >= MIN_BELIEVED and kept / yeses - missed / noes < MIN_TOLD_APART:
+        doubts.append(
+            f"The judge {judge} says yes to {kept} of {yeses} answers that are known to be right and to {missed} of "
+            f"{noes} that are not: it hardly tells them apart, and its scores cannot be believed."
         )
     if pairs and faults / pairs > MAX_NOES_MISSED:
         doubts.append(f"The judge {judge} gave no usable judgement of {faults} of {pairs} known pairs.")

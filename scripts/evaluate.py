@@ -61,7 +61,7 @@ from evaluation.scorecard import (
 )
 from evaluation.searches import SearchQuality, measure_searches, search_all
 from evaluation.structured import KEY_VARIABLE, StructuredModel, choose_model, find_base, list_served
-from serve.progress import CountProgress
+from serve.progress import CountProgress, say
 
 LIMITS_EXIT_CODE = 20
 ANSWERS, JUDGEMENTS, SEARCHES = "answers.jsonl", "judgements.jsonl", "searches.jsonl"
@@ -210,13 +210,20 @@ def read_other(data: DataDir, name: str, questions: Sequence[Question], abstenti
 
     Raises:
         NotFound: There is no such report.
-        ConfigError: It holds several arms.
+        ConfigError: It holds several arms, or no answer to one of these questions.
     """
     path = data.reports / check_name(name, "compare") / ANSWERS
     if not path.is_file():
         there = ", ".join(sorted(found.parent.name for found in data.reports.glob(f"*/{ANSWERS}"))) or "none"
         raise NotFound(f"compare: wanted the report {name} in {data.reports}, found {there}.", param="compare")
-    scored = score_all(questions, read_answers(path), abstentions)
+    texts = {question.id: question.question for question in questions}
+    answers = [answer for answer in read_answers(path) if answer.question_id in texts]
+    same = [answer for answer in answers if answer.question == texts[answer.question_id]]
+    if not same:
+        raise ConfigError(f"compare: wanted answers to these questions in {path}, found none.", param="compare")
+    if len(same) < len(answers):
+        say(f"left out     {len(answers) - len(same)} questions that were worded otherwise in {name}")
+    scored = score_all(questions, same, abstentions)
     if len({one.answer.arm for one in scored}) > 1:
         raise ConfigError(f"compare: wanted a report of evaluate.py, found several arms in {path}.", param="compare")
     return scored

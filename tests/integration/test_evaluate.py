@@ -133,6 +133,22 @@ def test_shuffled_gold_answers_are_named_and_limits_fail(gateway: RunningGateway
     assert report["compared"][0]["comparison"]["difference"] == 0.0
 
 
+def test_only_questions_that_are_the_same_are_compared(
+    gateway: RunningGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, questions = tmp_path / "data", write_questions(tmp_path / "q.jsonl")
+    assert evaluate(gateway, data, f"questions={questions}", "model=helper", "judge=none", "name=before") == (0, "")
+    rows = [json.loads(line) for line in questions.read_text().splitlines()]
+    moved = [row | {"id": rows[n - 1]["id"]} for n, row in enumerate(rows)]  # as numbers of lines move
+    for name, changed, code in (("some", [*rows[:8], *moved[9:]], 0), ("none", moved, 2)):
+        questions.write_text("".join(json.dumps(row) + "\n" for row in changed))
+        more = ["judge=none", f"name={name}", "compare=before", "fail_if_worse=true"]
+        found, message = evaluate(gateway, data, f"questions={questions}", "model=helper", *more)
+        assert (found, "wanted answers to these questions" in message) == (code, code == 2)
+    assert read_report(data, "some")["compared"][0]["comparison"]["n"] == 8
+    assert "left out     3 questions that were worded otherwise in before" in capsys.readouterr().err
+
+
 def test_an_empty_store_and_a_judge_that_says_yes_are_named(gateway: RunningGateway, tmp_path: Path) -> None:
     questions = write_questions(tmp_path / "q.jsonl")
     with scripted_judge() as judge:

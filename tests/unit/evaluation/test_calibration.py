@@ -141,6 +141,11 @@ def test_a_good_judge_raises_no_doubt() -> None:
         ({"noes_kept": 0.2}, "other", "says yes to 4 of 5"),
         ({"noes_kept": 0.0, "yes_kept": 1.0}, "other", "says yes to 5 of 5"),
         ({"yes_kept": 0.0}, "other", "says no to 5 of 5"),
+        (
+            {"n": 20, "yeses": 10, "noes": 10, "yes_kept": 0.5, "noes_kept": 0.5},
+            "other",
+            "yes to 5 of 10 answers that are known to be right and to 5 of 10 that are not",
+        ),
         ({"n": 2, "yeses": 1, "noes": 1, "faults": 8}, "other", "no usable judgement of 8 of 10"),
         ({"n": 2, "yeses": 1, "noes": 1}, "other", "compared with 2 known pairs only"),
     ],
