@@ -3,7 +3,7 @@
 A trial serves the assistant with its settings (after training the adapter, where `train` is given), asks the questions
 through the endpoint, and is scored as the verdict scores: share of right answers, and median seconds of an answer. The
 study, every answer and every run stay on disk: the same command goes on. Ends with the settings that no other trial
-beats in both (Pareto), as a table and a plot in reports/sweep-NAME/. Settings are chosen on these questions: judge the
+beats in both (Pareto), as a report in reports/sweep-NAME/. Settings are chosen on these questions: judge the
 winner on others. Keys stand in conf/sweep.yaml.
 """
 
@@ -17,29 +17,37 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from core.config import PathsConfig, load_config, run_app
 from core.errors import ConfigError, InputError, MissingDependency
-from core.layout import DataDir, check_name, write_file, write_json
+from core.layout import DataDir, check_name
 from core.logs import configure_logging
-from evaluation.answers import AskConfig, ask_all
+from evaluation.answers import AskConfig, ask_all, read_answers
 from evaluation.metrics import score_all
-from evaluation.questions import Question, read_questions, spread
-from evaluation.report import BLUE, GREY, ORANGE, render_svg
+from evaluation.pareto import TrialResult, find_best, lay_out, to_table, to_values
+from evaluation.questions import Question, read_questions, spread, to_row
+from evaluation.report import write_report
+from evaluation.resampling import Interval, bootstrap_mean
 from scripts.server_process import PROJECT, run_server
-from scripts.verdict_plan import VerdictConfig, list_serve_options, make_plan
+from scripts.verdict_plan import VerdictConfig, list_serve_options, make_plan, read_text
 from serve.progress import CountProgress, say
 
 if TYPE_CHECKING:
     import optuna
+
+SEARCHED = ("k", "dense_weight", "rank", "learning_rate", "epochs")
+LEARNED = SEARCHED[2:]
+"""Settings of a training."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
@@ -129,48 +137,37 @@ class SweepConfig:
             raise ConfigError("; ".join(faults))
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one trial reached.
-
-    Attributes:
-        number: Of the trial.
-        settings: What was tried.
-        quality: Share of right answers.
-        seconds: Median of an answer.
-    """
-
-    number: int
-    settings: dict[str, Any]
-    quality: float
-    seconds: float
-
-
 def main(composed: DictConfig) -> None:
     """Open the study, run what is missing, show what came out."""
     configure_logging(level="WARNING")
     config = load_config(composed, SweepConfig)
-    import_optuna()
+    fail = import_optuna().trial.TrialState.FAIL
     data = DataDir(Path(config.paths.data_dir))
     name = check_name(config.name or Path(config.questions).stem, "name")
     questions = spread(read_questions(Path(config.questions)), config.limit)
     folder = data.reports / f"sweep-{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    study = open_study(folder, config)
-    while (done := len(list_outcomes(study))) < config.trials:
+    shared = describe_study(config, questions)
+    study = open_study(folder, config, shared)
+    while (done := len(list_results(study))) < config.trials:
         trial = study.ask()
         settings = suggest(trial, config)
-        say(f"trial        {done + 1} of {config.trials}: {json.dumps(settings)}")
-        quality, seconds = run_trial(config, data, folder, name, settings, questions)
-        study.tell(trial, [quality, seconds])
-        say(f"reached      {quality:.1%} right, median {seconds:.2f} s")
-    outcomes = list_outcomes(study)
-    best = find_best(outcomes)
-    write_results(folder, outcomes, best)
+        say(f"trial        {trial.number}, {done + 1} of {config.trials}: {json.dumps(settings)}")
+        try:
+            quality, seconds = run_trial(config, data, folder, name, settings, questions)
+        except InputError:
+            study.tell(trial, state=fail)  # the same command goes on without these settings
+            raise
+        trial.set_user_attr("quality", asdict(quality))
+        study.tell(trial, [quality.mean, seconds])
+        say(f"reached      {quality.mean:.1%} right, median {seconds:.2f} s")
+    results = list_results(study)
+    best = find_best(results)
+    write_report(folder, f"Sweep: {name}", lay_out(results, shared), to_values(results, shared), to_table(results))
     show(best)
-    settings = max(best, key=lambda one: one.quality).settings
-    console.print(f"wrote {folder}\nnext: judge {json.dumps(settings)} on other questions: python scripts/verdict.py",
-                  soft_wrap=True)  # fmt: skip
+    winner = max(best, key=lambda one: one.quality.mean)
+    console.print(f"wrote {folder}\nnext, on other questions: {write_command(config, name, winner)}", soft_wrap=True,
+                  markup=False)  # fmt: skip
 
 
 def import_optuna() -> ModuleType:
@@ -189,11 +186,33 @@ def import_optuna() -> ModuleType:
     return module
 
 
-def open_study(folder: Path, config: SweepConfig) -> "optuna.Study":
+def describe_study(config: SweepConfig, questions: Sequence[Question]) -> dict[str, Any]:
+    """Return all that every trial of a study shares; trials under other conditions cannot be compared."""
+    return {
+        "questions": Path(config.questions).name,
+        "n": len(questions),
+        "questions_hash": _hash([to_row(question) for question in questions]),
+        "store": config.store,
+        "base": config.base,
+        "train": None if config.train is None else list(config.train),
+        "instructions": read_text(config.instructions, "instructions"),
+        "max_tokens": config.max_tokens,
+        "concurrency": config.concurrency,
+        "serve": list(config.serve),
+        "space": {key: list(values) for key, values in asdict(config.space).items()},
+    }
+
+
+def open_study(folder: Path, config: SweepConfig, shared: Mapping[str, Any]) -> "optuna.Study":
     """Open the study, or go on with it: a trial that a kill broke off is tried again with its settings.
 
+    Args:
+        folder: Of the report.
+        config: The configuration.
+        shared: What every trial has in common.
+
     Raises:
-        ConfigError: It was made for another space.
+        ConfigError: It was made for something else.
     """
     library = import_optuna()
     library.logging.set_verbosity(library.logging.WARNING)
@@ -201,19 +220,18 @@ def open_study(folder: Path, config: SweepConfig) -> "optuna.Study":
         study_name="sweep",
         storage=f"sqlite:///{folder / 'study.db'}",
         directions=["maximize", "minimize"],
-        sampler=library.samplers.TPESampler(seed=config.seed),
         load_if_exists=True,
     )
-    made_for = {
-        "questions": Path(config.questions).name,
-        "limit": config.limit,
-        "trains": config.train is not None,
-        "space": {key: list(values) for key, values in asdict(config.space).items()},
-    }
-    earlier = study.user_attrs.get("made_for")
-    if earlier not in (None, made_for):
-        raise ConfigError(f"name: wanted the study of {earlier}, found other settings: {made_for}. Give another name.")
-    study.set_user_attr("made_for", made_for)
+    earlier = study.user_attrs.get("made_for", shared)
+    differing = [f"{key}: {earlier.get(key)} then, {now} now" for key, now in shared.items() if earlier.get(key) != now]
+    if differing:
+        raise ConfigError(
+            f"name: wanted the study as it was begun, found another ({'; '.join(differing)}). Give another name.",
+            param="name",
+        )
+    study.set_user_attr("made_for", dict(shared))
+    begun = len(study.get_trials(deepcopy=False))
+    study.sampler = library.samplers.TPESampler(seed=config.seed + begun)  # the same seed would draw the same again
     for trial in study.get_trials(states=(library.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=library.trial.TrialState.FAIL)
         if trial.params:
@@ -224,16 +242,21 @@ def open_study(folder: Path, config: SweepConfig) -> "optuna.Study":
 def suggest(trial: "optuna.Trial", config: SweepConfig) -> dict[str, Any]:
     """Return the settings that a trial is to try."""
     space = config.space
-    settings: dict[str, Any] = {
-        "k": trial.suggest_int("k", space.k[0], space.k[1]),
-        "dense_weight": trial.suggest_float("dense_weight", space.dense_weight[0], space.dense_weight[1]),
-    }
-    settings["dense_weight"] = round(settings["dense_weight"], 3)
+    trial.suggest_int("k", space.k[0], space.k[1])
+    trial.suggest_float("dense_weight", space.dense_weight[0], space.dense_weight[1])
     if config.train is not None:
-        settings["rank"] = trial.suggest_categorical("rank", list(space.rank))
-        rate = trial.suggest_float("learning_rate", space.learning_rate[0], space.learning_rate[1], log=True)
-        settings["learning_rate"] = float(f"{rate:.3g}")
-        settings["epochs"] = trial.suggest_float("epochs", space.epochs[0], space.epochs[1], step=0.5)
+        trial.suggest_categorical("rank", list(space.rank))
+        trial.suggest_float("learning_rate", space.learning_rate[0], space.learning_rate[1], log=True)
+        trial.suggest_float("epochs", space.epochs[0], space.epochs[1], step=0.5)
+    return round_settings(trial.params)
+
+
+def round_settings(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was drawn as it is tried and told: digits that change nothing are left out."""
+    settings = {key: params[key] for key in SEARCHED if key in params}
+    settings["dense_weight"] = round(settings["dense_weight"], 3)
+    if "learning_rate" in settings:
+        settings["learning_rate"] = float(f"{settings['learning_rate']:.3g}")
     return settings
 
 
@@ -244,17 +267,19 @@ def run_trial(
     name: str,
     settings: Mapping[str, Any],
     questions: Sequence[Question],
-) -> tuple[float, float]:
+) -> tuple[Interval, float]:
     """Train where that is wanted, serve, ask, score; whatever is on disk already is taken.
 
     Returns:
-        Share of right answers, and median seconds of an answer.
+        Share of right answers, and median seconds of an answer; the longest wait where none came.
+
+    Raises:
+        InputError: The training failed.
     """
     run = None
     if config.train is not None:
-        trained = {key: settings[key] for key in ("rank", "learning_rate", "epochs")}
-        run = f"sweep-{name}-{_hash(trained)}"
-        train(config, data, run, trained)
+        run = name_run(config, name, settings)
+        train(config, data, run, settings)
     measured = VerdictConfig(
         questions=config.questions,
         store=config.store,
@@ -262,23 +287,46 @@ def run_trial(
         base=config.base,
         instructions=config.instructions,
         k=settings["k"],
-        serve=[*config.serve, "search.use_tuned=false", f"search.dense_weight={settings['dense_weight']}"],
+        serve=[*config.serve, *list_search_options(settings)],
     )
     measured.paths.data_dir = config.paths.data_dir
     plan = make_plan(measured, data)
     arms = [arm for arm in plan.arms if arm.name == ("rag" if run is None else "hybrid")]
-    path = folder / f"trial-{_hash(settings)}.jsonl"
-    with run_server(list_serve_options(measured, plan, None), data.root / "logs" / "sweep-serve.log") as url:
+    path = folder / f"trial-{_hash(dict(settings))}.jsonl"
+    with ExitStack() as stack:
+        url = "http://nobody"
+        if not is_answered(path, questions):
+            options = list_serve_options(measured, plan, None)
+            url = stack.enter_context(run_server(options, data.root / "logs" / "sweep-serve.log"))
         progress = CountProgress("asking", len(questions))
         ask_config = AskConfig(url=f"{url}/v1", max_tokens=config.max_tokens, concurrency=config.concurrency,
                                timeout_s=config.timeout_s)  # fmt: skip
         answers = ask_all(questions, arms, ask_config, path, lambda _: progress.advance())
     scored = score_all(questions, answers)
-    quality = statistics.fmean(one.scores.success for one in scored)
-    return quality, statistics.median(one.answer.latency_s for one in scored)
+    quality = bootstrap_mean(np.array([one.scores.success for one in scored]), seed=config.seed)
+    seconds = [answer.latency_s for answer in answers if answer.error is None]
+    return quality, statistics.median(seconds) if seconds else config.timeout_s
 
 
-def train(config: SweepConfig, data: DataDir, run: str, trained: Mapping[str, Any]) -> None:
+def is_answered(path: Path, questions: Sequence[Question]) -> bool:
+    """Tell whether every answer is there: an earlier trial had the same settings, or scoring was broken off."""
+    answers = read_answers(path) if path.is_file() else []
+    done = {answer.question_id for answer in answers if answer.error is None}
+    return done.issuperset(question.id for question in questions)
+
+
+def list_search_options(settings: Mapping[str, Any]) -> list[str]:
+    """Return what serve/run.py is told of a trial's search."""
+    return ["search.use_tuned=false", f"search.dense_weight={settings['dense_weight']}"]
+
+
+def name_run(config: SweepConfig, name: str, settings: Mapping[str, Any]) -> str:
+    """Return the id of the run with a trial's settings."""
+    learned = {key: settings[key] for key in LEARNED}
+    return f"sweep-{name}-{_hash([learned, list(config.train or [])])}"
+
+
+def train(config: SweepConfig, data: DataDir, run: str, settings: Mapping[str, Any]) -> None:
     """Train one adapter, or go on with it, or take the finished one.
 
     Raises:
@@ -287,67 +335,52 @@ def train(config: SweepConfig, data: DataDir, run: str, trained: Mapping[str, An
     if (data.run(run) / "adapter" / "manifest.json").is_file():
         return
     command = [
-        "train/run.py", *(config.train or []), f"run_id={run}", "resume=auto", f"lora.rank={trained['rank']}",
-        f"trainer.learning_rate={trained['learning_rate']}", f"trainer.epochs={trained['epochs']}",
+        "train/run.py", *(config.train or []), f"run_id={run}", "resume=auto", f"lora.rank={settings['rank']}",
+        f"trainer.learning_rate={settings['learning_rate']}", f"trainer.epochs={settings['epochs']}",
         f"paths.data_dir={data.root.resolve()}",
     ]  # fmt: skip
     done = subprocess.run([sys.executable, *command], cwd=PROJECT, check=False)
     if done.returncode:
-        raise InputError(f"train: wanted a run, found exit code {done.returncode}; its message stands above.")
+        raise InputError(
+            f"train: wanted a run, found exit code {done.returncode}; its message stands above. The same command goes "
+            "on without these settings."
+        )
 
 
-def _hash(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def list_outcomes(study: "optuna.Study") -> list[Outcome]:
+def list_results(study: "optuna.Study") -> list[TrialResult]:
     """Return the finished trials in their order."""
     complete = import_optuna().trial.TrialState.COMPLETE
     return [
-        Outcome(trial.number, dict(trial.params), trial.values[0], trial.values[1])
+        TrialResult(
+            trial.number, round_settings(trial.params), Interval(**trial.user_attrs["quality"]), trial.values[1]
+        )
         for trial in study.get_trials(states=(complete,))
     ]
 
 
-def find_best(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes that no other beats in both quality and time, the quickest first."""
-    best = [
-        one
-        for one in outcomes
-        if not any(
-            other.quality >= one.quality
-            and other.seconds <= one.seconds
-            and (other.quality > one.quality or other.seconds < one.seconds)
-            for other in outcomes
-        )
-    ]
-    return sorted(best, key=lambda one: (one.seconds, one.number))
+def write_command(config: SweepConfig, name: str, winner: TrialResult) -> str:
+    """Return the verdict's command line with the settings of a trial."""
+    settings = winner.settings
+    model = f"base={config.base}" if config.train is None else f"run={name_run(config, name, settings)}"
+    instructions = f" instructions={config.instructions}" if config.instructions else ""
+    serve = json.dumps([*config.serve, *list_search_options(settings)], separators=(",", ":"))
+    return (
+        f"python scripts/verdict.py questions=OTHERS.jsonl store={config.store} {model} k={settings['k']}"
+        f"{instructions} max_tokens={config.max_tokens} 'serve={serve}'"
+    )
 
 
-def write_results(folder: Path, outcomes: Sequence[Outcome], best: Sequence[Outcome]) -> None:
-    """Write trials.json and pareto.svg."""
-    from matplotlib.figure import Figure
-
-    numbers = {one.number for one in best}
-    rows = [{"trial": one.number, "quality": round(one.quality, 6), "seconds": round(one.seconds, 6),
-             "settings": one.settings, "best": one.number in numbers} for one in outcomes]  # fmt: skip
-    write_json(folder / "trials.json", rows)
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.scatter([one.seconds for one in outcomes], [one.quality for one in outcomes], color=GREY, s=16)
-    axes.plot([one.seconds for one in best], [one.quality for one in best], "o-", color=BLUE)
-    for one in best:
-        axes.annotate(str(one.number), (one.seconds, one.quality), color=ORANGE, fontsize=8)
-    axes.set(xlabel="median seconds of an answer", ylabel="right answers", ylim=(0, 1))
-    axes.grid(alpha=0.25)
-    write_file(folder / "pareto.svg", render_svg(figure, salt="pareto"))
-
-
-def show(best: Sequence[Outcome]) -> None:
+def show(best: Sequence[TrialResult]) -> None:
     """Print the settings that no other trial beats."""
-    table = Table("trial", "right", "median s", "settings", title="Not beaten in both")
+    table = Table("trial", "right", "interval", "median s", "settings", title="Not beaten in both")
     for one in best:
-        table.add_row(str(one.number), f"{one.quality:.1%}", f"{one.seconds:.2f}", json.dumps(one.settings))
+        quality = one.quality
+        table.add_row(str(one.number), f"{quality.mean:.1%}", f"{quality.low:.1%} to {quality.high:.1%}",
+                      f"{one.seconds:.2f}", json.dumps(one.settings))  # fmt: skip
     console.print(table)
 
 

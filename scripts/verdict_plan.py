@@ -190,8 +190,8 @@ def make_plan(config: VerdictConfig, data: DataDir) -> Plan:
         NotFound: A run, or a file of instructions, does not exist.
     """
     name = check_name(config.name or Path(config.questions).stem, "name")
-    instructions = _read_text(config.instructions, "instructions")
-    long_instructions = _read_text(config.long_instructions, "long_instructions")
+    instructions = read_text(config.instructions, "instructions")
+    long_instructions = read_text(config.long_instructions, "long_instructions")
     if config.nearest_pattern is not None:
         _check_pattern(config.nearest_pattern)
     if config.url is not None:
@@ -233,7 +233,7 @@ def make_plan(config: VerdictConfig, data: DataDir) -> Plan:
     return Plan(name, base, arms, config.nearest_pattern, left_out, used, instructions, config.updated_run)
 
 
-def _read_text(path: str | None, key: str) -> str | None:
+def read_text(path: str | None, key: str) -> str | None:
     """Return a file's text, or None for no file."""
     if path is None:
         return None
