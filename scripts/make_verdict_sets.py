@@ -2,7 +2,9 @@
 
 DATA holds squad_dev_a/ (SQuAD's development set, 24 articles) and intents_train.jsonl, intents_valid.jsonl (BANKING77).
 OUT/squad/ and OUT/intents/ get questions.jsonl, documents/ for a store, train.jsonl and valid.jsonl for a fine-tune,
-and instructions. No question is in a training file. Prints the commands that come next.
+and instructions. OUT/squad/ also gets what the RAFT arm takes: raft_questions.jsonl, the training questions that have
+passages, for scripts/testset.py raft=true, and mixed_questions.jsonl, a test with questions that no passage answers. No
+question of a test is in a training file. Prints the commands that come next.
 """
 
 from core.offline import switch_offline
@@ -20,6 +22,7 @@ from typing import Any
 from core.config import run_command
 from core.errors import NotFound
 from core.layout import write_file, write_folder
+from evaluation.questions import spread
 from retrieval.beir import read_collection
 
 QUESTIONS = 300
@@ -27,7 +30,10 @@ OPEN_BOOK_ROWS = 240
 """Training rows over passages: about 600 tokens each, so they take most of the training's time."""
 CLOSED_BOOK_ROWS = 1200
 VALID_ROWS = 40
+MIXED_ANSWERABLE, MIXED_UNANSWERABLE = 70, 30
+"""Questions of the test of the RAFT arm: what it has over the hybrid is that it declines."""
 SQUAD_INSTRUCTIONS = "Answer the question from the documents, in as few words as possible."
+RAFT_INSTRUCTIONS = f"{SQUAD_INSTRUCTIONS} If they do not hold the answer, say: The documents do not say."
 INTENT_INSTRUCTIONS = (
     "Each document shows a customer's question and its intent. Answer with the intent of the user's question and "
     "nothing else, spelled as in the documents."
@@ -61,27 +67,43 @@ def make_squad(data: Path, out: Path) -> None:
     with write_folder(out / "documents") as folder:
         for passage in collection.passages:
             (folder / name_document(passage.id)).write_text(f"# {passage.title}\n\n{passage.text}\n", encoding="utf-8")
-    questions = [
-        {"id": row["_id"], "question": row["text"], "answers": row["answers"], "accept": row["answers"],
-         "file": name_document(gold[row["_id"]])}
-        for row in asked
-    ]  # fmt: skip
+    questions = [make_question(row["_id"], row["text"], row["answers"], gold[row["_id"]]) for row in asked]
+    write_mixed(data / "squad_dev_a" / "unanswerable.jsonl", questions, out)
     write_lines(out / "questions.jsonl", questions)
     held = {row["text"].casefold() for row in asked}
     texts = collection.labelled_queries()
     others = sorted(query for query, text in texts.items() if text.casefold() not in held and answers.get(query))
     chance = random.Random(0)  # noqa: S311 - a draw of examples
     chance.shuffle(others)
-    rows = []
+    rows, shown_questions = [], []
     for place, query in enumerate(others[: OPEN_BOOK_ROWS + CLOSED_BOOK_ROWS + VALID_ROWS]):
         read = [gold[query], *chance.sample(sorted(passages), 2)] if place % 6 == 0 else []
         chance.shuffle(read)
         shown = [(name_document(one), passages[one].title, passages[one].text) for one in read]
+        if read and place >= VALID_ROWS:
+            shown_questions.append(make_question(query, texts[query], answers[query], gold[query]))
         rows.append(make_chat(texts[query], answers[query][0], shown))
     write_lines(out / "valid.jsonl", rows[:VALID_ROWS])
+    write_lines(out / "raft_questions.jsonl", shown_questions)
     write_lines(out / "train.jsonl", rows[VALID_ROWS:])
     write_file(out / "instructions.txt", SQUAD_INSTRUCTIONS)
     write_file(out / "long_instructions.txt", "Answer in as few words as possible. If you do not know, say so.")
+
+
+def write_mixed(path: Path, questions: Rows, out: Path) -> None:
+    """Write some of the questions among others that no passage answers, and instructions that say what to do then."""
+    chance = random.Random(0)  # noqa: S311 - a draw of examples
+    rows = [{"id": row["_id"], "question": row["text"], "kind": "unanswerable"}
+            for row in chance.sample(read_lines(path), MIXED_UNANSWERABLE)]  # fmt: skip
+    rows += spread(questions, MIXED_ANSWERABLE)
+    chance.shuffle(rows)
+    write_lines(out / "mixed_questions.jsonl", rows)
+    write_file(out / "raft_instructions.txt", RAFT_INSTRUCTIONS)
+
+
+def make_question(query: str, text: str, answers: Sequence[str], passage: str) -> dict[str, Any]:
+    """Return a question as evaluation reads it; one of the answers must stand in what is said."""
+    return {"id": query, "question": text, "answers": answers, "accept": answers, "file": name_document(passage)}
 
 
 def make_chat(question: str, answer: str, shown: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
@@ -139,6 +161,14 @@ def main() -> None:
     data.train={out}/squad/train.jsonl data.valid={out}/squad/valid.jsonl
   python scripts/verdict.py questions={out}/squad/questions.jsonl name=squad store=squad run=squad \\
     instructions={out}/squad/instructions.txt long_instructions={out}/squad/long_instructions.txt max_tokens=48
+For the arm raft-hybrid of squad:
+  python scripts/testset.py store=squad raft=true distractors=2 questions={out}/squad/raft_questions.jsonl \\
+    instructions={out}/squad/raft_instructions.txt
+  python train/run.py model=smollm2_135m hardware=cpu run_id=squad-raft trainer.epochs=1 trainer.batch_size=8 \\
+    trainer.learning_rate=5e-4 data.train=data/reports/testset-squad/raft_train.jsonl \\
+    data.valid=data/reports/testset-squad/raft_valid.jsonl
+  python scripts/verdict.py questions={out}/squad/mixed_questions.jsonl name=squad-raft store=squad run=squad \\
+    raft_run=squad-raft instructions={out}/squad/raft_instructions.txt max_tokens=48
 For the intents train by experiment=intents_cpu, and end with k=5 max_tokens=24 'nearest_pattern="Intent: (.+)"'"""
     )
 

@@ -37,6 +37,7 @@ from retrieval.config import EmbedderConfig, SearchConfig
 from retrieval.database import open_database
 from retrieval.searcher import Hit, Searcher
 from retrieval.store import Passage, find_store, read_chunks, read_passages
+from scripts.verdict_plan import read_text
 from serve.answering import INSTRUCTIONS
 from serve.inquiry import Chat
 from serve.progress import CountProgress, say
@@ -97,8 +98,9 @@ class WritingConfig:
         seed: Of the choice of chunks, and of RAFT's.
         raft: Whether to make training chats.
         questions: File of questions to make training chats from; null: those that are written now.
-        instructions: System message of the training chats; the assistant that is trained for must have the same.
-        distractors: Passages in each training chat that do not answer.
+        instructions: File with the system message of the training chats, the same as of the assistant that is trained
+            for; null: the server's own.
+        distractors: Passages in each training chat that do not answer; best one less than the assistant reads (its k).
         gold_share: Share of the training chats that have the passages that answer.
         without_gold: What is learned in the others: decline, or answer by heart.
         decline: The sentence to decline with.
@@ -117,7 +119,7 @@ class WritingConfig:
     seed: int = 0
     raft: bool = False
     questions: str | None = None
-    instructions: str = INSTRUCTIONS
+    instructions: str | None = None
     distractors: int = 3
     gold_share: float = 0.8
     without_gold: WithoutGold = WithoutGold.decline
@@ -227,7 +229,9 @@ def to_chat(example: Example, instructions: str) -> dict[str, Any]:
     return {"messages": [*messages, {"role": "assistant", "content": example.answer}]}
 
 
-def write_raft(config: WritingConfig, searcher: Searcher, questions: Path, folder: Path) -> list[Path]:
+def write_raft(
+    config: WritingConfig, searcher: Searcher, questions: Path, folder: Path, instructions: str
+) -> list[Path]:
     """Write and check training chats; returns the files.
 
     Raises:
@@ -248,7 +252,7 @@ def write_raft(config: WritingConfig, searcher: Searcher, questions: Path, folde
     paths = []
     for part, name in ((train, RAFT_TRAIN), (valid, RAFT_VALID)):
         if part:
-            chats = [to_chat(example, config.instructions) for example in part]
+            chats = [to_chat(example, instructions) for example in part]
             write_file(folder / name, "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats))
             checked = check_file(folder / name)
             say(f"checked      {folder / name}: {checked.rows} chats")
@@ -266,6 +270,7 @@ def main(composed: DictConfig) -> None:
     name = check_name(config.name or f"testset-{config.store}", "name")
     folder = data.reports / name
     questions = Path(config.questions) if config.questions else folder / QUESTIONS
+    instructions = read_text(config.instructions, "instructions") or INSTRUCTIONS
     model = None if config.questions else find_writer(config.writer)
     searcher = Searcher(data, config.embedder, config.search)
     try:
@@ -276,7 +281,7 @@ def main(composed: DictConfig) -> None:
             console.print(f"wrote {count} questions to {questions}; {refused} drafts refused:")
             for reason, times in count_refusals(drafts):
                 console.print(f"  {times:4}  {reason}", markup=False)
-        paths = write_raft(config, searcher, questions, folder) if config.raft else []
+        paths = write_raft(config, searcher, questions, folder, instructions) if config.raft else []
     finally:
         searcher.close()
     if paths:

@@ -106,7 +106,7 @@ def write_all(config: WritingConfig, data: DataDir, folder: Path) -> Path:
         drafts = asyncio.run(write_drafts(config, find_writer(config.writer), searcher, folder / "drafts.jsonl"))
         write_questions(drafts, folder / "questions.jsonl", {"fact": 6, "multi-hop": 1, "unanswerable": 2})
         if config.raft:
-            write_raft(config, searcher, folder / "questions.jsonl", folder)
+            write_raft(config, searcher, folder / "questions.jsonl", folder, "Say it, briefly.")
     finally:
         searcher.close()
     return folder / "questions.jsonl"
@@ -190,7 +190,7 @@ def test_chats_are_laid_out_as_the_server_does_and_pass_trainings_check(
     chats = [json.loads(line)["messages"] for line in (folder / "raft_train.jsonl").read_text().splitlines()]
     for system, user, assistant in chats:
         question = questions[user["content"]]
-        assert system["content"].startswith(f"{config.instructions}\n\nDocument: ")
+        assert system["content"].startswith("Say it, briefly.\n\nDocument: ")
         if question.answers:
             assert question.passages[0] in system["content"]
             assert system["content"].count("Document: ") == 3

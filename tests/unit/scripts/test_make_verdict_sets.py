@@ -1,6 +1,7 @@
 """The two public sets: three hundred questions whose gold is in its document, and none of them in the training file."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,16 @@ import pytest
 
 from core.errors import NotFound
 from evaluation.metrics import holds_text
-from evaluation.questions import read_questions
-from scripts.make_verdict_sets import CLOSED_BOOK_ROWS, OPEN_BOOK_ROWS, VALID_ROWS, make_intents, make_squad
+from evaluation.questions import Kind, read_questions
+from scripts.make_verdict_sets import (
+    CLOSED_BOOK_ROWS,
+    MIXED_ANSWERABLE,
+    MIXED_UNANSWERABLE,
+    OPEN_BOOK_ROWS,
+    VALID_ROWS,
+    make_intents,
+    make_squad,
+)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -28,8 +37,18 @@ def test_squad_keeps_its_questions_out_of_training(shared_data: Path, tmp_path: 
     asked = {one.question.casefold() for one in questions}
     learned = {row["messages"][-2]["content"].casefold() for row in [*train, *valid]}
     assert not asked & learned
+    mixed = read_questions(tmp_path / "mixed_questions.jsonl")
+    assert Counter(one.kind for one in mixed) == {
+        Kind.knowledge: MIXED_ANSWERABLE,
+        Kind.unanswerable: MIXED_UNANSWERABLE,
+    }
+    assert not {one.question.casefold() for one in mixed} & learned
+    reading = read_questions(tmp_path / "raft_questions.jsonl")
+    assert all(any(holds_text(texts[one.files[0]], gold) for gold in one.accept) for one in reading)
+    assert not asked & {one.question.casefold() for one in reading}
     shown = [row["messages"] for row in train if row["messages"][0]["role"] == "system"]
     assert 200 <= len(shown) <= 280
+    assert {chat[1]["content"] for chat in shown} == {one.question for one in reading}
     assert all(chat[-1]["content"].casefold() in chat[0]["content"].casefold() for chat in shown)
     assert all(chat[0]["content"].count("\n\nDocument: ") == 3 for chat in shown)
 
