@@ -2,9 +2,10 @@
 # Triton's C module, compiled when an image is built and handed out at run time, where there is no compiler (decision 0077).
 #
 #   triton_module.sh build PYTHON LIB     compile Triton's driver.c into LIB/cuda_utils.so, with the Python's own headers
-#   CC=triton_module.sh                   as Triton calls a compiler: triton_module.sh …/driver.c … -o OUT
+#   CC=triton_module.sh                   as Triton calls a compiler: triton_module.sh SOURCE … -o OUT
 #
-# Triton 3.9 compiles nothing else: its launcher is the same for every kernel. Any other source is refused.
+# Triton 3.7 (locks/cuda.txt, which compiles a copy of driver.c under another name) and 3.9 compile nothing else: their launcher is
+# the same for every kernel. Any other source is refused.
 set -euo pipefail
 
 if [ "${1:-}" = build ]; then
@@ -16,12 +17,13 @@ if [ "${1:-}" = build ]; then
   trap 'rm -rf "$stub"' EXIT
   # The driver's library comes with the card: an empty one of its name is enough to link against.
   gcc -shared -o "$stub/libcuda.so.1" -Wl,-soname,libcuda.so.1 -x c /dev/null
+  cp "$source/driver.c" "$3/cuda_utils.c"  # what the module was made of: only that source is answered with it
   gcc "$source/driver.c" -O3 -shared -fPIC -Wno-psabi -Wl,--no-as-needed -o "$3/cuda_utils.so" \
     -L"$stub" -l:libcuda.so.1 -I"$source/include" -I"$headers"
   exit 0
 fi
 
-module=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../lib/cuda_utils.so
+lib=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../lib
 source='' output=''
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -30,8 +32,8 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-if [ "${source##*/}" != driver.c ] || [ -z "$output" ]; then
-  echo "triton_module: wanted Triton's driver.c, found '$source'. There is no compiler in this image: set CC to one." >&2
+if [ -z "$source" ] || [ -z "$output" ] || ! cmp -s "$source" "$lib/cuda_utils.c"; then
+  echo "triton_module: wanted the driver.c of the Triton that this image was built with, found '$source'. There is no compiler in this image: set CC to one." >&2
   exit 1
 fi
-cp "$module" "$output"
+cp "$lib/cuda_utils.so" "$output"

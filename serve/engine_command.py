@@ -268,4 +268,6 @@ def _build_environment(config: EngineConfig, scratch: Path) -> dict[str, str]:
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.kv_cache_gib or 1))
         if config.cpu_threads is not None:
             environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", config.cpu_threads)
+    else:  # FlashInfer's sampler is compiled by nvcc at the start, which dies without one (vLLM issue 49497)
+        environment.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     return environment

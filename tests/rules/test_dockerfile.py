@@ -108,7 +108,9 @@ def test_it_keeps_no_package_cache() -> None:
 
 def test_the_gateway_tells_its_health_on_the_port_it_listens_on() -> None:
     port = select("EXPOSE", "serve")[0]
-    assert f"gateway.port={port}" in select("CMD", "serve")[0]
+    entry = json.loads(select("ENTRYPOINT", "serve")[0])  # options after the image's name replace CMD, and nothing here
+    assert {"gateway.host=0.0.0.0", f"gateway.port={port}"} <= set(entry)
+    assert select("CMD", "serve") == []
     assert f":{port}/health" in select("HEALTHCHECK", "serve")[0]
 
 

@@ -47,6 +47,14 @@ def test_a_gpu_gets_its_share_and_its_cards() -> None:
     assert "VLLM_CPU_KVCACHE_SPACE" not in environment
 
 
+def test_a_gpu_samples_without_a_cuda_toolkit_unless_told_that_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_USE_FLASHINFER_SAMPLER", raising=False)
+    assert build(EngineConfig(device="cuda"))[1]["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in build(EngineConfig(device="cpu"))[1]
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
+    assert build(EngineConfig(device="cuda"))[1]["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
+
+
 def test_what_is_not_set_is_left_to_vllm() -> None:
     arguments, _ = build(EngineConfig(device="cuda"))
     assert not {"--dtype", "--max-model-len", "--default-chat-template-kwargs", "--enforce-eager"} & set(arguments)
