@@ -74,6 +74,19 @@ class DataDir:
         return self.runs / check_name(run_id, "run_id")
 
 
+def make_data_dir(root: Path) -> None:
+    """Make a data directory that only its owner may enter (0700); one that is there keeps its rights.
+
+    Raises:
+        StorageFull: There is no space for it.
+        InputError: It cannot be made there.
+    """
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise describe_os_error(error, f"make {root}") from error
+
+
 def check_name(name: str, what: str) -> str:
     """Return the name if it can safely be a folder's name.
 

@@ -16,8 +16,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from core.errors import Conflict, ContractError, InputError, LoamError, StorageFull, describe_os_error
+from core.errors import Conflict, ContractError, InputError, LoamError, StorageFull
 from core.failpoints import reach
+from core.layout import make_data_dir
 from retrieval.migrations import MIGRATIONS
 
 BUSY_TIMEOUT_S = 30
@@ -40,10 +41,7 @@ def open_database(path: Path) -> Engine:
         ContractError: The file is no database, is damaged, or was written by a newer Loam.
         StorageFull: There is no space to make or migrate it.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise describe_os_error(error, f"make {path.parent}") from error
+    make_data_dir(path.parent)
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _prepare_connection)
     event.listen(engine, "begin", _begin)

@@ -64,6 +64,7 @@ def create_backup(data: DataDir, target: Path, *, has_runs: bool) -> dict[str, A
     if target.exists():
         raise Conflict(f"{target}: wanted a new folder for the backup, found it there. Choose another name.")
     with write_folder(target) as temporary:
+        temporary.chmod(0o700)  # it holds every document: as private as what it is a copy of
         copy = DataDir(temporary)
         engine = open_database(data.database)
         try:
@@ -202,6 +203,7 @@ def restore_backup(folder: Path, data: DataDir) -> dict[str, int]:
     manifest = verify_backup(folder)
     root = DataDir(data.root.resolve())
     with write_folder(root.root) as temporary:
+        temporary.chmod(0o700)
         for name, digest in manifest["files"].items():
             target = temporary / name
             target.parent.mkdir(parents=True, exist_ok=True)

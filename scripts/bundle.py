@@ -16,6 +16,7 @@ if sys.version_info < (3, 11):  # noqa: UP036  (what it is run by in the closed 
 sys.dont_write_bytecode = True  # a bundle holds what its manifest names, and no __pycache__
 
 import importlib.util
+import os
 import signal
 from pathlib import Path
 from typing import NoReturn
@@ -69,6 +70,7 @@ def run(words: list[str]) -> None:
         print(f"{bundle}: {manifest.release}, {len(manifest.files)} files, {manifest.size_bytes / 2**30:.2f} GiB, well")
         print(f"next: python3.11 {bundle / 'bundle.py'} install to=PREFIX")
     elif action == "install":
+        os.umask(0o022)  # every user of the machine may run a release; data/ is made for its owner alone
         install(bundle, Path(options["to"]), signers)
     else:
         print(f"{rollback(Path(options['to']))} is current again")

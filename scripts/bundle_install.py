@@ -11,6 +11,7 @@ bundle_format.py does.
 """
 
 import contextlib
+import ctypes
 import importlib.util
 import json
 import os
@@ -37,6 +38,8 @@ BYTECODE_SHARE = 0.3
 MANYLINUX_YEARS = {"1": (2, 5), "2010": (2, 12), "2014": (2, 17)}
 PROGRAMS = ("awk", "bash", "grep", "sed", "sha256sum")
 """What the project's own set-up calls."""
+LIBRARIES = {"cpu": {"libnuma.so.1": "libnuma1 (Red Hat: numactl-libs)"}}
+"""What a profile's packages load and do not bring, with the system's package of it."""
 
 
 def install(bundle: Path, prefix: Path, signers: Path | None = None) -> Path:
@@ -106,10 +109,23 @@ def check_machine(manifest: Manifest, prefix: Path) -> None:
         if importlib.util.find_spec(module) is None
     ]
     faults += [f"wanted the program {name}, found none. Install it" for name in PROGRAMS if not shutil.which(name)]
+    faults += [
+        f"wanted the library {name}, found none. Install the package {package}"
+        for name, package in LIBRARIES.get(facts["profile"], {}).items()
+        if not _is_loadable(name)
+    ]
     if re.search(r"\s", str(prefix)):
         faults.append(f"to: wanted a path without blanks, found {str(prefix)!r}. Choose another")
     if faults:
         raise ConfigError("; ".join(faults) + ".")
+
+
+def _is_loadable(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def find_wanted_glibc(wheels: Iterable[str]) -> tuple[tuple[int, int], str]:

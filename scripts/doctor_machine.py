@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,10 @@ CPU_ENGINE_BYTES = 3 * GIB
 CARD_ENGINE_BYTES = 2 * GIB
 """What vLLM takes on a card beside weights and cache: context, workspaces, captured graphs; an assumption."""
 TRAINING_TOKENS = 1024
+IMAGE_COMPILER = "triton_module.sh"
+"""What CC names in the images of Dockerfile.cuda."""
+MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+): cannot open shared object file")
+LIBRARY_PACKAGES = {"libnuma.so.1": "apt install libnuma1 (Red Hat: dnf install numactl-libs)"}
 LINUX_MEMORY = 0.92
 """Share of free memory that a plan may use, as train/memory.py has it."""
 
@@ -133,10 +138,21 @@ def check_driver(wanted: Wanted) -> Said:
         yield Finding("driver", "nvidia-smi", (done.stderr or done.stdout).strip()[:200] or "it says nothing", remedy)
         return
     yield from done.stdout.strip().splitlines()
+    yield from _find_missing_compiler()
+
+
+def _find_missing_compiler() -> Iterator[Finding]:
+    """Look for what Triton compiles its C module with; the images have a script with the compiled module instead."""
     compilers = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]  # as Triton looks for one
     if not any(map(shutil.which, compilers)):
         fault = "there is none: Triton cannot start its kernels"
-        yield Finding("driver", compilers[0], fault, "apt install gcc libc6-dev")
+        yield Finding("driver", compilers[0], fault, "apt install gcc libc6-dev (Red Hat: dnf install gcc)")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if Path(compilers[0]).name != IMAGE_COMPILER and not header.is_file():
+        fault = "there is none: Triton cannot be compiled for this Python"
+        yield Finding(
+            "driver", str(header), fault, "apt install python3.11-dev (Red Hat: dnf install python3.11-devel)"
+        )
 
 
 def probing(name: str) -> Callable[[Wanted], Said]:
@@ -157,9 +173,18 @@ def probing(name: str) -> Callable[[Wanted], Said]:
         elif done.returncode < 0:
             yield Finding(name, name, f"killed by {signal.Signals(-done.returncode).name}", remedy)
         else:
-            yield Finding(name, name, (done.stderr.strip().splitlines() or ["it says nothing"])[-1][:300], remedy)
+            fault = (done.stderr.strip().splitlines() or ["it says nothing"])[-1][:300]
+            yield Finding(name, name, fault, find_library_remedy(fault) or remedy)
 
     return check
+
+
+def find_library_remedy(fault: str) -> str | None:
+    """Return what brings a library of the system that a package wants; None where none is missing."""
+    missing = MISSING_LIBRARY.search(fault)
+    if missing is None:
+        return None
+    return LIBRARY_PACKAGES.get(missing[1], f"Install the package of your system that holds {missing[1]}")
 
 
 def check_models(wanted: Wanted) -> Said:

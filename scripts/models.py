@@ -27,7 +27,7 @@ from core.errors import (
     ModelNotFound,
     describe_os_error,
 )
-from core.layout import DataDir, check_name, write_folder
+from core.layout import DataDir, check_name, make_data_dir, write_folder
 from core.logs import configure_logging
 from core.manifest import ModelKind, ModelManifest, hash_files, refuse_code_bearing, verify_files
 
@@ -346,7 +346,9 @@ def main() -> None:
     try:
         if arguments.command == "list":
             list_models(data, as_json=arguments.json)
-        elif arguments.command == "get":
+            return
+        make_data_dir(data.root)
+        if arguments.command == "get":
             (offline.switch_online if arguments.online else offline.switch_offline)()
             get_model(arguments.name, data, is_online=arguments.online)
         else:

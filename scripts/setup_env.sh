@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venv exactly as a lock file says: the CUDA set where nvidia-smi works, else the CPU set. Called by `make setup`.
 #
-# Reads:  PYTHON (default python3.11), LOAM_SET=cpu|cuda (instead of asking nvidia-smi), LOAM_MIN_FREE_GB,
+# Reads:  PYTHON (default python3.11), LOAM_SET=cpu|cuda (instead of asking nvidia-smi; where a bundle was
+#         installed, the set that it brought), LOAM_MIN_FREE_GB,
 #         pip's own PIP_FIND_LINKS, PIP_NO_INDEX, PIP_INDEX_URL, PIP_EXTRA_INDEX_URL and PIP_CERT, which uv does not
 #         read by itself, and UV_TORCH_BACKEND=cpu, which takes torch's CPU build from PyTorch's own index.
 # Quick when nothing changed: .venv/loam-setup holds the sha256 of what the environment was made from, and a change of
@@ -25,7 +26,10 @@ python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2
 choose_set() {
   case "${LOAM_SET:-}" in
     cpu | cuda) echo "$LOAM_SET" ;;
-    "") if nvidia-smi >/dev/null 2>&1; then echo cuda; else echo cpu; fi ;;
+    "")
+      if [ -f installed.json ]; then  # what a bundle brought: another set cannot be had there, whatever the driver says
+        sed -n 's/.*"profile": *"\([a-z]*\)".*/\1/p' installed.json
+      elif nvidia-smi >/dev/null 2>&1; then echo cuda; else echo cpu; fi ;;
     *) fail "LOAM_SET to be cpu or cuda" "LOAM_SET=$LOAM_SET" "unset LOAM_SET to let nvidia-smi decide" ;;
   esac
 }

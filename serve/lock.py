@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from core.errors import Conflict
+from core.layout import make_data_dir
 from core.lock import hold_lock
 
 LOCK_NAME = "gateway.lock"
@@ -24,7 +25,7 @@ def lock_data_dir(root: Path) -> AbstractContextManager[None]:
     """Hold the lock of a data directory until the block or the process ends.
 
     Args:
-        root: The data directory; made if it is missing.
+        root: The data directory; made, for its owner alone, if it is missing.
 
     Raises:
         Conflict: Another gateway holds the lock; its process id is named.
@@ -37,4 +38,5 @@ def lock_data_dir(root: Path) -> AbstractContextManager[None]:
             f"Stop it first (kill {holder}), or give another paths.data_dir."
         )
 
+    make_data_dir(root)
     return hold_lock(root / LOCK_NAME, explain)

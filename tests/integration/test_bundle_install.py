@@ -55,12 +55,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return first.out, second.out
 
 
-def run_bundle(bundle: Path, *words: str, place: str = "") -> subprocess.CompletedProcess[str]:
+def run_bundle(bundle: Path, *words: str, place: str = "", umask: int = -1) -> subprocess.CompletedProcess[str]:
     """Run a bundle's own program by a bare Python, where only loopback exists and what leaves is counted."""
     room = [] if os.environ.get("AIRGAP_AUDIT_LOG") else [sys.executable, str(REPO / "scripts" / "prove_airgap.py")]
     command = [*room, BARE_PYTHON, "-S", "-E", str(bundle / "bundle.py"), *words]
     environment = {**os.environ, **({SWITCH: "1", NAMED: place} if place else {})}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=300, umask=umask
+    )
 
 
 def list_entries(prefix: Path) -> set[str]:
@@ -73,11 +75,26 @@ def read_word(prefix: Path) -> str:
     return (prefix / "current" / "word.txt").read_text()
 
 
+def check_setup_changes_nothing(release: Path, folder: Path) -> None:
+    """Set up once more where a driver answers: an installed release keeps the set that its bundle brought."""
+    (folder / "nvidia-smi").write_text("#!/bin/sh\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "LOAM_SET"}
+    environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "PWD": str(release)}
+    setup = ["bash", "scripts/setup_env.sh"]
+    again = subprocess.run(setup, cwd=release, env=environment, capture_output=True, text=True, check=True)
+    assert again.stderr == ""
+
+
 def test_install_upgrade_rollback_and_nothing_to_set_up_again(bundles: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = bundles
     prefix = tmp_path / "prefix"
-    done = run_bundle(first, "install", f"to={prefix}")
+    done = run_bundle(first, "install", f"to={prefix}", umask=0o077)  # as root has it on a hardened machine
     assert done.returncode == 0, done.stderr
+    release = (prefix / "current").resolve()
+    for path in (prefix, release, release / ".venv" / "bin", release / "scripts" / "setup_env.sh"):
+        assert path.stat().st_mode & 0o055 == 0o055, path
+    assert (prefix / "data").stat().st_mode & 0o777 == 0o700
     assert "air gap: 0 packets without a way out" in done.stderr or os.environ.get("AIRGAP_AUDIT_LOG")
     code = "import reed0, reed2, torch, setuptools; print(reed2.NUMBER, torch.IS_SMALL)"
     command = [str(prefix / "current" / ".venv" / "bin" / "python"), "-c", code]
@@ -85,10 +102,7 @@ def test_install_upgrade_rollback_and_nothing_to_set_up_again(bundles: tuple[Pat
     model = prefix / "current" / "data" / "models" / "mini"
     assert {path.name for path in model.iterdir()} == {"config.json", "model.json", "model.safetensors"}
     assert not (prefix / ".staging").exists()
-    setup = ["bash", "scripts/setup_env.sh"]
-    where = {"cwd": prefix / "current", "env": {**os.environ, "LOAM_SET": "cpu", "PWD": str(prefix / "current")}}
-    again = subprocess.run(setup, **where, capture_output=True, text=True, check=True)  # type: ignore[call-overload]
-    assert again.stderr == ""
+    check_setup_changes_nothing(prefix / "current", tmp_path)
     upgraded = run_bundle(second, "install", f"to={prefix}")
     assert upgraded.returncode == 0, upgraded.stderr
     loaded = prefix / "images" / read_manifest(second).release / IMAGE

@@ -36,7 +36,7 @@ def test_the_drill_brings_everything_back(demo_models: Path, tmp_path: Path) -> 
     subprocess.run([sys.executable, *ingest], cwd=REPO, env=environment, check=True, capture_output=True)
     places = {
         ".venv/bin/python": sys.executable, "/var/backups/loam": str(tmp_path / "backups"), "/srv/loam/data": str(data),
-        "/srv/drill": str(tmp_path / "drill"), "STORE": "acme", "a question whose answer you know": QUESTION,
+        "STORE": "acme", "a question whose answer you know": QUESTION,
     }  # fmt: skip
     commands = read_commands("Backup and restore: the drill")
     for word, place in places.items():
@@ -47,3 +47,4 @@ def test_the_drill_brings_everything_back(demo_models: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all is well" in done.stdout
     assert "returns-policy.md" in done.stdout.partition("all is well")[2]
+    assert list((tmp_path / "backups").iterdir()) == []

@@ -1,9 +1,11 @@
 """examples/deploy: what the compose file and the systemd units name exists, is confined, and comes back."""
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,11 @@ def test_the_gateway_comes_back_has_a_key_and_training_no_way_out() -> None:
     assert serve["environment"]["LOAM_API_KEY"].startswith("${LOAM_API_KEY:?")
     assert serve["ports"] == ["127.0.0.1:8000:8000"]
     assert COMPOSE["networks"][train["networks"][0]] == {"internal": True}
-    assert COMPOSE["volumes"].keys() == {"data"}
+    assert COMPOSE["volumes"] == {"data": {"name": "loam-data"}}
+    assert "-v loam-data:/data" in (REPO / "Dockerfile.cuda").read_text()
 
 
-@pytest.mark.parametrize("unit", [path for path in UNITS if path.suffix == ".service"], ids=lambda path: path.name)
+@pytest.mark.parametrize("unit", [DEPLOY / name for name in MOST_EXPOSED], ids=lambda path: path.name)
 def test_a_service_names_what_exists_and_is_confined(unit: Path) -> None:
     settings = read_unit(unit)
     words = shlex.split(" ".join(settings["ExecStart"]).replace("&&", " "))
@@ -71,6 +74,58 @@ def test_the_gateway_is_started_again_and_speaks_to_private_addresses_only() -> 
     assert all(
         re.match(r"localhost|10\.|172\.16|192\.168|fd00", word) for word in settings["IPAddressAllow"][0].split()
     )
+
+
+def test_the_cards_files_are_made_before_the_gateway_starts_and_their_lack_stops_nothing() -> None:
+    serve, card = read_unit(DEPLOY / "loam-serve.service"), read_unit(DEPLOY / "loam-card.service")
+    assert serve["Wants"] == ["loam-card.service"]
+    assert "loam-card.service" in serve["After"][0].split()
+    assert serve["DeviceAllow"] == ["char-nvidia* rw"]
+    assert all(command.startswith("-/") for command in card["ExecStart"])
+    assert card["Type"] == ["oneshot"]
+
+
+def test_a_trainer_that_runs_out_of_memory_does_not_end_the_gateway_and_caches_are_kept() -> None:
+    settings = read_unit(DEPLOY / "loam-serve.service")
+    assert settings["OOMPolicy"] == ["continue"]
+    pairs = dict(pair.split("=", 1) for line in settings["Environment"] for pair in line.split())
+    image = {
+        "HOME",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "TRITON_CACHE_DIR",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "LOAM_DATA_DIR",
+    }
+    assert pairs.keys() == image
+    assert all(value == "/srv/loam/data" or value.startswith("/srv/loam/data/") for value in pairs.values())
+
+
+def run_backup(folder: Path, code: int) -> set[str]:
+    """Run the nightly backup's command with a stand-in for Python; return the backups that are there afterwards."""
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.write_text(f'#!/bin/sh\n[ "$2" = verify ] && exit {code}\nmkdir "$3"\n')
+    python.chmod(0o755)
+    backups = folder / "backups"
+    for name, days in (("2026-01-01-023000", 20), ("2026-01-19-023000", 2), ("drill", 90)):
+        (backups / name).mkdir(parents=True, exist_ok=True)
+        stamp = time.time() - 86_400 * days
+        os.utime(backups / name, (stamp, stamp))
+    (words,) = read_unit(DEPLOY / "loam-backup.service")["ExecStart"]
+    command = shlex.split(words.replace("$$", "$").replace("%%", "%"))
+    environment = {**os.environ, "BACKUPS": str(backups), "DAYS": "14"}
+    assert subprocess.run(command, cwd=folder, env=environment, check=False).returncode == code
+    return {path.name for path in backups.iterdir()}
+
+
+def test_old_backups_go_only_after_a_good_new_one(tmp_path: Path) -> None:
+    found = run_backup(tmp_path, 1)
+    assert {"2026-01-01-023000", "2026-01-19-023000", "drill"} < found
+    shutil.rmtree(tmp_path / "backups")
+    found = run_backup(tmp_path, 0)
+    assert len(found) == 3
+    assert {"2026-01-19-023000", "drill"} < found
 
 
 def needs_systemd() -> str:

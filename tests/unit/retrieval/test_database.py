@@ -22,8 +22,9 @@ from retrieval.database import (
 from retrieval.migrations import MIGRATIONS
 
 
-def test_commits_are_durable_and_readers_do_not_wait(tmp_path: Path) -> None:
+def test_commits_are_durable_readers_do_not_wait_and_others_do_not_read(tmp_path: Path) -> None:
     engine = open_database(tmp_path / "new" / "loam.db")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
     with read_transaction(engine) as connection:
         values = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()

@@ -70,6 +70,7 @@ def test_a_restored_backup_finds_what_the_first_did(data: DataDir, tmp_path: Pat
     create_backup(data, backup, has_runs=has_runs)
     verify_backup(backup)
     assert (restore_backup(backup, new)["acme"]) > FILES
+    assert [path.stat().st_mode & 0o777 for path in (backup, new.root)] == [0o700, 0o700]
     assert all(find(new, range(FILES)))
     assert {finding.check for finding in examine(new, repair=False)} <= {"adapters"}  # this one was never trained
     assert (new.run("mine") / "adapter" / "weights").is_file() is has_runs

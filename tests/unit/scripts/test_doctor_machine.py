@@ -26,6 +26,7 @@ from scripts.doctor_machine import (
     check_models,
     check_packages,
     check_ports,
+    find_library_remedy,
     find_wanted,
     probing,
 )
@@ -77,7 +78,8 @@ def test_a_kernel_that_cannot_run_is_a_finding(wanted: Wanted) -> None:
 
 
 @pytest.mark.parametrize(
-    ("compiler", "missing"), [("", ["gcc"]), ("scripts/triton_module.sh", []), ("none-such", ["none-such"])]
+    ("compiler", "missing"),
+    [("", ["gcc"]), ("scripts/triton_module.sh", []), ("none-such", ["none-such", "Python.h"])],
 )
 def test_a_card_needs_a_compiler_or_what_the_images_have_instead(
     wanted: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, missing: list[str]
@@ -87,9 +89,21 @@ def test_a_card_needs_a_compiler_or_what_the_images_have_instead(
     driver.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CC", str(REPO / compiler) if "/" in compiler else compiler)
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    if not compiler:
+        (tmp_path / "Python.h").touch()
     said = list(check_driver(replace(wanted, profile="h100")))
     assert said[0] == "NVIDIA H100, 580.1, 81559 MiB, 81000 MiB"
-    assert [one.subject for one in said if isinstance(one, Finding)] == missing
+    assert [Path(one.subject).name for one in said if isinstance(one, Finding)] == missing
+
+
+@pytest.mark.parametrize(
+    ("library", "remedy"), [("libnuma.so.1", "apt install libnuma1"), ("libodd-2.so.7", "package of your system")]
+)
+def test_a_missing_library_of_the_system_is_told_with_what_brings_it(library: str, remedy: str) -> None:
+    fault = f"ImportError: {library}: cannot open shared object file: No such file or directory"
+    assert remedy in (find_library_remedy(fault) or "")
+    assert find_library_remedy("ImportError: no module named vllm") is None
 
 
 def test_packages_are_held_against_the_profiles_own_lock(wanted: Wanted) -> None:

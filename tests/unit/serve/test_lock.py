@@ -38,8 +38,9 @@ def test_a_second_one_is_refused_with_the_first_ones_id_until_it_is_killed(tmp_p
         assert (tmp_path / LOCK_NAME).read_text() == f"{os.getpid()}\n"
 
 
-def test_it_makes_the_directory(tmp_path: Path) -> None:
+def test_it_makes_the_directory_for_its_owner_alone(tmp_path: Path) -> None:
     with lock_data_dir(tmp_path / "new" / "data"):
+        assert (tmp_path / "new" / "data").stat().st_mode & 0o777 == 0o700
         assert (tmp_path / "new" / "data" / LOCK_NAME).read_text() == f"{os.getpid()}\n"
 
 

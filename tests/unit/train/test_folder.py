@@ -17,6 +17,11 @@ def test_a_claimed_folder_holds_the_configuration(tmp_path: Path) -> None:
         assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == {"run_id": "mine", "name": "Grüße"}
 
 
+def test_the_data_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    with claim_folder(tmp_path / "data" / "runs" / "mine", {}):
+        assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     with (
         claim_folder(tmp_path / "run", {}),
