@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
+from tests.fakes.gateway import RunningGateway
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 Theme = Literal["light", "dark"]
 MISSING = "wanted Chromium (apt install chromium), found none; the console was not looked at"
@@ -22,6 +24,14 @@ OPTIONS = [
     "--disable-quic",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A gateway whose console is looked at, and the key that is typed in there."""
+
+    gateway: RunningGateway
+    token: str
 
 
 @dataclass  # without slots: Playwright writes on whose methods it is handed
@@ -86,7 +96,7 @@ def watched_page(
 def log_in(page: Page, token: str) -> None:
     """Type a key and wait for the console."""
     page.get_by_label("API key").fill(token)
-    page.get_by_role("button", name="Open").click()
+    page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
 
 

@@ -1,7 +1,7 @@
 // One answer as it is written: its text with marks, what was searched for it, and what people say of it.
 
 import { ApiError, call, stream } from "./api.js";
-import { h, icon, next, problem, put, table } from "./dom.js";
+import { count, h, icon, next, problem, put, table } from "./dom.js";
 
 const PASSAGES = 5;
 
@@ -46,7 +46,7 @@ async function run(wanted, signal, text, state, below) {
     await (wanted.kind !== "assistant" && wanted.stores.length ? askResponses : askChat)(wanted, signal, found, add);
   } catch (error) {
     state.textContent = signal.aborted ? "stopped" : "failed";
-    if (!signal.aborted) put(below, problem(error instanceof ApiError ? error : new ApiError(String(error))));
+    if (!signal.aborted) put(below, problem(error instanceof ApiError ? error : new ApiError(String(error))), next("ask once more; where it comes again, Operations and its doctor say what is wrong."));
     return null;
   }
   state.textContent = describeTimes(first, performance.now() - started, found.tokens);
@@ -98,9 +98,9 @@ function readMark(found, cited) {
 
 function describeTimes(first, total, tokens) {
   const parts = [];
-  if (first !== null) parts.push(`first word ${(first / 1000).toFixed(1)} s`);
-  parts.push(`${(total / 1000).toFixed(1)} s`);
-  if (tokens) parts.push(`${tokens} tokens`);
+  if (first !== null) parts.push(`first word after ${(first / 1000).toFixed(1)} s`);
+  parts.push(`${(total / 1000).toFixed(1)} s in all`);
+  if (tokens) parts.push(count(tokens, "token"));
   return parts.join(" · ");
 }
 

@@ -62,15 +62,16 @@ function showLogin(error = null) {
       "main",
       { class: "login" },
       h("h1", {}, brand()),
+      h("p", { class: "quiet" }, "Your models and your documents, on your own machines."),
       h(
         "form",
-        { onsubmit: submit },
+        { class: "card", onsubmit: submit },
         h("label", { for: "key" }, "API key"),
         field,
-        h("button", { class: "primary" }, "Open"),
+        h("button", { class: "primary" }, "Log in"),
         error ? h("p", { class: "problem", role: "alert" }, error) : null,
       ),
-      h("p", { class: "quiet" }, "It is the key that your programs use. It stays in this tab until you close it or log out."),
+      h("p", { class: "quiet" }, "It is the key that your programs use; an operator gives it out. It stays in this tab until you close it or log out."),
     ),
   );
   field.focus();
@@ -131,7 +132,7 @@ async function showPage() {
     if (isLeft()) left();
     else leave = left;
   } catch (error) {
-    put(root, problem(error));
+    put(root, h("h1", {}, h("a", { href: `#/${route.page}` }, page.title)), problem(error));
   }
 }
 

@@ -50,12 +50,14 @@ export async function show(root, { query, noteQuery, isLeft }) {
     note();
     put(hint);
     thread.prepend(startTurn(chat, question, openSource));
+    anew.hidden = false;
     field.value = "";
   };
   const draw = () => {
     put(pickers, drawPickers(chat, () => { draw(); note(); }));
     put(places, drawStores(chat, () => { draw(); note(); }));
     if (!chat.turns.length) put(hint, drawHint(chat));
+    anew.hidden = !chat.turns.length;
   };
   field.addEventListener("keydown", (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event));
   const restart = () => {
@@ -67,13 +69,12 @@ export async function show(root, { query, noteQuery, isLeft }) {
     note();
     field.focus();
   };
+  const anew = h("button", { type: "button", onclick: restart }, "New conversation");
   const form = h(
-    "form", { class: "ask", onsubmit: submit },
-    h("label", { for: "question", class: "hidden" }, "Question"), field, pickers, places,
-    h("div", { class: "row" },
-      h("button", { class: "primary" }, "Ask"),
-      h("button", { type: "button", onclick: restart }, "New conversation"),
-      h("span", { class: "quiet wide-only" }, "Enter asks · Shift+Enter: a new line · / comes back here")),
+    "form", { class: "card ask", onsubmit: submit },
+    h("label", { for: "question", class: "hidden" }, "Question"), field, places,
+    h("div", { class: "row between" }, pickers, h("div", { class: "row" }, anew, h("button", { class: "primary" }, "Ask"))),
+    h("p", { class: "quiet small wide-only" }, "Enter asks · Shift+Enter: a new line · / comes back here"),
   );
   put(root, h("h1", { class: "hidden" }, title), form, hint, thread);
   draw();

@@ -13,12 +13,12 @@ const BOTTOM = 28;
  * Draw lines over steps.
  * @param {string} label what is drawn
  * @param {{name: string, points: [number, number][]}[]} series each with its points (x, y)
- * @param {{x?: string}} axes what x counts
+ * @param {{x?: string, waiting?: string}} words what x counts, and what stands there while there is no point
  */
-export function drawLines(label, series, { x = "step" } = {}) {
+export function drawLines(label, series, { x = "step", waiting = "Nothing yet." } = {}) {
   const drawn = series.filter((one) => one.points.length);
   const points = drawn.flatMap((one) => one.points);
-  if (!points.length) return h("figure", { class: "chart" }, h("figcaption", {}, label), h("p", { class: "quiet" }, "Nothing yet."));
+  if (!points.length) return h("figure", { class: "chart" }, h("figcaption", {}, label), h("p", { class: "quiet" }, waiting));
   const scale = makeScale(points);
   const paths = drawn.map((one, at) => svg("polyline", {
     points: one.points.map(([px, py]) => `${scale.x(px).toFixed(1)},${scale.y(py).toFixed(1)}`).join(" "),
@@ -52,7 +52,7 @@ function makeScale(points) {
   const [left, right] = [Math.min(...xs), Math.max(...xs)];
   let [low, high] = ys.length ? [Math.min(...ys), Math.max(...ys)] : [0, 1];
   if (low > 0 && low < high * 0.6) low = 0;
-  if (high === low) high = low + (Math.abs(low) || 1);
+  if (high === low) [low, high] = [Math.min(low, 0), high + (Math.abs(high) || 1)]; // one value: in the middle, over nothing
   const across = (WIDTH - LEFT - RIGHT) / (right - left || 1);
   const up = (HEIGHT - TOP - BOTTOM) / (high - low);
   return { left, right, low, high, x: (value) => LEFT + (value - left) * across, y: (value) => HEIGHT - BOTTOM - (value - low) * up };

@@ -33,7 +33,7 @@ async function showStores(root, { isLeft }) {
   };
   const form = h(
     "form", { class: "row", onsubmit: make },
-    h("label", { for: "store-name" }, "New store"), h("div", {}, name), h("button", { class: "primary" }, "Make it"),
+    h("label", { for: "store-name" }, "New store"), h("div", {}, name), h("button", { class: "primary" }, "Create the store"),
   );
   const first = empty("No documents yet", h("p", {}, "A store is a set of documents that is searched as one. Name the first one, then drop files into it."));
   put(root, h("h1", {}, title), form, problems, stores.length ? drawStores(stores) : first);

@@ -87,6 +87,16 @@ export function problem(error) {
   return h("p", { class: "problem", role: "alert" }, error.message, id);
 }
 
+/** Show a figure over its name; one that is words, as a name or a date, is written smaller. */
+export function figure(name, value) {
+  return h("div", { class: "figure" }, h("b", { class: String(value).length > 9 ? "words" : null }, value), h("span", {}, name));
+}
+
+/** Write how many there are of something. */
+export function count(number, noun) {
+  return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+}
+
 /** Write a size as people read it. */
 export function bytes(count) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -2,7 +2,7 @@
 
 import { ApiError, call, listAll, upload } from "./api.js";
 import { drawBars } from "./chart.js";
-import { bytes, empty, h, next, problem, put, span, table, when } from "./dom.js";
+import { bytes, count, empty, figure, h, next, problem, put, span, table, when } from "./dom.js";
 import { nameJob, showJob } from "./job.js";
 import { drawNames } from "./names.js";
 
@@ -98,8 +98,8 @@ function drawNew(bases, files, { left, query, noteQuery }) {
 
 function drawCheck(checked) {
   const figures = h("div", { class: "row" },
-    h("span", { class: `badge ${checked.fault_count ? "failed" : "completed"}` }, checked.fault_count ? `${checked.fault_count} faults` : "no faults"),
-    h("span", {}, `${checked.rows.toLocaleString("en")} good rows, format ${checked.format.replace("_", " ")}`));
+    h("span", { class: `badge ${checked.fault_count ? "failed" : "completed"}` }, checked.fault_count ? count(checked.fault_count, "fault") : "no faults"),
+    h("span", {}, `${count(checked.rows, "good row")}, format ${checked.format.replace("_", " ")}`));
   if (checked.fault_count) {
     const faults = checked.faults.map((fault) => h(
       "tr", {}, h("td", { class: "number" }, fault.line || "file"), h("td", {}, h("code", {}, fault.field)), h("td", {}, fault.problem), h("td", {}, fault.fix)));
@@ -202,7 +202,7 @@ function drawEstimate({ steps, tokens, seconds, memory, hardware, fits, remedies
     ["estimated time, evaluations apart", `${span(seconds.low)} to ${span(seconds.high)}`],
     [`memory needed, of ${bytes(memory.free_bytes)} free`, bytes(memory.needed_bytes)],
   ];
-  const shown = h("div", { class: "figures" }, figures.map(([name, value]) => h("div", { class: "figure" }, h("b", {}, value), h("span", {}, name))));
+  const shown = h("div", { class: "figures" }, figures.map(([name, value]) => figure(name, value)));
   const where = h("p", { class: "quiet" }, `On ${hardware}.`, stopsEngine ? " Nobody is answered while it trains: vLLM gives its memory up and comes back after." : "");
   if (fits) return [shown, where];
   const helps = remedies.map(({ change, needed_bytes: size }) => h("li", {}, h("code", {}, change), ` (then about ${bytes(size)})`));

@@ -3,7 +3,7 @@
 import { call, fetchText } from "./api.js";
 import { drawLines, format } from "./chart.js";
 import { confirmThat } from "./dialog.js";
-import { h, next, problem, put, save, span, table, when } from "./dom.js";
+import { figure, h, next, problem, put, save, span, table, when } from "./dom.js";
 import { drawUse, linkAsk } from "./names.js";
 
 const POLL_MS = 1000;
@@ -101,7 +101,7 @@ function drawFigures(job) {
     job.trained_tokens ? ["Tokens read", job.trained_tokens.toLocaleString("en")] : null,
     ...Object.entries(job.hyperparameters ?? {}).map(([name, value]) => [name.replace(/^n_/, "").replaceAll("_", " "), String(value)]),
   ].filter(Boolean);
-  return figures.map(([name, value]) => h("div", { class: "figure" }, h("b", {}, value), h("span", {}, name)));
+  return figures.map(([name, value]) => figure(name, value));
 }
 
 /** Say what comes next at each status; after a success «Use it» does. */

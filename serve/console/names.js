@@ -45,7 +45,7 @@ function drawAliasForm({ model, checkpoints, suffix }) {
     h("p", { class: "quiet" }, "Programs and people ask under it. Given to a newer model later, it moves in one step."),
     h("div", { class: "field" }, h("label", { for: "alias-name" }, "Name"), name),
     checkpoints.length ? h("div", { class: "field" }, h("label", { for: "alias-model" }, "Which weights"), weights) : null,
-    h("div", { class: "row" }, h("button", {}, "Give the name")), result,
+    h("div", { class: "row" }, h("button", { class: "primary" }, "Give the name")), result,
   );
 }
 

@@ -3,13 +3,14 @@
 import { call, fetchText } from "./api.js";
 import { drawLines, format } from "./chart.js";
 import { confirmThat } from "./dialog.js";
-import { bytes, h, problem, put, span, table, when } from "./dom.js";
+import { bytes, figure, h, problem, put, span, table, when } from "./dom.js";
 
 export const title = "Operations";
 export const isForAdmins = true;
 
 const POLL_MS = 3000;
 const MOST_POINTS = 200;
+const WAITING = "The first point comes in a few seconds.";
 
 export async function show(root, context) {
   const view = { timer: null, before: null, opened: null, written: [], asked: [] };
@@ -73,7 +74,7 @@ function sum(metrics, name, fits = () => true) {
 }
 
 function drawFigure(name, value) {
-  return value === null ? null : h("div", { class: "figure" }, h("b", {}, value), h("span", {}, name));
+  return value === null ? null : figure(name, value);
 }
 
 function drawEngine(status, metrics) {
@@ -135,8 +136,8 @@ function drawRates(view, status, metrics) {
       drawFigure("requests that failed (5xx)", count((code) => code.startsWith("5") && !shed.includes(code))),
       drawFigure("told to come later (429, 503)", count((code) => shed.includes(code)))),
     h("div", { class: "columns columns-2" },
-      drawLines("Requests a second, while this page is open", [{ name: "", points: view.asked }], { x: "seconds" }),
-      drawLines("Tokens written a second, while this page is open", [{ name: "", points: view.written }], { x: "seconds" })),
+      drawLines("Requests a second, while this page is open", [{ name: "", points: view.asked }], { x: "seconds", waiting: WAITING }),
+      drawLines("Tokens written a second, while this page is open", [{ name: "", points: view.written }], { x: "seconds", waiting: WAITING })),
   );
 }
 
@@ -224,7 +225,7 @@ async function drawKeys(place, made = null) {
       h("h2", {}, "Keys"),
       made ? h("div", { class: "empty", role: "status" }, h("p", {}, `The new key of ${made.owner}. It is shown this once and kept nowhere:`), h("pre", { class: "token" }, made.token)) : null,
       rows.length ? table(head, rows) : h("p", { class: "quiet" }, "There is none yet. From the first one on, every request needs a key: make an administrator's first."),
-      h("form", { class: "row", onsubmit: make }, h("label", { for: "owner" }, "New key for"), h("div", {}, owner), h("label", { class: "check" }, admin, " administrator"), h("button", { class: "primary" }, "Make it")),
+      h("form", { class: "row", onsubmit: make }, h("label", { for: "owner" }, "New key for"), h("div", {}, owner), h("label", { class: "check" }, admin, " administrator"), h("button", { class: "primary" }, "Create the key")),
       problems),
   );
 }

@@ -42,7 +42,7 @@ async function showReport(root, report, reports) {
   const compare = h("select", { "aria-label": "Compare with", onchange: () => { location.hash = `#/reports/${encodeURIComponent(report.name)}?with=${encodeURIComponent(compare.value)}`; } },
     h("option", { value: "" }, "Compare with …"), others.map((one) => h("option", {}, one.name)));
   const files = Object.keys(report.files).map((file) => h("button", { class: "plain", onclick: async () => save(file, await fetchBlob(locate(report, file))) }, file));
-  const body = h("div", { class: "report" });
+  const body = h("div", { class: "report card" });
   put(root,
     h("div", { class: "row between" }, h("h1", {}, h("a", { href: "#/reports" }, title), " / ", report.name), others.length ? compare : null),
     h("p", { class: "quiet" }, `Written ${when(report.created_at)}. Files: `, files), body);

@@ -94,7 +94,7 @@ def test_from_nothing_to_a_cited_answer_of_a_fine_tuned_model(program: Program, 
         follow(page, "you give the new model a name here", "bring documents in")
 
         page.get_by_label("New store").fill("handbook")
-        page.get_by_role("button", name="Make it").click()
+        page.get_by_role("button", name="Create the store").click()
         page.locator("#files").set_input_files([str(ACME / "documents" / name) for name in DOCUMENTS])
         expect(page.locator(".badge.completed")).to_have_count(len(DOCUMENTS), timeout=3 * MINUTE_MS)
         follow(page, "ask these documents")

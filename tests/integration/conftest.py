@@ -1,8 +1,9 @@
-"""What the slow tier shares: one real vLLM, because a start takes most of a minute, and programs to kill."""
+"""What the slow tier shares: one real vLLM, because a start takes most of a minute, programs to kill, and a browser."""
 
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from omegaconf import OmegaConf
@@ -14,6 +15,11 @@ from serve.hardware import fill_engine_config
 from tests.fakes.adapter import write_adapter
 from tests.fakes.engine_thread import EngineThread, engine_thread
 from tests.fakes.warm_python import WarmPython
+
+if TYPE_CHECKING:  # Playwright comes with the dev extra; without it the console's tests are skipped
+    from playwright.sync_api import Browser
+
+    from tests.browser import Served, Watched
 
 REAL_MODEL = "smollm2-135m-instruct"
 
@@ -51,3 +57,22 @@ def programs() -> Iterator[WarmPython]:
     """What the tests of kept data start and kill: ingestion, sync, uploads, opening; each a process of its own."""
     with WarmPython(*(f"tests.fakes.{name}_command" for name in ("ingest", "sync", "upload", "open"))) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """One browser for all tests of a module; each test has a profile of its own."""
+    from tests.browser import running_browser
+
+    with running_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def watched(served: "Served", browser: "Browser") -> Iterator["Watched"]:
+    """The console of what a module calls `served`, with its key typed in."""
+    from tests.browser import log_in, watched_page
+
+    with watched_page(browser, served.gateway.url) as opened:
+        log_in(opened.page, served.token)
+        yield opened

@@ -6,7 +6,6 @@ The engine is the fake one, so that an answer takes no time; what is asked, foun
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -23,9 +22,9 @@ from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
 from serve.answering import AssistantConfig
 from serve.keys import create_key, revoke_key
-from tests.browser import CHROMIUM, MISSING, Watched, ask, log_in, running_browser, watched_page
+from tests.browser import CHROMIUM, MISSING, Served, Watched, ask, log_in, watched_page
 from tests.fakes.engine import BASE
-from tests.fakes.gateway import ALIAS, RunningGateway, running_gateway
+from tests.fakes.gateway import ALIAS, running_gateway
 from tests.fakes.hash_embedder import HashEmbedder
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
@@ -52,17 +51,9 @@ DROPPED = """() => {
 }"""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A gateway with two documents, an assistant over them, and a key."""
-
-    gateway: RunningGateway
-    token: str
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One gateway for all tests here."""
+    """A gateway with two documents, an assistant over them, and an administrator's key; one for all tests here."""
     folder, source = tmp_path_factory.mktemp("console"), tmp_path_factory.mktemp("documents")
     (source / "brook-40.md").write_text(MANUAL)
     (source / "returns.md").write_text(RETURNS)
@@ -80,27 +71,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         searcher.close()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests here; each test has a profile of its own."""
-    with running_browser() as running:
-        yield running
-
-
-@pytest.fixture
-def watched(served: Served, browser: Browser) -> Iterator[Watched]:
-    """A page on which somebody has logged in."""
-    with watched_page(browser, served.gateway.url) as opened:
-        log_in(opened.page, served.token)
-        yield opened
-
-
 def test_without_a_good_key_there_is_a_login_and_nothing_else(served: Served, browser: Browser) -> None:
     key, token = create_key(served.gateway.database, "leaver")
     with watched_page(browser, served.gateway.url) as watched:
         page = watched.page
         page.get_by_label("API key").fill("loam-wrong")
-        page.get_by_role("button", name="Open").click()
+        page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("alert")).to_contain_text("wrong")
         expect(page.get_by_role("navigation")).to_have_count(0)
         log_in(page, token)
@@ -192,7 +168,7 @@ def test_ten_files_are_brought_in_and_the_broken_one_says_why(served: Served, wa
     page = watched.page
     page.get_by_role("link", name="Documents").click()
     page.get_by_label("New store").fill("ten files")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Create the store").click()
     expect(page.get_by_text("This store is empty")).to_be_visible()
     files = []
     for number in range(9):
@@ -225,7 +201,7 @@ def test_a_dropped_file_is_found_by_its_attributes(served: Served, watched: Watc
     page = watched.page
     page.get_by_role("link", name="Documents").click()
     page.get_by_label("New store").fill("dropped")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Create the store").click()
     expect(page.get_by_text("This store is empty")).to_be_visible()
     dropped = page.evaluate_handle(DROPPED)
     page.locator(".drop").dispatch_event("drop", {"dataTransfer": dropped})

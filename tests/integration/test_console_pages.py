@@ -26,9 +26,9 @@ from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
 from serve.answering import AssistantConfig
 from serve.keys import create_key
-from tests.browser import CHROMIUM, MISSING, Theme, find_barriers, log_in, running_browser, watched_page
+from tests.browser import CHROMIUM, MISSING, Served, Theme, ask, find_barriers, log_in, watched_page
 from tests.fakes.engine import BASE
-from tests.fakes.gateway import ALIAS, RunningGateway, running_gateway
+from tests.fakes.gateway import ALIAS, running_gateway
 from tests.fakes.hash_embedder import HashEmbedder
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
@@ -47,17 +47,15 @@ REPLY = (
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class Company(Served):
     """A gateway with the example company's documents, an administrator's key, and a guest's who has nothing yet."""
 
-    gateway: RunningGateway
-    token: str
     store: str
     guest: str
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
     """One gateway for all pages."""
     folder, source = tmp_path_factory.mktemp("pages"), tmp_path_factory.mktemp("source")
     for path in sorted(DOCUMENTS.glob("*.md")):
@@ -72,7 +70,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     try:
         with running_gateway(folder, assistants=assistants, stores=searcher, trains=True) as gateway:
             token = create_key(gateway.database, "local", is_admin=True)[1]
-            yield Served(gateway, token, "acme-handbook", create_key(gateway.database, "guest")[1])
+            yield Company(gateway, token, "acme-handbook", create_key(gateway.database, "guest")[1])
     finally:
         searcher.close()
 
@@ -98,23 +96,16 @@ def write_sample_report(folder: Path, success: float, latency_s: float) -> None:
     write_report(folder, f"Evaluation of {folder.name}", sections, values, (("arm", "right"), (("rag", success),)))
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all pages."""
-    with running_browser() as running:
-        yield running
-
-
-def show_login(page: Page, served: Served) -> None:
+def show_login(page: Page, served: Company) -> None:
     expect(page.get_by_label("API key")).to_be_visible()
 
 
-def open_page(page: Page, served: Served, route: str, token: str | None = None) -> None:
+def open_page(page: Page, served: Company, route: str, token: str | None = None) -> None:
     log_in(page, token or served.token)
     page.evaluate("route => { location.hash = `#/${route}`; }", route)
 
 
-def show_answer(page: Page, served: Served) -> None:
+def show_answer(page: Page, served: Company) -> None:
     served.gateway.script(reply=REPLY)
     open_page(page, served, "ask?model=acme-support")
     page.get_by_label("Question", exact=True).fill(QUESTION)
@@ -122,7 +113,7 @@ def show_answer(page: Page, served: Served) -> None:
     expect(page.locator(".answer button.mark")).to_have_count(1)
 
 
-def show_comparison(page: Page, served: Served) -> None:
+def show_comparison(page: Page, served: Company) -> None:
     served.gateway.script(reply=REPLY)
     open_page(page, served, f"ask?model=acme-support&model={BASE}")
     page.get_by_label("Question", exact=True).fill(QUESTION)
@@ -130,37 +121,37 @@ def show_comparison(page: Page, served: Served) -> None:
     expect(page.locator(".answer .text[aria-busy]")).to_have_count(0)
 
 
-def show_passage(page: Page, served: Served) -> None:
+def show_passage(page: Page, served: Company) -> None:
     show_answer(page, served)
     page.locator(".answer button.mark").click()
     expect(page.get_by_role("dialog").locator("mark")).to_be_visible()
 
 
-def show_stores(page: Page, served: Served) -> None:
+def show_stores(page: Page, served: Company) -> None:
     open_page(page, served, "documents")
     expect(page.get_by_role("link", name="acme-handbook")).to_be_visible()
 
 
-def show_store(page: Page, served: Served) -> None:
+def show_store(page: Page, served: Company) -> None:
     open_page(page, served, f"documents/{served.store}?q=return+a+product")
     expect(page.locator(".hits tbody tr").first).to_be_visible()
 
 
-def upload_chats(served: Served, *more: str) -> str:
+def upload_chats(served: Company, *more: str) -> str:
     """Upload training chats of the example company; return the file's id."""
     chats = (DOCUMENTS.parent / "chats_train.jsonl").read_text().splitlines()[:40]
     content = "\n".join([*chats, *more]).encode()
     return served.gateway.client(served.token).files.create(file=("chats.jsonl", content), purpose="fine-tune").id
 
 
-def show_training(page: Page, served: Served) -> None:
+def show_training(page: Page, served: Company) -> None:
     file_id = upload_chats(served, json.dumps({"messages": [{"role": "user", "content": "no answer"}]}))
     open_page(page, served, "finetune")
     page.get_by_label("or one uploaded before").select_option(file_id)
     expect(page.locator(".faults tbody tr")).to_have_count(1)
 
 
-def show_settings(page: Page, served: Served) -> None:
+def show_settings(page: Page, served: Company) -> None:
     file_id = upload_chats(served)
     open_page(page, served, "finetune")
     page.get_by_label("or one uploaded before").select_option(file_id)
@@ -168,7 +159,7 @@ def show_settings(page: Page, served: Served) -> None:
     expect(page.locator(".estimate .figure")).to_have_count(4, timeout=30_000)
 
 
-def show_job(page: Page, served: Served) -> None:
+def show_job(page: Page, served: Company) -> None:
     jobs = served.gateway.client(served.token).fine_tuning.jobs
     hyperparameters = {"n_epochs": 4, "batch_size": 4}
     method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
@@ -180,7 +171,7 @@ def show_job(page: Page, served: Served) -> None:
     expect(page.locator(".badge.succeeded")).to_be_visible(timeout=60_000)
 
 
-def show_use(page: Page, served: Served) -> None:
+def show_use(page: Page, served: Company) -> None:
     """A job without held-out rows: both models are asked now, and the new one gets a name and documents."""
     jobs = served.gateway.client(served.token).fine_tuning.jobs
     job = jobs.create(model=BASE, training_file=upload_chats(served), suffix="desk")
@@ -193,7 +184,7 @@ def show_use(page: Page, served: Served) -> None:
     expect(page.locator("form .next")).to_be_visible()
 
 
-def show_names(page: Page, served: Served) -> None:
+def show_names(page: Page, served: Company) -> None:
     given = {"name": "support", "model": BASE, "vector_store_ids": [served.store]}
     headers = {"authorization": f"Bearer {served.token}"}
     httpx.post(f"{served.gateway.url}/v1/loam/assistants", json=given, headers=headers).raise_for_status()
@@ -203,33 +194,33 @@ def show_names(page: Page, served: Served) -> None:
     names.scroll_into_view_if_needed()
 
 
-def show_assistant_form(page: Page, served: Served) -> None:
+def show_assistant_form(page: Page, served: Company) -> None:
     open_page(page, served, f"documents/{served.store}")
     page.get_by_text("Make an assistant of it").click()
     expect(page.get_by_label("Model that answers")).to_be_visible()
 
 
-def show_first_steps(page: Page, served: Served) -> None:
+def show_first_steps(page: Page, served: Company) -> None:
     open_page(page, served, f"ask?model={BASE}", served.guest)
     expect(page.get_by_text("From nothing to cited answers")).to_be_visible()
 
 
-def show_no_documents(page: Page, served: Served) -> None:
+def show_no_documents(page: Page, served: Company) -> None:
     open_page(page, served, "documents", served.guest)
     expect(page.get_by_text("No documents yet")).to_be_visible()
 
 
-def show_no_jobs(page: Page, served: Served) -> None:
+def show_no_jobs(page: Page, served: Company) -> None:
     open_page(page, served, "finetune", served.guest)
     expect(page.get_by_text("No jobs yet")).to_be_visible()
 
 
-def show_no_reports(page: Page, served: Served) -> None:
+def show_no_reports(page: Page, served: Company) -> None:
     open_page(page, served, "reports", served.guest)
     expect(page.get_by_text("No reports yet")).to_be_visible()
 
 
-def show_reports(page: Page, served: Served) -> None:
+def show_reports(page: Page, served: Company) -> None:
     said = {
         "rating": "up",
         "model": "acme-support",
@@ -243,25 +234,46 @@ def show_reports(page: Page, served: Served) -> None:
     expect(page.get_by_role("link", name="monday")).to_be_visible()
 
 
-def show_compared_reports(page: Page, served: Served) -> None:
+def show_compared_reports(page: Page, served: Company) -> None:
     open_page(page, served, "reports/monday?with=tuesday")
     expect(page.get_by_role("row", name="figures / success")).to_contain_text("+0.12")
 
 
-def show_report(page: Page, served: Served) -> None:
+def show_report(page: Page, served: Company) -> None:
     open_page(page, served, "reports/tuesday")
     expect(page.locator(".report svg text").filter(has_text="rag")).to_be_visible()
 
 
-def show_operations(page: Page, served: Served) -> None:
+def show_operations(page: Page, served: Company) -> None:
     open_page(page, served, "operations")
     page.get_by_role("button", name="Examine the data directory").click()
     expect(page.get_by_label("Doctor").locator(".badge")).to_be_visible(timeout=60_000)
     page.evaluate("scrollTo(0, 0)")
 
 
+def show_refusal(page: Page, served: Company) -> None:
+    page.get_by_label("API key").fill("loam-wrong")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+
+
+def show_fault(page: Page, served: Company) -> None:
+    """An answer that the engine does not bring to its end."""
+    served.gateway.script(reply=REPLY, error_after=4)
+    open_page(page, served, f"ask?model={BASE}")
+    ask(page, QUESTION)
+    expect(page.locator(".answer").get_by_role("alert")).to_be_visible()
+    served.gateway.script(error_after=None)
+
+
+def show_missing(page: Page, served: Company) -> None:
+    open_page(page, served, "documents/none-such")
+    expect(page.get_by_role("alert")).to_contain_text("there is none")
+
+
 PAGES = {
-    "login": show_login, "answer": show_answer, "comparison": show_comparison, "passage": show_passage,
+    "login": show_login, "refusal": show_refusal, "fault": show_fault, "missing": show_missing,
+    "answer": show_answer, "comparison": show_comparison, "passage": show_passage,
     "stores": show_stores, "store": show_store, "training": show_training, "settings": show_settings,
     "job": show_job, "use": show_use, "names": show_names, "assistant": show_assistant_form, "reports": show_reports,
     "report": show_report, "compared-reports": show_compared_reports, "operations": show_operations,
@@ -271,7 +283,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_its_window_and_bars_nobody(served: Served, browser: Browser, name: str) -> None:
+def test_a_page_fits_its_window_and_bars_nobody(served: Company, browser: Browser, name: str) -> None:
     folder = os.environ.get("LOAM_SCREENSHOTS")
     with watched_page(browser, served.gateway.url) as watched:
         page = watched.page

@@ -16,16 +16,16 @@ import pytest
 
 pytest.importorskip("playwright", reason="wanted Playwright (the dev extra), found none; the console was not looked at")
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
 from serve.keys import create_key
-from tests.browser import CHROMIUM, MISSING, Watched, ask, log_in, running_browser, watched_page
+from tests.browser import CHROMIUM, MISSING, Served, Watched, ask
 from tests.fakes.engine import BASE
-from tests.fakes.gateway import RunningGateway, running_gateway
+from tests.fakes.gateway import running_gateway
 from tests.fakes.hash_embedder import HashEmbedder
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
@@ -36,11 +36,8 @@ CHAT = {"messages": [{"role": "user", "content": "How long?"}, {"role": "assista
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A gateway with one store and no assistant, and an administrator's key."""
-
-    gateway: RunningGateway
-    token: str
+class User(Served):
+    """What a person does with a gateway that has one store and no assistant, asked of it directly."""
 
     def make_job(self, suffix: str, *, has_held_out: bool = False) -> str:
         """Create a job; return its id."""
@@ -70,7 +67,7 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     """One gateway for all tests here."""
     folder, source = tmp_path_factory.mktemp("use"), tmp_path_factory.mktemp("documents")
     (source / "brook-40.md").write_text(f"# Brook 40\n\n## Performance\n\n{FLOW}\n")
@@ -79,27 +76,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     searcher = Searcher(data, make_embedder=HashEmbedder)
     try:
         with running_gateway(folder, stores=searcher, trains=True) as gateway:
-            yield Served(gateway, create_key(gateway.database, "local", is_admin=True)[1])
+            yield User(gateway, create_key(gateway.database, "local", is_admin=True)[1])
     finally:
         searcher.close()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests here."""
-    with running_browser() as running:
-        yield running
-
-
-@pytest.fixture
-def watched(served: Served, browser: Browser) -> Iterator[Watched]:
-    """A page on which somebody has logged in."""
-    with watched_page(browser, served.gateway.url) as opened:
-        log_in(opened.page, served.token)
-        yield opened
-
-
-def go(page: Page, served: Served, route: str) -> None:
+def go(page: Page, served: User, route: str) -> None:
     """Open a page by its link."""
     page.goto(f"{served.gateway.url}/console/#/{route}")
 
@@ -110,7 +92,7 @@ def read_figure(page: Page, section: str, name: str) -> Locator:
     return figures.filter(has=page.get_by_text(name, exact=True)).locator("b")
 
 
-def test_a_finished_model_gets_a_name_and_documents_in_the_browser(served: Served, watched: Watched) -> None:
+def test_a_finished_model_gets_a_name_and_documents_in_the_browser(served: User, watched: Watched) -> None:
     page = watched.page
     go(page, served, f"finetune/{served.make_job('desk')}")
     expect(page.locator(".badge.succeeded")).to_be_visible(timeout=60_000)
@@ -146,7 +128,7 @@ def test_a_finished_model_gets_a_name_and_documents_in_the_browser(served: Serve
     expect(page.get_by_role("dialog").locator("mark")).to_contain_text(FLOW)
 
 
-def test_names_are_listed_moved_and_taken_away(served: Served, watched: Watched) -> None:
+def test_names_are_listed_moved_and_taken_away(served: User, watched: Watched) -> None:
     headers = {"authorization": f"Bearer {served.token}"}
     for path, body in (
         ("aliases", {"name": "nightly", "model": BASE}),
@@ -165,7 +147,7 @@ def test_names_are_listed_moved_and_taken_away(served: Served, watched: Watched)
     expect(page.get_by_label("Model")).to_have_value("library")
 
 
-def test_answers_before_and_after_are_shown_as_the_trainer_gave_them(served: Served, watched: Watched) -> None:
+def test_answers_before_and_after_are_shown_as_the_trainer_gave_them(served: User, watched: Watched) -> None:
     page = watched.page
     go(page, served, f"finetune/{served.make_job('sampled', has_held_out=True)}")
     samples = page.get_by_role("region", name="Samples")
@@ -174,7 +156,7 @@ def test_answers_before_and_after_are_shown_as_the_trainer_gave_them(served: Ser
     expect(samples.locator(".text")).to_have_text(["said at step 0", "said at step 9"])
 
 
-def test_without_held_out_rows_both_models_are_asked(served: Served, watched: Watched) -> None:
+def test_without_held_out_rows_both_models_are_asked(served: User, watched: Watched) -> None:
     served.gateway.script(reply=None)  # each repeats the question
     page = watched.page
     go(page, served, f"finetune/{served.make_job('unsampled')}")
@@ -184,7 +166,7 @@ def test_without_held_out_rows_both_models_are_asked(served: Served, watched: Wa
     expect(samples.locator(".small")).to_have_text([re.compile("^before"), re.compile("^after.*ft:")])
 
 
-def test_a_running_job_is_cancelled(served: Served, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_job_is_cancelled(served: User, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOAM_FAKE_TRAINER", json.dumps({"step_s": 1.0}))
     page = watched.page
     go(page, served, f"finetune/{served.make_job('stopped')}")
@@ -198,7 +180,7 @@ def test_a_running_job_is_cancelled(served: Served, watched: Watched, monkeypatc
 
 
 def test_what_does_not_fit_is_told_before_the_job(
-    served: Served, watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: User, watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOAM_FAKE_TRAINER", json.dumps({"memory_bytes": 9 * 2**30}))
     (tmp_path / "chats.jsonl").write_text((json.dumps(CHAT) + "\n") * 12)
@@ -223,7 +205,7 @@ def test_what_does_not_fit_is_told_before_the_job(
     assert served.gateway.client(served.token).fine_tuning.jobs.retrieve(job).metadata == {"max_length": "512"}
 
 
-def test_operations_show_what_the_metrics_say(served: Served, watched: Watched) -> None:
+def test_operations_show_what_the_metrics_say(served: User, watched: Watched) -> None:
     served.gateway.script(reply="four words of answer")
     page = watched.page
     go(page, served, f"ask?model={BASE}")
@@ -248,12 +230,12 @@ def test_operations_show_what_the_metrics_say(served: Served, watched: Watched) 
     expect(page.get_by_role("region", name="Doctor").locator(".badge")).to_be_visible(timeout=60_000)
 
 
-def test_an_administrator_makes_and_revokes_a_key(served: Served, watched: Watched) -> None:
+def test_an_administrator_makes_and_revokes_a_key(served: User, watched: Watched) -> None:
     page = watched.page
     go(page, served, "operations")
     keys = page.get_by_role("region", name="Keys")
     keys.get_by_label("New key for").fill("guests")
-    keys.get_by_role("button", name="Make it").click()
+    keys.get_by_role("button", name="Create the key").click()
     token = keys.locator(".token").inner_text()
     account = f"{served.gateway.url}/v1/loam/account"
     headers = {"authorization": f"Bearer {token}"}
