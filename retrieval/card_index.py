@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import faiss
@@ -46,9 +46,12 @@ class Place:
 
     Attributes:
         resources: FAISS's of a GPU; None: the CPU.
+        lock: Held by whoever makes, asks or frees an index there. All share the working memory of the resources, which
+            FAISS does not guard: two threads at once would end the process.
     """
 
     resources: Any = None
+    lock: threading.RLock = field(default_factory=threading.RLock, compare=False, repr=False)
 
     @property
     def has_graph(self) -> bool:
@@ -62,6 +65,7 @@ class Place:
         options = _faiss.GpuClonerOptions()
         options.useFloat16 = is_halved
         options.usePrecomputed = False
+        options.use_cuvs = False  # a build with cuVS would refuse lists of float16, and lay out the others anew
         return _faiss.index_cpu_to_gpu(self.resources, 0, index, options)
 
 
@@ -69,7 +73,7 @@ CPU = Place()
 
 
 class CardIndex:
-    """An index on a GPU. Thread-safe: FAISS's GPU indexes are not, even for searches, so one waits for the other."""
+    """An index on a GPU. Thread-safe: FAISS's are not on a GPU, even for searches, so those of one place take turns."""
 
     def __init__(self, kind: str, index: Any, size: int, place: Place) -> None:
         """Take over an index.
@@ -83,7 +87,11 @@ class CardIndex:
         self.kind, self.size = kind, size
         self.effort, self.recall = 0, 1.0
         self._index, self._place = index, place
-        self._lock = threading.Lock()
+
+    def __del__(self) -> None:
+        """Free the memory while nobody else uses the place."""
+        with self._place.lock:
+            del self._index
 
     def find_rows(self, queries: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         """Return (queries, found) rows, the best first; found is at most `count`, and a row of -1 was not found.
@@ -93,7 +101,7 @@ class CardIndex:
             count: How many are wanted; at most MOST_FOUND.
         """
         wanted = min(count, self.size, MOST_FOUND)
-        with self._lock:
+        with self._place.lock:
             _, rows = self._index.search(queries, wanted, **self._make_parameters(wanted))
         return np.asarray(rows, dtype=np.int64)
 
@@ -166,7 +174,9 @@ def build_card_index(
     for kind in tried:
         began = time.monotonic()
         try:
-            index = CardIndex(kind, _MAKERS[kind](vectors, place, centroids), len(vectors), place)
+            with place.lock:
+                made = _MAKERS[kind](vectors, place, centroids)
+            index = CardIndex(kind, made, len(vectors), place)
             recall = 1.0 if queries is None or nearest is None else index.tune(queries, nearest)
         except RuntimeError as error:  # no memory, or a build without this kind
             problem = error

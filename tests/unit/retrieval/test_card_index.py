@@ -1,7 +1,11 @@
 """Each kind of index for a card, as its twin on the CPU, finds what brute force finds, and is tuned until it does."""
 
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,3 +145,45 @@ def test_a_card_that_makes_no_index_leaves_the_search_to_the_cpu(
     monkeypatch.setattr(dense, "build_card_index", fail)
     assert dense.place_on_gpu(vectors, IndexDevice.auto) is None
     assert "(out of memory)" in caplog.text
+
+
+class Slow:
+    """An index that says whether two threads were in its place's indexes at once, as FAISS's resources would not."""
+
+    def __init__(self, busy: list[int], overlaps: list[int]) -> None:
+        self.busy, self.overlaps = busy, overlaps
+
+    def search(self, queries: NDArray[np.float32], count: int) -> tuple[Any, NDArray[np.int64]]:
+        """Take a moment and notice who else is there."""
+        self.busy.append(1)
+        self.overlaps.append(len(self.busy))
+        time.sleep(0.002)
+        self.busy.pop()
+        return None, np.zeros((len(queries), count), dtype=np.int64)
+
+
+def test_all_indexes_of_a_place_take_turns() -> None:
+    busy: list[int] = []
+    overlaps: list[int] = []
+    shared = Place()
+    indexes = [CardIndex(FLAT, Slow(busy, overlaps), 8, shared) for _ in range(3)]
+    query = np.ones((1, 4), dtype=np.float32)
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda number: indexes[number % 3].find_rows(query, 2), range(24)))
+    assert overlaps == [1] * 24
+
+
+def test_an_index_is_freed_when_nobody_uses_its_place() -> None:
+    shared, freed = Place(), threading.Event()
+
+    class Told(Slow):
+        def __del__(self) -> None:
+            freed.set()
+
+    kept = [CardIndex(FLAT, Told([], []), 8, shared)]
+    with shared.lock:
+        dropping = threading.Thread(target=kept.clear)
+        dropping.start()
+        assert not freed.wait(0.05)
+    dropping.join(5)
+    assert freed.is_set()
