@@ -6,7 +6,6 @@ has is serve/hardware.py's to say, what a training run needs train/memory.py's.
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,8 @@ CONTEXT_BYTES = int(0.6 * GIB)
 """A process's CUDA context with its libraries: an assumption until a card has been measured."""
 ENCODER_SCRATCH_BYTES = int(0.5 * GIB)
 """What an embedder or a reranker holds beside its weights at its largest batch: likewise."""
+INDEX_SCRATCH_BYTES = 256 * 2**20
+"""FAISS's working memory beside its vectors, as in retrieval/card_index.py."""
 ENGINE_RUNTIME_BYTES = int(1.5 * GIB)
 """vLLM's activations and captured graphs beside weights and cache: likewise."""
 SPARE = 0.03
@@ -47,7 +48,7 @@ class CardBudget:
         card: Its bytes.
         shares: Bytes by user, the engine's apart.
         engine: Bytes for vLLM.
-        cache_tokens: Tokens of keys and values that fit beside the model.
+        cache_tokens: Tokens of keys and values that fit beside the model in what vLLM is told.
     """
 
     card: int
@@ -58,13 +59,18 @@ class CardBudget:
     @property
     def utilization(self) -> float:
         """What vLLM is told, rounded down to a hundredth."""
-        return math.floor(100 * self.engine / self.card) / 100
+        return _round_share(self.engine, self.card) / 100
 
     def describe(self) -> str:
         """Return one line for people."""
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in self.shares.items())
         engine = f"vLLM {self.engine / GIB:.1f} (utilization {self.utilization:.2f}, {self.cache_tokens:,} tokens)"
         return f"card         {self.card / GIB:.1f} GiB: {engine}, {parts}"
+
+
+def _round_share(size: int, card: int) -> int:
+    """Return hundredths of a card, rounded down: what a utilization can say. A share that was set stays what it is."""
+    return int(100 * size / card + 1e-6)
 
 
 def read_model_size(folder: Path) -> ModelSize:
@@ -117,7 +123,7 @@ def plan_card(
         ConfigError: What is left is not enough for the model and one answer of full length.
     """
     shares = {name: size for name, size in encoders.items() if size}
-    shares |= {"indexes": index} if index else {}
+    shares |= {"indexes": index + INDEX_SCRATCH_BYTES} if index else {}
     if shares:
         shares["the gateway's context"] = CONTEXT_BYTES
     shares |= {"a training job": trainer} if trainer else {}
@@ -125,17 +131,18 @@ def plan_card(
     left = card - sum(shares.values())
     if engine.gpu_memory_utilization is not None:
         left = min(left, int(engine.gpu_memory_utilization * card))
+    told = _round_share(left, card) * card // 100
     adapters = (engine.max_loras or 1) * (engine.max_lora_rank or 16) * model.adapter_a_rank
     fixed = (model.weights + adapters) // engine.tensor_parallel_size + ENGINE_RUNTIME_BYTES
     length = engine.max_model_len or 2048
     a_token = max(1, model.cache_a_token // engine.tensor_parallel_size)
-    tokens = max(0, (left - fixed) // a_token)
+    tokens = max(0, (told - fixed) // a_token)
     if tokens < length:
         needed = (fixed + length * a_token) / GIB
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in shares.items())
         raise ConfigError(
             f"engine: wanted {needed:.1f} GiB of the card for the model, its adapters and one answer of {length:,} "
-            f"tokens, found {max(0, left) / GIB:.1f} of {card / GIB:.1f} left ({parts} GiB). What would help: "
+            f"tokens, found {max(0, told) / GIB:.1f} of {card / GIB:.1f} left ({parts} GiB). What would help: "
             "a smaller engine.max_model_len, engine.max_loras=1, search.index_device=cpu, embedder.device=cpu.",
             param="engine",
         )

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 from core.config import CONF_DIR, Device
 from core.layout import DataDir
 from retrieval.config import EmbedderConfig, IndexDevice, SearchConfig
-from retrieval.store import StoreStatus
 from serve.card_budget import GIB, CardBudget, measure_encoder, plan_card, read_model_size
 from serve.engine_command import EngineConfig
 
@@ -77,7 +76,7 @@ def share_card(
     data: DataDir,
     embedder: EmbedderConfig,
     search: SearchConfig,
-    stores: Sequence[StoreStatus],
+    measure_vectors: Callable[[], int],
 ) -> CardBudget | None:
     """Divide the first card between vLLM and what shares it; None without a card whose memory is known.
 
@@ -87,7 +86,7 @@ def share_card(
         data: Where the embedder and the reranker lie.
         embedder: Which, and where it runs.
         search: Which reranker, and where FAISS keeps the vectors.
-        stores: Whose vectors those are.
+        measure_vectors: Returns the bytes of those vectors; asked only where they go to the card.
 
     Raises:
         ConfigError: The model does not fit beside them.
@@ -99,9 +98,9 @@ def share_card(
     if embedder.device is not Device.cpu:
         encoders["embedder"] = measure_encoder(data.model(embedder.name))
         encoders["reranker"] = measure_encoder(data.model(search.reranker) if search.reranker else None)
-    vectors = 0 if search.index_device is IndexDevice.cpu else sum(store.chunks * store.dimension for store in stores)
+    vectors = 0 if search.index_device is IndexDevice.cpu else measure_vectors()
     trainer = int(engine.trainer_gib * GIB)
-    return plan_card(memory_mib[0] * 2**20, read_model_size(model), engine, encoders, 4 * vectors, trainer)
+    return plan_card(memory_mib[0] * 2**20, read_model_size(model), engine, encoders, vectors, trainer)
 
 
 def has_bfloat16(cpu_info: str) -> bool:

@@ -40,7 +40,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -54,8 +54,8 @@ from core.errors import LoamError
 from core.layout import DataDir
 from core.logs import configure_logging
 from core.manifest import BaseIdentity
+from retrieval.indexes import measure_vectors
 from retrieval.searcher import Searcher
-from retrieval.store import StoreStatus
 from retrieval.uploads import remove_expired, remove_leftovers
 from serve.answering import Answering
 from serve.archive import Archive
@@ -105,12 +105,11 @@ def main(composed: DictConfig) -> None:
     with lock_data_dir(data.root), open_archive(config, data) as (archive, keys):
         searcher = Searcher(data, config.embedder, config.search)
         try:
-            stores = searcher.list_stores()
             tuned = list_tuned(archive.engine)
-            names = {status.store for status in stores}
+            names = {status.store for status in searcher.list_stores()}
             plan = make_plan(config, data, names, has_key=keys.has_good_key, tuned=tuned)
             print_plan(plan)
-            engine_config = fit_engine(engine_config, config, data, plan, stores)
+            engine_config = fit_engine(engine_config, config, data, plan, partial(measure_vectors, archive.engine))
             config.jobs = decide_gpu(config.jobs, engine_config)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(serve(config, engine_config, data, plan, tuned, searcher, archive, keys))
@@ -133,7 +132,7 @@ def open_archive(config: ServeConfig, data: DataDir) -> Iterator[tuple[Archive, 
 
 
 def fit_engine(
-    engine: EngineConfig, config: ServeConfig, data: DataDir, plan: Plan, stores: Sequence[StoreStatus]
+    engine: EngineConfig, config: ServeConfig, data: DataDir, plan: Plan, measure_vectors: Callable[[], int]
 ) -> EngineConfig:
     """Return the engine's settings made exact for what is served, and for its share of the card, which is printed.
 
@@ -146,7 +145,7 @@ def fit_engine(
     if engine.urls:  # their cards are not ours to divide
         return engine
     try:
-        budget = share_card(engine, plan.model, data, config.embedder, config.search, stores)
+        budget = share_card(engine, plan.model, data, config.embedder, config.search, measure_vectors)
     except LoamError:
         plan.listener.close()
         raise

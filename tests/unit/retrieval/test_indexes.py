@@ -15,9 +15,17 @@ from retrieval.config import IndexDevice
 from retrieval.database import open_database
 from retrieval.documents import delete_store
 from retrieval.embedding import embed_passages
-from retrieval.indexes import StoreIndexes
+from retrieval.indexes import StoreIndexes, measure_vectors
 from retrieval.snapshot import build_index, save_snapshot
-from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, commit_document, find_store, make_store
+from retrieval.store import (
+    EmbedderIdentity,
+    NewChunk,
+    NewDocument,
+    commit_document,
+    find_store,
+    make_store,
+    read_chunks,
+)
 from tests.fakes.hash_embedder import HashEmbedder
 
 EMBEDDER = HashEmbedder()
@@ -38,6 +46,16 @@ def engine(data: DataDir) -> Engine:
 def add(engine: Engine, name: str) -> None:
     chunk = NewChunk(0, len(name), None, None, name, embed_passages([(None, name)], EMBEDDER)[0])
     commit_document(engine, find_store(engine, "acme"), NewDocument(name, "1", "1", 1, name, (chunk,)))
+
+
+def test_every_window_of_a_chunk_takes_memory(engine: Engine) -> None:
+    assert measure_vectors(engine) == 0
+    add(engine, "short")
+    add(engine, "a long word " * 400)
+    _, rows = read_chunks(engine, find_store(engine, "acme"))
+    windows = [row.vectors.windows for row in rows]
+    assert len(windows[0]) < len(windows[1])
+    assert measure_vectors(engine) == sum(vectors.nbytes for vectors in windows)
 
 
 def test_an_unchanged_store_keeps_its_index(engine: Engine, data: DataDir) -> None:

@@ -32,7 +32,7 @@ def test_every_byte_is_given_once() -> None:
     assert budget.shares["the gateway's context"] == CONTEXT_BYTES
     assert budget.utilization * 24 * GIB <= budget.engine < (budget.utilization + 0.01) * 24 * GIB
     fixed = LLAMA_3B.weights + 8 * 16 * LLAMA_3B.adapter_a_rank + ENGINE_RUNTIME_BYTES
-    assert budget.cache_tokens == (budget.engine - fixed) // LLAMA_3B.cache_a_token
+    assert budget.cache_tokens == (round(budget.utilization * 100) * 24 * GIB // 100 - fixed) // LLAMA_3B.cache_a_token
 
 
 def test_serving_retrieval_and_a_four_bit_run_fit_a_card_of_24_gigabytes() -> None:
@@ -49,6 +49,10 @@ def test_without_retrieval_on_the_card_nothing_is_kept_for_it() -> None:
 def test_a_limit_that_was_set_stays_one() -> None:
     budget = plan_card(80 * GIB, LLAMA_3B, engine(gpu_memory_utilization=0.5), ENCODERS, index=0, trainer=0)
     assert budget.utilization == 0.5
+    for hundredths in range(20, 90):
+        limit = hundredths / 100
+        budget = plan_card(81_559 * 2**20, LLAMA_3B, engine(gpu_memory_utilization=limit), {}, index=0, trainer=0)
+        assert budget.utilization == limit
 
 
 def test_what_does_not_fit_is_refused_with_what_would_help() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from core.config import Device
 from core.layout import DataDir
+from retrieval.card_index import SCRATCH_BYTES
 from retrieval.config import EmbedderConfig, IndexDevice, SearchConfig
-from retrieval.store import StoreStatus
-from serve.card_budget import ENCODER_SCRATCH_BYTES, GIB
+from serve.card_budget import ENCODER_SCRATCH_BYTES, GIB, INDEX_SCRATCH_BYTES
 from serve.engine_command import EngineConfig
 from serve.hardware import detect_profile, fill_engine_config, read_card_memory, share_card
 
@@ -75,6 +75,14 @@ def test_all_threads_are_named_one_by_one() -> None:
     assert fill_engine_config(EngineConfig(device="cpu", cpu_threads="auto")).cpu_threads == "auto"
 
 
+def refuse() -> int:
+    raise AssertionError("reads every chunk")
+
+
+def test_faiss_takes_as_much_scratch_memory_as_is_counted() -> None:
+    assert INDEX_SCRATCH_BYTES == SCRATCH_BYTES
+
+
 def test_a_card_is_shared_by_what_its_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_nvidia_smi(tmp_path, "echo 24564", monkeypatch)
     data = DataDir(tmp_path / "data")
@@ -85,11 +93,13 @@ def test_a_card_is_shared_by_what_its_files_say(tmp_path: Path, monkeypatch: pyt
     config = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     (model / "config.json").write_text(json.dumps(config))
     engine = EngineConfig(device="cuda", max_model_len=2048, max_loras=1, trainer_gib=4)
-    store = StoreStatus("acme", 1, 0, 0, 1000, "minilm", 384, 1, 0)
-    budget = share_card(engine, model, data, EmbedderConfig("minilm"), SearchConfig(), [store])
+    budget = share_card(engine, model, data, EmbedderConfig("minilm"), SearchConfig(), lambda: 4 * 384 * 1000)
     assert budget is not None
     assert budget.card == 24564 * 2**20
-    assert (budget.shares["indexes"], budget.shares["a training job"]) == (4 * 384 * 1000, 4 * GIB)
+    assert (budget.shares["indexes"], budget.shares["a training job"]) == (
+        4 * 384 * 1000 + INDEX_SCRATCH_BYTES,
+        4 * GIB,
+    )
     assert budget.shares["embedder"] == 2000 + ENCODER_SCRATCH_BYTES
     assert "reranker" not in budget.shares
     alone = share_card(
@@ -98,9 +108,11 @@ def test_a_card_is_shared_by_what_its_files_say(tmp_path: Path, monkeypatch: pyt
         data,
         EmbedderConfig("minilm", device=Device.cpu),
         SearchConfig(index_device=IndexDevice.cpu),
-        [store],
+        refuse,
     )
     assert alone is not None
     assert set(alone.shares) == {"a training job", "spare"}
     put_nvidia_smi(tmp_path, "exit 9", monkeypatch)
-    assert share_card(engine, model, data, EmbedderConfig("minilm"), SearchConfig(), []) is None, "vLLM's own choice"
+    assert share_card(engine, model, data, EmbedderConfig("minilm"), SearchConfig(), refuse) is None, (
+        "vLLM's own choice"
+    )
