@@ -1,5 +1,6 @@
 """Planted arms, whose right verdict is known: it is found, and wrong ones are as rare as the intervals promise."""
 
+import logging
 import math
 import os
 from collections import Counter
@@ -13,6 +14,8 @@ from evaluation.decision import ArmScores, DecisionConfig, Order, Outcome, Verdi
 
 FEW_SETS = 300 if os.environ.get("LOAM_TEST_FULL") else 40
 SETS = 600 if os.environ.get("LOAM_TEST_FULL") else 100
+LOG = logging.getLogger(__name__)
+"""Tells the counts: pytest -rP --log-level=INFO."""
 QUICK = DecisionConfig(resamples=1000)
 Shares = Mapping[str, Mapping[str, float]]
 """By arm and kind of question: the probability of a right answer."""
@@ -53,7 +56,9 @@ def plant(shares: Shares, n: int, seed: int) -> tuple[list[ArmScores], list[str]
 def count_verdicts(shares: Shares, n: int, sets: int = SETS) -> Counter[str]:
     """Return how often each arm was the verdict, and how often the data did not decide."""
     verdicts = (decide(*plant(shares, n, seed), QUICK) for seed in range(sets))
-    return Counter(str(one.arm) if one.outcome is Outcome.decided else one.outcome.value for one in verdicts)
+    counts = Counter(str(one.arm) if one.outcome is Outcome.decided else one.outcome.value for one in verdicts)
+    LOG.info("%d questions, %d sets: %s", n, sets, dict(counts))
+    return counts
 
 
 @pytest.mark.parametrize(("shares", "right"), [(RAG, "rag"), (FINE_TUNE, "fine-tuned"), (HYBRID, "hybrid")])
@@ -77,6 +82,7 @@ def allowed(sets: int) -> float:
 
 def test_arms_that_are_alike_are_not_told_apart() -> None:
     verdicts = [decide(*plant(ALIKE, 120, seed), QUICK) for seed in range(SETS)]
+    LOG.info("alike, %d sets: %s", SETS, dict(Counter(one.outcome.value for one in verdicts)))
     assert sum(one.outcome is Outcome.undecided for one in verdicts) >= 0.9 * SETS
     assert sum("base" in one.ruled_out for one in verdicts) <= allowed(SETS)
     assert {one.arm for one in verdicts if one.outcome is Outcome.undecided and "base" in one.open} == {"base"}

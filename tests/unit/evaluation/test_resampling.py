@@ -1,5 +1,6 @@
 """Intervals equal SciPy's on known cases and hold the truth as often as they promise; p-values are McNemar's."""
 
+import logging
 import math
 import os
 
@@ -20,6 +21,8 @@ from evaluation.resampling import (
 
 FULL = bool(os.environ.get("LOAM_TEST_FULL"))
 SETS = 2000 if FULL else 400
+LOG = logging.getLogger(__name__)
+"""Tells the counts: pytest -rP --log-level=INFO."""
 
 
 def skewed(n: int, seed: int = 0) -> np.ndarray:
@@ -80,6 +83,7 @@ def test_the_interval_of_a_share_holds_it_as_often_as_promised(n: int, share: fl
     for seed in range(SETS):
         interval = bootstrap_mean((chance.random(n) < share).astype(float), seed=seed, resamples=1000)
         hits += interval.low <= share <= interval.high
+    LOG.info("held in %d of %d", hits, SETS)
     assert hits / SETS >= 0.95 - 2.6 * math.sqrt(0.95 * 0.05 / SETS), f"{hits} of {SETS}"
 
 
@@ -94,6 +98,7 @@ def test_the_interval_of_a_difference_holds_it_as_often_as_promised(n: int, gain
         hits += found.low <= gain <= found.high
         false_alarms += gain == 0 and found.p_value <= 0.05
     slack = 2.6 * math.sqrt(0.95 * 0.05 / SETS)
+    LOG.info("held in %d of %d", hits, SETS)
     assert hits / SETS >= 0.95 - slack, f"{hits} of {SETS}"
     assert false_alarms / SETS <= 0.05 + slack
 
@@ -109,6 +114,7 @@ def test_all_intervals_hold_together_as_often_as_promised() -> None:
         hits += all(
             pair.comparison.low <= shares[pair.second] - shares[pair.first] <= pair.comparison.high for pair in pairs
         )
+    LOG.info("held in %d of %d", hits, SETS)
     assert hits / SETS >= 0.95 - 2.6 * math.sqrt(0.95 * 0.05 / SETS), f"{hits} of {SETS}"
 
 
@@ -139,6 +145,7 @@ def test_the_interval_of_a_weighted_mean_holds_it_as_often_as_promised() -> None
         values = (chance.random(200) < np.where(rare, 0.5, 0.98)).astype(float)
         found = bootstrap_means({"": values}, seed=seed, resamples=1000, weights=weights)[""]
         hits += found.low <= 0.74 <= found.high
+    LOG.info("held in %d of %d", hits, SETS)
     assert hits / SETS >= 0.95 - 2.6 * math.sqrt(0.95 * 0.05 / SETS), f"{hits} of {SETS}"
 
 
