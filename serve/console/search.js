@@ -7,6 +7,7 @@ import { openPassage } from "./passage.js";
 
 const STAGES = ["lexical", "dense", "fused", "reranked"];
 const OPERATORS = { eq: "is", ne: "is not", gt: ">", gte: "≥", lt: "<", lte: "≤" };
+const EXCERPT = 280;
 const STATED = ["path", "folder", "extension", "size", "modified"];
 
 export function drawSearch(store, { query, noteQuery }) {
@@ -70,11 +71,16 @@ function drawResults(found) {
   const rows = found.data.map((hit) => h(
     "tr", {},
     h("td", {}, hit.n),
-    h("td", {}, h("button", { class: "link", onclick: () => openPassage(hit.chunk_id) }, hit.filename), drawPlace(hit), h("p", { class: "excerpt" }, hit.text.slice(0, 280), hit.text.length > 280 ? " …" : "")),
+    h("td", {}, h("button", { class: "link", onclick: () => openPassage(hit.chunk_id) }, hit.filename), drawPlace(hit), h("p", { class: "excerpt" }, shorten(hit.text))),
     stages.map((stage) => h("td", { class: "number", "data-label": stage }, drawStage(hit.stages[stage]))),
   ));
   const head = [h("th", {}, "n"), h("th", {}, "Passage"), stages.map((stage) => h("th", { class: "number", title: "Rank, and below it the score" }, stage))];
   return [h("p", { class: "quiet small", role: "status" }, summary), table(head, rows, "hits")];
+}
+
+/** Return the beginning of a text, cut between two words. */
+function shorten(text) {
+  return text.length > EXCERPT ? `${text.slice(0, EXCERPT).replace(/\s+\S*$/, "")} …` : text;
 }
 
 /** Read a value as JSON has it, else as plain text. */
