@@ -38,6 +38,8 @@ BYTECODE_SHARE = 0.3
 MANYLINUX_YEARS = {"1": (2, 5), "2010": (2, 12), "2014": (2, 17)}
 PROGRAMS = ("awk", "bash", "grep", "sed", "sha256sum")
 """What the project's own set-up calls."""
+SETUP_MARK = "LOAM_INSTALLS_INTO"
+"""Variable of the set-up's processes that names their prefix, so that the next installation knows them."""
 LIBRARIES = {"cpu": {"libnuma.so.1": "libnuma1 (Red Hat: numactl-libs)"}}
 """What a profile's packages load and do not bring, with the system's package of it."""
 
@@ -142,8 +144,26 @@ def find_wanted_glibc(wheels: Iterable[str]) -> tuple[tuple[int, int], str]:
     return wanted
 
 
+def end_orphans(prefix: Path) -> None:
+    """End the set-up that a killed installation has left running: it would go on writing into what is cleared now."""
+    mark = f"{SETUP_MARK}={prefix.resolve()}".encode()
+    while running := [entry for entry in Path("/proc").glob("[0-9]*") if mark in _read_environment(entry)]:
+        for entry in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(entry.name), signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _read_environment(process: Path) -> list[bytes]:
+    try:
+        return (process / "environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended, or is somebody else's
+        return []
+
+
 def clear_unfinished(prefix: Path) -> None:
     """Remove what an installation that was killed has left: releases without their mark, their images, half models."""
+    end_orphans(prefix)
     releases, images = prefix / "releases", prefix / "images"
     left = [path for path in releases.glob("*") if not (path / MARK).is_file()]
     left += [path for path in images.glob("*") if not (releases / path.name / MARK).is_file()]
@@ -241,6 +261,7 @@ def make_environment(bundle: Path, manifest: Manifest, release: Path, staging: P
         **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
         "LOAM_SET": manifest.facts["profile"],
         "LOAM_MIN_FREE_GB": "0",
+        SETUP_MARK: str(release.parent.parent.resolve()),
         "PYTHON": sys.executable,
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(staging / "wheels"),

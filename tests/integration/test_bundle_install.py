@@ -16,7 +16,7 @@ from core.failpoints import NAMED, SWITCH
 from core.layout import DataDir, read_sealed_json, sha256_file, write_sealed_json
 from scripts.bundle_create import Order, create_bundle
 from scripts.bundle_format import MANIFEST, SUMS, read_manifest
-from scripts.bundle_install import find_wanted_glibc
+from scripts.bundle_install import SETUP_MARK, end_orphans, find_wanted_glibc
 from tests.fakes.bundles import BARE_PYTHON, REPO, make_order, repack, write_model, write_packages, write_project
 
 IMAGE = "loam-serve.tar"
@@ -151,6 +151,16 @@ def test_a_kill_leaves_what_was_there_and_the_next_call_ends_well(
     releases = {path.name for path in (prefix / "releases").iterdir() if (path / "installed.json").is_file()}
     assert len(releases) == 1 + is_marked
     check_second_try(bundles[0], prefix)
+
+
+def test_what_a_killed_installation_left_running_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    marked = {**os.environ, SETUP_MARK: str(tmp_path / "prefix")}
+    other = {**os.environ, SETUP_MARK: str(tmp_path / "prefix2")}
+    with subprocess.Popen(["sleep", "60"], env=marked) as left, subprocess.Popen(["sleep", "60"], env=other) as stays:
+        end_orphans(tmp_path / "prefix")
+        assert left.wait(timeout=10) == -signal.SIGKILL
+        assert stays.poll() is None
+        stays.kill()
 
 
 @pytest.mark.skipif(not os.environ.get("LOAM_TEST_FULL"), reason="wanted LOAM_TEST_FULL=1: twenty installations")
