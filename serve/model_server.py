@@ -82,6 +82,7 @@ class ModelServer:
         self.max_model_len = 0
         self.is_ready = False
         self.in_flight = 0
+        self.last_asked_at = float("-inf")
         self.last_answer_at = float("-inf")
         self._path = address.removeprefix(UNIX) if address.startswith(UNIX) else None
         self._base_url = "http://vllm" if self._path else address.rstrip("/")
@@ -113,6 +114,7 @@ class ModelServer:
             aiohttp.ClientConnectorError: Nothing was sent: the server cannot be reached.
             aiohttp.ClientError: The server went away.
         """
+        self.last_asked_at = time.monotonic()
         session = self._session or self._open_session()
         headers = {"content-type": "application/json", **self.headers}
         answer = await session.post(self._base_url + path, data=body, headers=headers, allow_redirects=False)
@@ -418,7 +420,7 @@ class EngineState(Enum):
 
 
 def choose_least_loaded(servers: list[ModelServer], max_in_flight: int) -> ModelServer:
-    """Return the ready server with the fewest requests.
+    """Return the ready server with the fewest requests, of several the one that was asked longest ago.
 
     Args:
         servers: At least one of them is ready.
@@ -427,7 +429,8 @@ def choose_least_loaded(servers: list[ModelServer], max_in_flight: int) -> Model
     Raises:
         Overloaded: Each has that many.
     """
-    server = min((server for server in servers if server.is_ready), key=lambda server: server.in_flight)
+    ready = [server for server in servers if server.is_ready]
+    server = min(ready, key=lambda server: (server.in_flight, server.last_asked_at))
     if server.in_flight >= max_in_flight:
         raise Overloaded(
             f"The model server has {server.in_flight} requests, which is all that it may be given at a time "

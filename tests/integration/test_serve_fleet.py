@@ -55,6 +55,16 @@ def test_requests_go_to_the_server_with_the_fewest(adapter: Adapter) -> None:
     asyncio.run(run())
 
 
+def test_one_request_after_the_other_goes_round() -> None:
+    async def run() -> None:
+        async with running_fleet() as running:
+            for _ in range(6):
+                await ask(running)
+            assert [count_chats(await running.state(number)) for number in range(2)] == [3, 3]
+
+    asyncio.run(run())
+
+
 def test_one_that_is_down_is_left_out_and_comes_back_with_its_adapters(adapter: Adapter) -> None:
     async def run() -> None:
         async with running_fleet(adapters=[adapter], health_interval_s=60.0) as running:

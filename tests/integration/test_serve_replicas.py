@@ -32,6 +32,9 @@ pytestmark = pytest.mark.skipif(
 )
 KEY = "their-key"
 ASKED, WORKERS, TOKENS = 16, 8, 32
+FIRST_WAVE = WORKERS // 2
+"""What each of two servers is given at least: its even share of the requests that come at once. Whoever answers sooner
+is given more of the rest (docs/decisions/0070)."""
 
 
 @dataclass(slots=True)
@@ -129,6 +132,11 @@ def count_ready(program: Program) -> int:
     return sum(int(float(number)) for number in re.findall(r"^loam_engine_ready\{.*\} (\S+)$", text, re.M))
 
 
+def count_answers(replicas: list[Replica]) -> list[int]:
+    """Return how many requests each server has answered since it started."""
+    return [replica.count_answers() for replica in replicas]
+
+
 def ask_many(client: openai.OpenAI, model: str) -> tuple[float, int]:
     """Ask many questions at once; returns tokens a second and the number of answers.
 
@@ -175,11 +183,11 @@ def test_two_servers_answer_and_one_may_die(
             adapters = [replica.get("/v1/models") for replica in replicas]
             assert ["ft:" in text for text in adapters] == [True, True]
             ask_many(program.client(), MODEL)
-            before = [replica.count_answers() for replica in replicas]
+            before = count_answers(replicas)
             rate_of_two, _ = ask_many(program.client(), MODEL)
-            shares = [replica.count_answers() - count for replica, count in zip(replicas, before, strict=True)]
+            shares = [now - then for now, then in zip(count_answers(replicas), before, strict=True)]
             assert sum(shares) >= ASKED
-            assert min(shares) >= ASKED // 3, shares
+            assert min(shares) >= FIRST_WAVE, shares
 
             assert ask_while_one_dies(program, replicas[0]) == ASKED
             wait_until(lambda: count_ready(program) == 1, "one server that is ready")
@@ -188,8 +196,9 @@ def test_two_servers_answer_and_one_may_die(
             replicas[0].start()
             wait_until(lambda: count_ready(program) == 2, "the first server taken in again")
             assert "ft:" in replicas[0].get("/v1/models")
+            before_it, _ = count_answers(replicas)
             ask_many(program.client(), "mine")
-            assert replicas[0].count_answers() >= ASKED // 3
+            assert replicas[0].count_answers() - before_it >= FIRST_WAVE
     record_property("tokens_per_s_of_two", round(rate_of_two, 1))
     record_property("tokens_per_s_of_one", round(rate_of_one, 1))
     record_property("answers_by_server", shares)
