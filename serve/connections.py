@@ -33,12 +33,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """Note in the request's state that its client was lost before the answer was read, then do as uvicorn does.
 
         A client that closes a connection with an answer unread in it resets it: that is the kernel's rule (RFC 2525,
-        2.17). serve/repeats.py asks for the note.
+        2.17). serve/repeats.py asks for the note, and to be told where the answer was read.
         """
         self._stop_head_timer()
         cycle: RequestResponseCycle | None = self.cycle  # None until the first head is whole, whatever uvicorn declares
         if cycle is not None and (exc is not None or not cycle.response_complete):
             cycle.scope["state"]["is_lost"] = True
+        else:
+            self._tell_that_it_was_read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -50,7 +52,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._refuse(431, f"The request's head is larger than {MAX_HEAD_BYTES} bytes.")
 
     def on_message_begin(self) -> None:
-        """Begin a head."""
+        """Begin a head; whoever asks again on a connection has read what came before."""
+        self._tell_that_it_was_read()
         super().on_message_begin()
         self._is_in_head = True
         if self._head_timer is None:
@@ -62,6 +65,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._stop_head_timer()
         super().on_headers_complete()
+
+    def _tell_that_it_was_read(self) -> None:
+        """Call what stands in the last request's state as `when_read`, where its answer was given to the end."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_complete:
+            when_read = cycle.scope["state"].pop("when_read", None)
+            if when_read is not None:
+                when_read()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in OpenAI's shape."""

@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from fastapi import Request, Response
@@ -34,9 +35,12 @@ REPEATABLE_PATHS = frozenset(
         "/v1/vector_stores/{vector_store_id}/files",
         "/v1/vector_stores/{vector_store_id}/file_batches",
         "/v1/fine_tuning/jobs",
+        "/v1/loam/aliases",
+        "/v1/loam/assistants",
     }
 )
-
+"""Whose whole answer is kept. Routes that keep less claim by themselves: of a response and of feedback only the id is
+kept, because their words go when their owner deletes them. A new API key is kept nowhere."""
 
 Place = tuple[str, str, str]
 """Owner, path and SHA-256 of the content: what makes two requests equal."""
@@ -129,12 +133,19 @@ class Repeats:
                 await asyncio.wait({earlier.answer})
                 if not earlier.answer.cancelled():
                     earlier.states.append(state)
+                    state["when_read"] = partial(self._forget, place, earlier)
                     return AttemptClaim(copy_answer(earlier.answer.result()), earlier, self._attempts, place)
         attempt = Attempt(asyncio.get_running_loop().create_future(), states=[state])
         self._attempts.pop(place, None)
         self._attempts[place] = attempt  # the last, as the newest
+        state["when_read"] = partial(self._forget, place, attempt)
         self._forget_old()
         return AttemptClaim(None, attempt, self._attempts, place)
+
+    def _forget(self, place: Place, attempt: Attempt) -> None:
+        """Drop an attempt whose answer has been read: whoever asks the same again wants another one."""
+        if self._attempts.get(place) is attempt and attempt.answer.done():
+            del self._attempts[place]
 
     def _forget_old(self) -> None:
         """Drop the attempts that no retry is taken for any more, and the oldest of too many."""

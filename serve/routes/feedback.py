@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from serve.feedback import (
     Feedback,
@@ -28,14 +28,26 @@ router = APIRouter(prefix="/v1/loam/feedback", tags=["feedback"], route_class=St
 
 
 @router.post("")
-async def create_feedback(body: FeedbackCreate, gateway: CurrentGateway, caller: CurrentCaller) -> dict[str, Any]:
-    """Keep what somebody says of an answer."""
-    gateway.catalog.get(body.model, caller.owner)
-    chunk_ids = dict.fromkeys(body.chunk_ids or [])
-    passages = await asyncio.gather(*(read_own_passage(one, gateway, caller) for one in chunk_ids))
-    values = body.model_dump(exclude={"chunk_ids"})
+async def create_feedback(
+    body: FeedbackCreate, request: Request, gateway: CurrentGateway, caller: CurrentCaller
+) -> dict[str, Any]:
+    """Keep what somebody says of an answer; asked again, return it as it is kept."""
     archive = gateway.archive
-    return shape_feedback(await archive.run(keep_feedback, archive.engine, caller.owner, values, passages))
+    claim = await gateway.repeats.claim(request, caller.owner, await request.body())
+    if claim.earlier is not None:
+        made = bytes(claim.earlier.body).decode()
+        return shape_feedback(await archive.run(find_feedback, archive.engine, caller.owner, made))
+    try:
+        gateway.catalog.get(body.model, caller.owner)
+        chunk_ids = dict.fromkeys(body.chunk_ids or [])
+        passages = await asyncio.gather(*(read_own_passage(one, gateway, caller) for one in chunk_ids))
+        values = body.model_dump(exclude={"chunk_ids"})
+        kept = await archive.run(keep_feedback, archive.engine, caller.owner, values, passages)
+        await claim.settle(Response(kept.id))
+    except BaseException:
+        await claim.give_back()
+        raise
+    return shape_feedback(kept)
 
 
 @router.get("")

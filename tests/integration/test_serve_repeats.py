@@ -4,7 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
@@ -15,12 +15,13 @@ from retrieval.database import write_transaction
 from serve.keys import create_key
 from tests.fakes.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.fakes.engine import BASE
-from tests.fakes.gateway import RunningGateway, searching_gateway
+from tests.fakes.gateway import ADAPTER, ALIAS, RunningGateway, searching_gateway
 
 CUTS = 20 if os.environ.get("LOAM_TEST_FULL") else 3
-"""Of each of five operations: a hundred in all."""
+"""Of each of six operations: more than a hundred in all."""
 ROW = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 CONTENT = json.dumps(ROW).encode() + b"\n"
+SAID = {"rating": "up", "model": BASE, "answer": "26 months."}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,14 @@ def cut_client(proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(_base_client, "INITIAL_RETRY_DELAY", 0.02)
     with openai.OpenAI(base_url=f"http://127.0.0.1:{proxy.port}/v1", api_key="none", timeout=20) as client:
         yield client
+
+
+def ask_feedback(client: openai.OpenAI, question: str | None = None) -> dict[str, Any]:
+    """Keep feedback, or list it, by the stock client with its retries: the route is one of our own."""
+    path = "/loam/feedback"
+    if question is None:
+        return cast("dict[str, Any]", client.get(f"{path}?limit=100", cast_to=object))
+    return cast("dict[str, Any]", client.post(path, cast_to=object, body={**SAID, "question": question}))
 
 
 def list_operations(client: openai.OpenAI) -> dict[str, tuple[Callable[[int], str], Callable[[], list[str]]]]:
@@ -66,6 +75,10 @@ def list_operations(client: openai.OpenAI) -> dict[str, tuple[Callable[[int], st
             lambda turn: client.fine_tuning.jobs.create(model=BASE, training_file=files[turn], seed=turn).id,
             lambda: [one.id for one in client.fine_tuning.jobs.list()],
         ),
+        "feedback": (
+            lambda turn: str(ask_feedback(client, f"{turn}?")["id"]),
+            lambda: [one["id"] for one in ask_feedback(client)["data"]],
+        ),
     }
 
 
@@ -74,7 +87,7 @@ def count_batches(gateway: RunningGateway) -> int:
         return int(connection.exec_driver_sql("SELECT COUNT(*) FROM file_batches").scalar_one())
 
 
-@pytest.mark.parametrize("kind", ["files", "vector_stores", "files in them", "batches", "jobs"])
+@pytest.mark.parametrize("kind", ["files", "vector_stores", "files in them", "batches", "jobs", "feedback"])
 def test_a_cut_answer_makes_no_second_object(
     gateway: RunningGateway, proxy: CuttingProxy, cut_client: openai.OpenAI, kind: str,
     record_property: Callable[[str, object], None],
@@ -150,6 +163,48 @@ def test_the_same_key_at_the_same_time_makes_one(gateway: RunningGateway) -> Non
     for answer in answers:
         if answer.status_code == 409:
             assert answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("kind", ["aliases", "assistants"])
+def test_a_retry_does_not_move_a_name_back(gateway: RunningGateway, proxy: CuttingProxy, kind: str) -> None:
+    store = gateway.client().vector_stores.create(name="s").id
+    first = {"name": f"moved-{kind}", "model": BASE, **({"vector_store_ids": [store]} if kind == "assistants" else {})}
+    proxy.cuts = 1
+    with pytest.raises(httpx.TransportError):
+        httpx.post(f"http://127.0.0.1:{proxy.port}/v1/loam/{kind}", json=first, timeout=20)
+    assert httpx.post(f"{gateway.url}/v1/loam/{kind}", json={**first, "model": ALIAS}, timeout=20).status_code == 200
+    retry = httpx.post(
+        f"{gateway.url}/v1/loam/{kind}", json=first, headers={"x-stainless-retry-count": "1"}, timeout=20
+    )
+    assert (retry.status_code, retry.json()["model"]) == (200, BASE), "what the first attempt was answered"
+    (kept,) = [one for one in httpx.get(f"{gateway.url}/v1/loam/{kind}").json()["data"] if one["name"] == first["name"]]
+    assert kept["model"] == ADAPTER
+
+
+def test_feedback_that_comes_again_is_not_kept_in_its_key(gateway: RunningGateway) -> None:
+    said = {**SAID, "question": "A secret question?"}
+
+    def send() -> httpx.Response:
+        return httpx.post(
+            f"{gateway.url}/v1/loam/feedback", json=said, headers={"Idempotency-Key": "key-said"}, timeout=20
+        )
+
+    made = send().json()
+    assert send().json() == made
+    with write_transaction(gateway.database) as connection:
+        kept = connection.exec_driver_sql("SELECT body FROM idempotency_keys WHERE key = 'key-said'").scalar_one()
+    assert bytes(kept) == made["id"].encode()
+    assert httpx.delete(f"{gateway.url}/v1/loam/feedback/{made['id']}").status_code == 200
+    assert send().status_code == 404
+
+
+def test_an_answer_that_was_read_is_not_kept(gateway: RunningGateway) -> None:
+    before = set(gateway.parts.repeats._attempts)
+    with httpx.Client(base_url=gateway.url) as client:  # one connection: who asks on has read
+        for turn in range(5):
+            client.post("/v1/vector_stores", json={"name": f"read {turn}"}).raise_for_status()
+        client.get("/health").raise_for_status()
+    assert set(gateway.parts.repeats._attempts) <= before
 
 
 def test_keys_are_ones_own(gateway: RunningGateway) -> None:

@@ -1,4 +1,4 @@
-"""Every route knows whose request it answers: a new one that does not ask fails here."""
+"""Every route knows whose request it answers, and every POST what becomes of one that comes again."""
 
 from typing import cast
 
@@ -10,6 +10,8 @@ from serve.gateway import build_app
 from serve.gateway_state import Gateway
 from serve.keys import KeyRing
 from serve.owners import get_caller
+from serve.repeats import REPEATABLE_PATHS
+from serve.schemas.strict import StrictRoute
 
 
 def list_routes() -> list[APIRoute]:
@@ -29,3 +31,36 @@ def test_every_route_takes_the_caller() -> None:
     without = {route.path for route in routes if not asks_for_caller(route.dependant)}
     assert without == OPEN_PATHS | {"/console", "/console/{path:path}"}
     assert {route.path for route in routes if is_open(route.path)} == without
+
+
+CLAIM_BY_THEMSELVES = {"/v1/responses", "/v1/loam/feedback"}
+"""POSTs that make something and keep its id only, for a request that comes again."""
+ASKED_ANEW = {
+    # These make nothing.
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v1/vector_stores/{vector_store_id}/search",
+    "/v1/loam/search",
+    "/v1/loam/training_checks",
+    "/v1/loam/training_estimates",
+    "/v1/loam/doctor",
+    # These say how something shall be: twice is once.
+    "/v1/vector_stores/{vector_store_id}",
+    "/v1/vector_stores/{vector_store_id}/files/{file_id}",
+    "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/cancel",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/pause",
+    "/v1/fine_tuning/jobs/{fine_tuning_job_id}/resume",
+    # The answer holds a key, which is kept nowhere.
+    "/v1/loam/keys",
+}
+"""POSTs that are worked on as often as they come."""
+
+
+def test_every_post_is_safe_to_repeat_or_known_to_make_nothing() -> None:
+    posts = {route.path: route for route in list_routes() if "POST" in route.methods}
+    assert set(posts) == REPEATABLE_PATHS | CLAIM_BY_THEMSELVES | ASKED_ANEW
+    upload = "/v1/files"  # claims by itself, because its body goes to the disk
+    assert all(isinstance(posts[path], StrictRoute) for path in REPEATABLE_PATHS - {upload})
