@@ -8,6 +8,7 @@ CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
 STORES = "/v1/vector_stores"
 FILES = "/v1/files"
+DOCTOR = "/v1/loam/doctor"
 JSON = "application/json"
 MESSAGES = '"messages": [{"role": "user", "content": "x"}]'
 
@@ -121,6 +122,10 @@ HOSTILE_REQUESTS = [
     _get("an id of bytes that are no text", f"{FILES}/%ff%fe"),
     _get("an encoded slash", f"{FILES}/..%2f..%2fetc%2fpasswd/content"),
     _get("a chunk by SQL", "/sources/1'%20OR%20'1'='1"),
+    _raw("an examination by path", b"{}", f"{DOCTOR}?checks=../../etc/passwd"),
+    _raw("an examination of nothing", b"\x00" * 64, f"{DOCTOR}?checks="),
+    _raw("an examination twice", b"", f"{DOCTOR}?checks=data&checks=all"),
+    _raw("an examination that would mend", b"", f"{DOCTOR}?checks=data&repair=true"),
     _form("a form without an end", PART % (b"purpose", b"", b"batch")),
     _form("a form without a boundary", b"x", "multipart/form-data"),
     _form("a boundary of 10,000 characters", b"x", f"multipart/form-data; boundary={'b' * 10_000}"),
