@@ -8,10 +8,10 @@ import os
 import random
 import signal
 import socket
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.fakes.engine import BASE
+from tests.fakes.engine import BASE, REPO
 from tests.fakes.gateway import ADAPTER, ALIAS, RunningGateway, running_gateway
 
 IS_FULL = bool(os.environ.get("LOAM_TEST_FULL"))
@@ -47,40 +47,49 @@ def wait_until(gateway: RunningGateway, status: int, patience_s: float = 20.0) -
     return time.monotonic() - start
 
 
+def wait_for_restart(gateway: RunningGateway, count: int) -> None:
+    """Wait until vLLM has been started anew so often, and is ready."""
+    deadline = time.monotonic() + 20
+    while gateway.engine.restarts < count:
+        assert time.monotonic() < deadline, "nobody noticed that vLLM is dead"
+        time.sleep(0.01)
+    wait_until(gateway, 200)
+
+
 @dataclass(slots=True)
 class Load:
-    """What a crowd of clients saw.
+    """What a crowd of clients saw, once it has gone.
 
     Attributes:
         answers: Status, headers, text and seconds of each answer.
     """
 
-    answers: list[tuple[int, httpx.Headers, str, float]] = field(default_factory=list)
+    answers: list[tuple[int, dict[str, str], str, float]] = field(default_factory=list)
 
 
 @contextmanager
-def under_load(gateway: RunningGateway, clients: int, pause_s: float = 0.02, **body: Any) -> Iterator[Load]:
+def under_load(gateway: RunningGateway, clients: int, pause_s: float = 0.02) -> Iterator[Load]:
     """Have clients ask both routes without end, every second one for a stream, for the time of the block."""
-    load, stop = Load(), threading.Event()
-
-    def ask(number: int) -> None:
-        path, asked = ROUTES[number % 8 // 4]
-        request = {"model": (BASE, ALIAS)[number % 4 // 2], **asked, "stream": bool(number % 2), **body}
-        with httpx.Client(timeout=30) as client:
-            while not stop.is_set():
-                start = time.monotonic()
-                answer = client.post(f"{gateway.url}{path}", json=request)
-                load.answers.append((answer.status_code, answer.headers, answer.text, time.monotonic() - start))
-                time.sleep(pause_s)
-
-    with ThreadPoolExecutor(clients) as pool:
-        asking = [pool.submit(ask, number) for number in range(clients)]
+    requests = [
+        (path, {"model": model, **asked, "stream": stream})
+        for path, asked in ROUTES
+        for model in (BASE, ALIAS)
+        for stream in (False, True)
+    ]
+    words = [gateway.url, str(clients), str(pause_s), json.dumps(requests)]
+    load = Load()
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.fakes.crowd", *words],
+        env={**os.environ, "PYTHONPATH": str(REPO)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as crowd:  # fmt: skip
+        assert crowd.stdout is not None
+        assert crowd.stdout.readline() == "asking\n"
         try:
             yield load
         finally:
-            stop.set()
-        for one in asking:
-            one.result()
+            told, _ = crowd.communicate(timeout=60)
+    assert crowd.returncode == 0
+    load.answers = [tuple(json.loads(line)) for line in told.splitlines()]
 
 
 def test_s1_after_kill_9_under_load_it_is_503_and_then_works_again(
@@ -117,7 +126,7 @@ def test_s2_a_death_in_a_stream_never_looks_like_an_end(
     seed = int(os.environ.get("LOAM_TEST_SEED", "7"))
     chance, slowest_s = random.Random(seed), 0.0
     with running_gateway(tmp_path) as gateway:
-        for _ in range(DEATHS):
+        for death in range(1, DEATHS + 1):
             after = chance.randrange(0, 20)
             gateway.script(reply=" ".join(["word"] * 20), die_after=after)
             start = time.monotonic()
@@ -127,7 +136,7 @@ def test_s2_a_death_in_a_stream_never_looks_like_an_end(
             assert '"finish_reason": "stop"' not in text, f"seed {seed}"
             last = json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))
             assert last["error"]["type"] == "server_error", f"seed {seed}"
-            wait_until(gateway, 200)
+            wait_for_restart(gateway, death)
     record_property("deaths_in_a_stream", DEATHS)
     record_property("slowest_end_s", round(slowest_s, 2))
 

@@ -187,6 +187,7 @@ def test_a_gateway_under_chaos_keeps_its_promises(
     sys.stdout.write(f"{kills} kills; MiB, files, uploads: {stocks[0]} -> {stocks[-1]}\n")
     assert faults == []
     assert kills >= 2
+    assert max(stock[2] for stock in stocks) <= 2 * CLIENTS, "uploads that nobody has any more"
     if SOAK_S >= 300:
         assert stocks[-1][0] < stocks[0][0] * 1.05
         assert stocks[-1][1] <= stocks[0][1] + 20
