@@ -5,7 +5,7 @@ docs/api.md says the same in words. Does not know what they do.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_serializer, model_validator
 
 from serve.schemas.grammar import check_grammar
 from serve.schemas.relayed import RelayedRequest, Text
@@ -39,6 +39,11 @@ class SystemMessage(StrictModel):
     role: Literal["system", "developer"]
     content: Content
     name: str | None = Field(None, max_length=64)
+
+    @field_serializer("role")
+    def serialize_role(self, _role: str) -> str:
+        """Name a developer's instructions as every chat template knows them."""
+        return "system"
 
 
 class UserMessage(StrictModel):
@@ -155,11 +160,11 @@ class ChatRequest(RelayedRequest):
     # ignored, see IGNORED_FIELDS
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
     store: bool | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     safety_identifier: str | None = Field(None, max_length=512)
     prompt_cache_key: str | None = Field(None, max_length=512)
     modalities: list[Literal["text"]] | None = Field(None, max_length=1)
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
     @model_validator(mode="after")

@@ -79,7 +79,7 @@ class SearchCallItem(StrictModel):
 
 
 class FunctionCallItem(StrictModel):
-    """An earlier call of a function."""
+    """An earlier call of a function, as the stock client's own object has it: with what nothing here sets, empty."""
 
     type: Literal["function_call"]
     call_id: ItemId
@@ -87,6 +87,8 @@ class FunctionCallItem(StrictModel):
     arguments: Text
     id: ItemId | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
+    caller: None = None
+    namespace: None = None
 
 
 class FunctionOutputItem(StrictModel):

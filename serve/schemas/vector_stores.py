@@ -95,7 +95,7 @@ class FileAttach(StrictModel):
 
 
 class BatchCreate(StrictModel):
-    """Files for a store: `file_ids` with what holds for all, or `files` each with its own."""
+    """Files for a store: `file_ids` with what holds for all, or `files` each with its own alone."""
 
     file_ids: Annotated[list[FileId], Field(min_length=1, max_length=MAX_FILES)] | None = None
     files: Annotated[list[FileAttach], Field(min_length=1, max_length=MAX_FILES)] | None = None
@@ -107,8 +107,6 @@ class BatchCreate(StrictModel):
         """Refuse both or none."""
         if (self.file_ids is None) == (self.files is None):
             raise ValueError("wanted either file_ids or files")
-        if self.files is not None and (self.attributes is not None or self.chunking_strategy is not None):
-            raise ValueError("files: attributes and chunking_strategy stand in each of them")
         return self
 
     def list_files(self) -> list[FileAttach]:

@@ -65,7 +65,7 @@ def test_functions_are_called_and_what_they_return_goes_back(gateway: RunningGat
     )
     assert gateway.state()["requests"][-1]["messages"] == wanted
     assert following.output_text == "It rains."
-    sent_back = [{"role": "user", "content": "Weather?"}, *(call.model_dump(exclude_none=True) for call in calls)]
+    sent_back = [{"role": "user", "content": "Weather?"}, *(call.model_dump() for call in calls)]
     client.responses.create(model=BASE, input=[*sent_back, *returned], tools=[WEATHER])
     assert gateway.state()["requests"][-1]["messages"] == wanted
 

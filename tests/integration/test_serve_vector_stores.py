@@ -123,6 +123,17 @@ def test_a_store_is_changed_and_listed(client: openai.OpenAI) -> None:
     assert client.vector_stores.retrieve(made[0]).name == "other"
 
 
+def test_files_of_a_batch_have_their_own_attributes_alone(client: openai.OpenAI) -> None:
+    store = client.vector_stores.create(name="own").id
+    one, other = (upload(client, WARRANTY, name) for name in ("a.md", "b.md"))
+    batch = client.vector_stores.file_batches.create(
+        store, files=[{"file_id": one, "attributes": {"year": 1}}, {"file_id": other}], attributes={"year": 2}
+    )
+    client.vector_stores.file_batches.poll(batch.id, vector_store_id=store)
+    found = {file: client.vector_stores.files.retrieve(file, vector_store_id=store).attributes for file in (one, other)}
+    assert found == {one: {"year": 1}, other: {}}
+
+
 def test_a_batch_tells_of_each_file_what_became_of_it(client: openai.OpenAI) -> None:
     store = client.vector_stores.create(name="batch")
     contents = {"a.md": WARRANTY, "b.md": RETURNS, "c.pdf": b"%PDF-1.7 broken", "d.exe": b"MZ\x90 a program"}
@@ -130,6 +141,8 @@ def test_a_batch_tells_of_each_file_what_became_of_it(client: openai.OpenAI) -> 
     batch = client.vector_stores.file_batches.create_and_poll(store.id, file_ids=list(ids.values()))
     check_answer(batch, VectorStoreFileBatch)
     counts = batch.file_counts
+    told = client.vector_stores.file_batches.with_raw_response.retrieve(batch.id, vector_store_id=store.id)
+    assert told.headers["openai-poll-after-ms"] == "250"
     assert (batch.status, counts.completed, counts.failed, counts.total) == ("completed", 2, 2, 4)
     listed = {
         file.id: file for file in client.vector_stores.file_batches.list_files(batch.id, vector_store_id=store.id)

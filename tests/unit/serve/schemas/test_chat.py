@@ -3,14 +3,18 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from pydantic import ValidationError
+from openai.types import shared_params
+from openai.types.chat import completion_create_params
+from openai.types.responses import response_create_params
+from pydantic import BaseModel, ValidationError
 
 from serve.schemas.chat import IGNORED_FIELDS, ChatRequest, read_text
 from serve.schemas.completions import CompletionRequest
 from serve.schemas.embeddings import EmbeddingRequest
+from serve.schemas.responses import Reasoning, ResponseRequest
 
 API = Path(__file__).resolve().parents[4] / "docs" / "api.md"
 
@@ -81,3 +85,33 @@ def test_parts_are_read_as_one_text() -> None:
     content = request.messages[0].content
     assert read_text(content) == "a\nb"
     assert read_text(None) == ""
+
+
+def test_a_developers_instructions_are_the_systems() -> None:
+    request = make_request(messages=[{"role": "developer", "content": "Short."}, {"role": "user", "content": "x"}])
+    assert [one["role"] for one in json.loads(request.to_upstream("m"))["messages"]] == ["system", "user"]
+
+
+def list_words(hint: Any) -> set[str]:
+    """Return the words of a type of the stock client's, however deep they stand in it."""
+    if get_origin(hint) is Literal:
+        return set(get_args(hint))
+    return {word for part in get_args(hint) for word in list_words(part)}
+
+
+@pytest.mark.parametrize(
+    ("schema", "sent", "name"),
+    [
+        (ChatRequest, completion_create_params.CompletionCreateParamsNonStreaming, "reasoning_effort"),
+        (ChatRequest, completion_create_params.CompletionCreateParamsNonStreaming, "service_tier"),
+        (ChatRequest, completion_create_params.CompletionCreateParamsNonStreaming, "verbosity"),
+        (ResponseRequest, response_create_params.ResponseCreateParamsNonStreaming, "service_tier"),
+        (ResponseRequest, response_create_params.ResponseCreateParamsNonStreaming, "truncation"),
+        (Reasoning, shared_params.Reasoning, "effort"),
+        (Reasoning, shared_params.Reasoning, "summary"),
+    ],
+)
+def test_every_word_that_the_stock_client_knows_is_taken(schema: type[BaseModel], sent: Any, name: str) -> None:
+    words = list_words(get_type_hints(sent)[name])
+    assert words
+    assert words <= list_words(schema.model_fields[name].annotation)
