@@ -54,6 +54,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "S4": (f"{FAULTS}::test_s4_clients_that_go_away_free_vllm",),
     "S5": (f"{FAULTS}::test_s5_too_many_requests_are_refused_and_nothing_else_suffers",),
     "I1": ("tests/integration/test_serve_isolation.py",),
+    "S8": ("tests/integration/test_serve_grammars.py",),
     "A3": ("tests/integration/test_serve_repeats.py", "tests/integration/test_serve_response_repeats.py"),
     "T3": (f"{JOBS}::test_kills_of_gateway_trainer_or_both",),
     "T5": (f"{JOBS}::test_cancels_at_any_time",),

@@ -20,7 +20,6 @@ from serve.keys import create_key
 from serve.quotas import Quotas
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import ALIAS, RunningGateway, running_gateway
-from tests.unit.serve.schemas.test_grammar import HOSTILE
 
 
 @pytest.fixture(scope="module")
@@ -290,23 +289,6 @@ def test_every_line_that_a_request_logs_has_its_id(gateway: RunningGateway, capl
     messages = {line["message"] for line in lines if line.get("request_id") == answer.headers["x-request-id"]}
     assert "engine failed in a stream" in messages
     assert any(message.startswith("POST /v1/chat/completions 200") for message in messages)
-
-
-# --- hostile grammars
-
-
-def test_hostile_grammars_are_refused_beside_a_normal_client(gateway: RunningGateway) -> None:
-    before = len(gateway.state()["requests"])
-    schemas = [schema for _, schema in HOSTILE] * (200 // len(HOSTILE) + 1)
-    for number, schema in enumerate(schemas[:200]):
-        name = {"name": "a", "schema": schema}
-        tool = {"type": "function", "function": {"name": "a", "parameters": schema}}
-        change = {"response_format": {"type": "json_schema", "json_schema": name}} if number % 2 else {"tools": [tool]}
-        answer = gateway.chat(**change)
-        assert answer.status_code == 400, schema
-        assert answer.json()["error"]["code"] == "invalid_request"
-    assert len(gateway.state()["requests"]) == before
-    assert gateway.chat().status_code == 200
 
 
 # --- uploads
