@@ -13,22 +13,17 @@ from openai import _base_client
 from openai.types.responses import Response
 from sqlalchemy import text
 
-from core.layout import DataDir
-from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import read_transaction
-from retrieval.ingest import ingest
 from serve.answering import AssistantConfig
 from serve.keys import create_key
 from tests.fakes.cutting_proxy import cutting_proxy
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import RunningGateway, running_gateway, searching_gateway
-from tests.fakes.hash_embedder import HashEmbedder
+from tests.fakes.handbook import HANDBOOK, QUESTION, WARRANTY, handbook_gateway
 from tests.fakes.strict_answers import check_answer, read_events
 
 CUTS = 25 if os.environ.get("LOAM_TEST_FULL") else 2
 """Of each of four kinds of responses: a hundred in all."""
-WARRANTY = "The Brook 40 pump has a warranty of 26 months."
-QUESTION = "How long is the warranty of the Brook 40 pump?"
 WEATHER: Any = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
 CALLS = [{"name": "get_weather", "arguments": '{"city": "Leeds"}'}, {"name": "get_weather", "arguments": "{}"}]
 
@@ -36,13 +31,8 @@ CALLS = [{"name": "get_weather", "arguments": '{"city": "Leeds"}'}, {"name": "ge
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """One gateway with an assistant over a store of the command line."""
-    folder = tmp_path_factory.mktemp("repeats")
-    source = folder / "source"
-    source.mkdir()
-    (source / "warranty.md").write_text(f"# Warranty\n\n{WARRANTY}\n")
-    tools: dict[str, Any] = {"embedder": HashEmbedder(), "chunking": ChunkingConfig(), "parsing": ParsingConfig()}
-    ingest(DataDir(folder), "handbook", source, **tools)
-    with searching_gateway(folder, {"desk": AssistantConfig(model=BASE, stores=["handbook"])}) as running:
+    desk = AssistantConfig(model=BASE, stores=[HANDBOOK])
+    with handbook_gateway(tmp_path_factory.mktemp("repeats"), desk) as running:
         yield running
 
 

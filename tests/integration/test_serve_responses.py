@@ -13,21 +13,16 @@ import pytest
 from openai.types.responses import Response, ResponseInputMessageItem, ResponseOutputMessage
 from sqlalchemy import text
 
-from core.layout import DataDir
-from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import read_transaction, write_transaction
-from retrieval.ingest import ingest
 from serve.answering import INSTRUCTIONS, NOTHING_FOUND, AssistantConfig
 from serve.keys import create_key
 from serve.responses import remove_old_responses
 from tests.fakes.engine import BASE
-from tests.fakes.gateway import ADAPTER, ALIAS, RunningGateway, searching_gateway
-from tests.fakes.hash_embedder import HashEmbedder
+from tests.fakes.gateway import ADAPTER, ALIAS, RunningGateway
+from tests.fakes.handbook import HANDBOOK, QUESTION, WARRANTY, handbook_gateway
 from tests.fakes.strict_answers import check_answer, drop_identity, read_events
 
-WARRANTY = "The Brook 40 pump has a warranty of 26 months."
 RETURNS = "A customer can return a product within 45 days of delivery."
-QUESTION = "How long is the warranty of the Brook 40 pump?"
 REPLY = f"Here is what I know:\n{WARRANTY} [9]\n{RETURNS}\nThe Brook 40 pump has a warranty of 99 months."
 CITED = f"Here is what I know:\n{WARRANTY} [1]\n{RETURNS} [2]\nThe Brook 40 pump has a warranty of 99 months."
 SEARCH_EVENTS = [
@@ -43,14 +38,8 @@ TEXT_EVENTS = ["response.output_text.delta", "response.output_text.annotation.ad
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """One gateway with an assistant over a store of the command line; its stores are made by the tests."""
-    folder = tmp_path_factory.mktemp("responses")
-    source = folder / "source"
-    source.mkdir()
-    (source / "warranty.md").write_text(f"# Warranty\n\n{WARRANTY}\n")
-    tools: dict[str, Any] = {"embedder": HashEmbedder(), "chunking": ChunkingConfig(), "parsing": ParsingConfig()}
-    ingest(DataDir(folder), "handbook", source, **tools)
-    desk = AssistantConfig(model=ALIAS, stores=["handbook"], instructions="You are the desk.", temperature=0.3)
-    with searching_gateway(folder, {"desk": desk}) as running:
+    desk = AssistantConfig(model=ALIAS, stores=[HANDBOOK], instructions="You are the desk.", temperature=0.3)
+    with handbook_gateway(tmp_path_factory.mktemp("responses"), desk) as running:
         yield running
 
 
