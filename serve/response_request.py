@@ -11,6 +11,7 @@ from typing import Any
 from retrieval.filters import parse_filter
 from retrieval.ranking import Ranking
 from serve.answering import AssistantConfig
+from serve.boundary import InvalidRequest
 from serve.inquiry import Inquiry, sort_turns
 from serve.response_draft import make_id, shape_call
 from serve.schemas.responses import (
@@ -93,7 +94,11 @@ def read_inquiry(body: ResponseRequest, turns: Sequence[Turn]) -> Inquiry:
 
 
 def read_messages(body: ResponseRequest, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the prompt of a response without documents: the instructions, then what was said, called and returned."""
+    """Return the prompt of a response without documents: the instructions, then what was said, called and returned.
+
+    Raises:
+        InvalidRequest: There is nothing of it, only earlier searches.
+    """
     messages: list[dict[str, Any]] = []
     if body.instructions:
         messages.append({"role": "system", "content": body.instructions})
@@ -111,6 +116,8 @@ def read_messages(body: ResponseRequest, items: Iterable[dict[str, Any]]) -> lis
                     messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
             case "function_call_output":
                 messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]})
+    if not messages:
+        raise InvalidRequest("input: wanted a message, found earlier searches alone.", param="input")
     return messages
 
 

@@ -102,6 +102,11 @@ HOSTILE_REQUESTS = [
     _chat("null where objects go", '"stream_options": null, "response_format": null, "tools": null'),
     _chat("usage that is asked for by word", '"stream": true, "stream_options": {"include_usage": "yes"}'),
     HostileRequest("a model of traversal", "POST", CHAT, f'{{"model": "../../etc/passwd", {MESSAGES}}}'.encode()),
+    _raw(
+        "a response to nothing but an earlier search",
+        b'{"model": "tiny-base", "input": [{"type": "file_search_call", "id": "", "queries": [], "status": "failed"}]}',
+        "/v1/responses",
+    ),
     # embeddings, stores, files
     _raw("an embedding of token ids", b'{"model": "hash-embedder", "input": [1, 2, 3]}', EMBEDDINGS),
     _raw("an embedding of nothing", b'{"model": "hash-embedder", "input": [""]}', EMBEDDINGS),
