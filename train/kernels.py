@@ -34,6 +34,36 @@ LARGEST_GAP = 0.02
 """Relative distance from float32 that a kernel may have in bfloat16; two bytes' worth of rounding is a tenth of it."""
 TRIAL_LENGTHS = (65, 130, 1, 60)
 """Documents of the trial's pack: none of them fills a block, one is a single token."""
+TRIAL_TOKENS = (33, 65)
+"""Tokens that the passes are tried with: with the second number, torch compiles for any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """What of a model's shape the kernels are made for.
+
+    Attributes:
+        attention: Heads and their size.
+        hidden: Of the residual.
+        inner: Of the gate, and of what it opens.
+        vocabulary: Of the head.
+        epsilon: Of the norms.
+    """
+
+    attention: Attention
+    hidden: int
+    inner: int
+    vocabulary: int
+    epsilon: float = 1e-5
+
+    @classmethod
+    def of_model(cls, base: Any) -> "Widths":
+        """Read them from a LlamaForCausalLM."""
+        config = base.config
+        shape = Attention(
+            config.num_attention_heads, config.num_key_value_heads, base.model.layers[0].self_attn.head_dim
+        )
+        return cls(shape, config.hidden_size, config.intermediate_size, config.vocab_size, config.rms_norm_eps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +90,12 @@ class Kernels:
 CPU_KERNELS = Kernels(cast("AttentionKernel", blocks), IN_PLACE, (BLOCKS, IN_PLACE.name), shares_prefix=True)
 
 
-def choose_kernels(wanted: str, shape: Attention, device: torch.device, dtype: torch.dtype) -> Kernels:
+def choose_kernels(wanted: str, widths: Widths, device: torch.device, dtype: torch.dtype) -> Kernels:
     """Return what runs right on a device.
 
     Args:
         wanted: An attention's name, or `auto`: the first of ATTENTIONS that works.
-        shape: Of the model's attention.
+        widths: Of the model: what is compiled for others would be compiled again, for widths that vary.
         device: Where it will run.
         dtype: Of its products.
     """
@@ -75,13 +105,13 @@ def choose_kernels(wanted: str, shape: Attention, device: torch.device, dtype: t
     name, attention = BLOCKS, cast("AttentionKernel", blocks)
     for candidate in names:
         kernel = LibraryAttention(candidate, FUNCTIONS[candidate])
-        if try_kernel(candidate, partial(find_attention_gap, kernel, shape, device, dtype)):
+        if try_kernel(candidate, partial(find_attention_gap, kernel, widths.attention, device, dtype)):
             name, attention = candidate, kernel
             break
     passes = IN_PLACE
     if device.type == "cuda":
         compiled = compile_passes()
-        if try_kernel(COMPILED, partial(find_passes_gap, compiled, device, dtype)):
+        if try_kernel(COMPILED, partial(find_passes_gap, compiled, widths, device, dtype)):
             passes = compiled
     return Kernels(attention, passes, (name, passes.name), shares_prefix=name == BLOCKS)
 
@@ -121,29 +151,34 @@ def make_trial_batch(device: torch.device) -> FlatBatch:
     return flatten_packs(torch.ones_like(positions), positions, torch.full_like(positions, IGNORED), share=False)
 
 
-def find_passes_gap(passes: Passes, device: torch.device, dtype: torch.dtype) -> float:
+def find_passes_gap(passes: Passes, widths: Widths, device: torch.device, dtype: torch.dtype) -> float:
     """Return how far the passes' results are from the formulas in float32, the worst of all."""
     return max(
         measure_gap(found, exact)
+        for tokens in TRIAL_TOKENS
         for found, exact in zip(
-            run_passes(passes, device, dtype), run_passes(PLAIN, device, torch.float32), strict=True
+            run_passes(passes, widths, tokens, device, dtype),
+            run_passes(PLAIN, widths, tokens, device, torch.float32),
+            strict=True,
         )
     )
 
 
-def run_passes(passes: Passes, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    """Return what each pass makes of the same small inputs, which bfloat16 holds exactly."""
+@torch.no_grad()  # as in the layers: what is compiled with gradients switched on would be compiled again
+def run_passes(passes: Passes, widths: Widths, tokens: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Return what each pass makes of the same inputs, which bfloat16 holds exactly, laid out as in the layers."""
     generator = torch.Generator().manual_seed(8)
 
     def draw(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator).to(torch.bfloat16).to(device, dtype)
 
-    x, dy, weight, both, product, heads = (
-        draw(*size) for size in ((33, 64), (33, 64), (64,), (33, 256), (33, 128), (33, 6, 16))
-    )
-    cos, sin, logits = draw(33, 1, 8), draw(33, 1, 8), draw(33, 500)
-    labels = torch.arange(33, device=device)
-    normed, inverse = passes.normalize(x, weight, 1e-5)
+    shape, half = widths.attention, widths.attention.head_size // 2
+    x, dy, weight = draw(tokens, widths.hidden), draw(tokens, widths.hidden), draw(widths.hidden)
+    both, product = draw(tokens, 2 * widths.inner), draw(tokens, widths.inner)
+    heads = draw(tokens, shape.heads + 2 * shape.key_value_heads, shape.head_size)[:, : shape.rotated_heads]
+    cos, sin = (draw(1, tokens, 2 * half)[0, :, None, :half] for _ in "ab")
+    logits, labels = draw(tokens, widths.vocabulary), torch.arange(tokens, device=device)
+    normed, inverse = passes.normalize(x, weight, widths.epsilon)
     found = [normed, inverse, passes.normalize_backward(dy.clone(), x, inverse.clone(), weight, dy)]
     found += [passes.rotate(heads, cos, sin), passes.activate(both), *passes.activate_backward(product.clone(), both)]
     log_probs, entropy, mean, is_top1, gradient = passes.score(logits, labels, True)

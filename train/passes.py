@@ -7,6 +7,7 @@ former's reads and writes as on a quarter of the matrix products. Knows no adapt
 Source: RMSNorm, arXiv 1910.07467 eq. 4; rotary positions, arXiv 2104.09864 eq. 34; SwiGLU, arXiv 2002.05202 eq. 5.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -161,18 +162,26 @@ PLAIN = Passes(
 """The same as formulas of new tensors: what is compiled."""
 
 
-def compile_passes(backend: str = "inductor") -> Passes:
+def compile_passes(backend: str | Callable[..., Any] = "inductor") -> Passes:
     """Return the formulas as kernels: compiled at their first use, and once more when a second number of tokens comes.
 
     Args:
         backend: Of torch.compile. `inductor` writes Triton for a card, and wants a C compiler on the machine.
     """
+    name = backend if isinstance(backend, str) else getattr(backend, "__name__", "own")
 
     def compiled(function: Any) -> Any:
-        return torch.compile(function, backend=backend, fullgraph=True)
+        made: Callable[..., Any] = torch.compile(function, backend=backend, fullgraph=True)
+
+        @functools.wraps(function)
+        def run(*inputs: Any) -> Any:
+            # torch compiles anew for what is a parameter or wants a gradient, at most eight times: none is, none does.
+            return made(*(value.detach() if isinstance(value, Tensor) else value for value in inputs))
+
+        return run
 
     return Passes(
-        f"compiled ({backend})",
+        f"compiled ({name})",
         *(
             compiled(function)
             for function in (

@@ -19,14 +19,13 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from core.errors import ConfigError
-from train.attention import Attention
 from train.config import Choice, HardwareConfig, TrainConfig, micro_batch_of
 from train.decoder import Decoder, find_obstacle
 from train.encoding import Encoded
 from train.exactness import ExactTrainer
 from train.hardware import Machine
 from train.head import can_score_trained_tokens, score_trained_tokens
-from train.kernels import choose_kernels
+from train.kernels import Widths, choose_kernels
 from train.memory import MemoryPlan
 from train.model import fuse_with_liger, restore_float32
 from train.pairs import PairCollator, pair_up
@@ -222,11 +221,8 @@ def make_decoder(base: Any, arguments: SFTConfig | DPOConfig, hardware: Hardware
     if obstacle is None and is_sharded(hardware):
         obstacle = "hardware.strategy=fsdp2 shares the weights out"
     if obstacle is None:
-        config = base.config
-        head_size = base.model.layers[0].self_attn.head_dim
-        shape = Attention(config.num_attention_heads, config.num_key_value_heads, head_size)
         dtype = torch.bfloat16 if arguments.bf16 else torch.float32
-        kernels = choose_kernels(hardware.flat_attention.value, shape, arguments.device, dtype)
+        kernels = choose_kernels(hardware.flat_attention.value, Widths.of_model(base), arguments.device, dtype)
         logger.info("%s", kernels.describe())
         return Decoder(base, kernels, is_recomputed=is_recomputed)
     if wanted is Choice.always:

@@ -15,11 +15,10 @@ from scripts.bench_gpu_models import adapt, make_base, pack_weights
 from scripts.bench_gpu_steps import Setting
 from tests.unit.train.test_flat_batch import pad
 from train import attention
-from train.attention import Attention
 from train.decoder import Decoder, find_obstacle
 from train.flat_batch import FlatBatch
 from train.head import score_trained_tokens
-from train.kernels import choose_kernels
+from train.kernels import Widths, choose_kernels
 from train.model import keep_dequantized
 from train.tokens import IGNORED
 
@@ -230,7 +229,7 @@ def test_recomputed_layers_give_the_same_gradients(name: str) -> None:
     inputs, model = make_inputs(), make_model()
     compute_plainly(model, inputs, torch.float32).backward()
     expected = take_gradients(model)
-    kernels = choose_kernels(name, Attention(4, 2, 16), torch.device("cpu"), torch.float32)
+    kernels = choose_kernels(name, Widths.of_model(model.get_base_model()), torch.device("cpu"), torch.float32)
     assert kernels.names[0] == name
     score_trained_tokens(model.get_base_model(), Decoder(model.get_base_model(), kernels, is_recomputed=True))
     model(**inputs, use_cache=False, fused_lm_head=True).loss.backward()

@@ -10,9 +10,10 @@ from train import flat_attention, kernels
 from train.attention import Attention
 from train.config import FlatAttention
 from train.flat_attention import Borders, attend_one_by_one
-from train.kernels import ATTENTIONS, CPU_KERNELS, choose_kernels, try_kernel
+from train.kernels import ATTENTIONS, CPU_KERNELS, Widths, choose_kernels, try_kernel
 
 SHAPE = Attention(heads=4, key_value_heads=2, head_size=16)
+WIDTHS = Widths(SHAPE, hidden=64, inner=128, vocabulary=500)
 CPU = torch.device("cpu")
 
 
@@ -21,12 +22,12 @@ def test_the_configuration_names_what_there_is() -> None:
 
 
 def test_a_cpu_takes_blocks_without_trying() -> None:
-    assert choose_kernels("auto", SHAPE, CPU, torch.float32) is CPU_KERNELS
+    assert choose_kernels("auto", WIDTHS, CPU, torch.float32) is CPU_KERNELS
     assert CPU_KERNELS.shares_prefix
 
 
 def test_a_kernel_that_is_named_is_tried_and_taken() -> None:
-    chosen = choose_kernels("sdpa", SHAPE, CPU, torch.float32)
+    chosen = choose_kernels("sdpa", WIDTHS, CPU, torch.float32)
     assert (chosen.names[0], chosen.shares_prefix) == ("sdpa", False)
     assert "attention by sdpa" in chosen.describe()
 
@@ -60,5 +61,5 @@ def test_what_is_no_number_is_not_right() -> None:
 
 
 def test_a_name_that_fails_falls_back_to_blocks() -> None:
-    chosen = choose_kernels("varlen", SHAPE, CPU, torch.float32)
+    chosen = choose_kernels("varlen", WIDTHS, CPU, torch.float32)
     assert (chosen.names[0], chosen.shares_prefix) == ("blocks", True)

@@ -6,9 +6,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from train.kernels import find_passes_gap, run_passes
+from tests.unit.train.test_decoder import make_inputs, make_model, pack
+from train.attention import Attention
+from train.decoder import Decoder
+from train.flat_attention import FUNCTIONS, LibraryAttention
+from train.head import score_trained_tokens
+from train.kernels import TRIAL_TOKENS, Kernels, Widths, find_passes_gap, run_passes
 from train.passes import IN_PLACE, PLAIN, Passes, compile_passes
 
+CPU = torch.device("cpu")
+WIDTHS = Widths(Attention(heads=4, key_value_heads=1, head_size=16), hidden=64, inner=128, vocabulary=500)
 BOTH = pytest.mark.parametrize("passes", [IN_PLACE, PLAIN], ids=lambda passes: passes.name)
 
 
@@ -19,7 +26,7 @@ def draw(*size: int) -> torch.Tensor:
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
 @BOTH
 def test_they_agree_with_the_formulas_in_float32(passes: Passes, dtype: torch.dtype, limit: float) -> None:
-    assert find_passes_gap(passes, torch.device("cpu"), dtype) < limit
+    assert find_passes_gap(passes, WIDTHS, CPU, dtype) < limit
 
 
 @BOTH
@@ -72,8 +79,40 @@ def test_the_formulas_can_be_compiled_whole() -> None:
     """A card compiles them with inductor; here the tracing alone shows that none breaks apart."""
     traced = compile_passes(backend="eager")
     for found, exact in zip(
-        run_passes(traced, torch.device("cpu"), torch.float32),
-        run_passes(PLAIN, torch.device("cpu"), torch.float32),
+        run_passes(traced, WIDTHS, 33, CPU, torch.float32),
+        run_passes(PLAIN, WIDTHS, 33, CPU, torch.float32),
         strict=True,
     ):
         assert torch.equal(found, exact)
+
+
+def test_training_compiles_no_pass_for_widths_that_vary_and_few_at_all() -> None:
+    """What the trial compiled is what a step runs: torch gives up at the ninth compilation of a pass."""
+    made: list[list[torch.Size]] = []
+
+    def note(graph: Any, _: list[Any]) -> Any:
+        values = [node.meta["example_value"] for node in graph.graph.find_nodes(op="placeholder")]
+        made.append([value.shape for value in values if isinstance(value, torch.Tensor)])
+        return graph.forward
+
+    torch.compiler.reset()
+    model, passes = make_model(), compile_passes(note)
+    base = model.get_base_model()
+    assert find_passes_gap(passes, Widths.of_model(base), CPU, torch.float32) < 1e-5
+    tried = len(made)
+    assert tried == len(TRIAL_TOKENS) * 6
+    kernels = Kernels(LibraryAttention("sdpa", FUNCTIONS["sdpa"]), passes, ("sdpa", "noted"), shares_prefix=False)
+    score_trained_tokens(base, Decoder(base, kernels))
+    for common in (12, 14, 20):
+        inputs = pack(make_inputs(common=common))
+        model(**inputs, use_cache=False, fused_lm_head=True).loss.backward()
+        with torch.no_grad():
+            model(**inputs, use_cache=False, fused_lm_head=True)
+    assert len(made) - tried <= 2, "turning back has its sine laid out otherwise, and an evaluation wants no gradient"
+    with torch.autocast("cpu", torch.bfloat16):  # as a trainer on a card goes forward, but not backward
+        loss = model(**inputs, use_cache=False, fused_lm_head=True).loss
+    loss.backward()
+    assert len(made) - tried <= 2
+    assert all(isinstance(size, int) for shapes in made for shape in shapes for size in shape[1:])
+    assert all(any(not isinstance(size, int) for shape in shapes for size in shape) for shapes in made[tried:])
+    torch.compiler.reset()
