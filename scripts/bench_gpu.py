@@ -1,5 +1,7 @@
 """Prove and measure the GPU path: `python scripts/bench_gpu.py [part=all|probe|train|memory|serve|retrieval]`.
 
+Where the project is not installed, from its root: `python3 -m scripts.bench_gpu …`.
+
 Each part is a process of its own, so that one that breaks the card's context does not take the others along, and is
 ended when its time is over. What was measured stands in bench_gpu.json before the next step begins; run again, the
 bench goes on with what is missing. Parts say what they skipped and why. Without a card only the small twins run
@@ -15,9 +17,12 @@ import importlib
 import importlib.util
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -36,6 +41,10 @@ PARTS = {"probe": 60, "train": 480, "memory": 200, "retrieval": 400, "serve": 44
 BOOK = "bench_gpu.json"
 TABLE = "bench_gpu.md"
 GRACE_S = 30
+LEAST_S = 10
+TOO_LONG, CONTEXT_BROKEN = -1000, 75
+"""Endings of a part's process: ended by us, and ended by itself because the card's context was of no use any more."""
+ROOT = Path(__file__).resolve().parent.parent
 WHOLE, NOTHING = "the part itself", "everything"
 """Steps that stand for a part that broke off, and for one that did not begin."""
 HEAD = ("part", "step", "figure", "value", "goal")
@@ -88,8 +97,8 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if not 10 <= self.limit_s <= 3600:
-            raise ConfigError(f"limit_s: wanted 10 to 3600, found {self.limit_s}", param="limit_s")
+        if not LEAST_S <= self.limit_s <= 3600:
+            raise ConfigError(f"limit_s: wanted {LEAST_S} to 3600, found {self.limit_s}", param="limit_s")
 
     @property
     def results(self) -> Path:
@@ -115,27 +124,51 @@ def run_bench(config: BenchConfig) -> None:
 
 
 def run_apart(part: str, config: BenchConfig) -> None:
-    """Run a part in a process of its own, end it when its time is over, and put down where it ended badly."""
+    """Run a part in a process of its own, end it when its time is over, and put down where it ended badly.
+
+    A step that broke the card's context takes the process along, and the part goes on in another without it.
+    """
     limit_s = min(config.limit_s, PARTS[part])
+    ends = time.monotonic() + limit_s
+    print(f"bench_gpu: {part}, at most {limit_s + GRACE_S} s", file=sys.stderr, flush=True)
+    ending = start_part(part, config, limit_s, is_fresh=config.fresh)
+    while ending == CONTEXT_BROKEN and (left_s := int(ends - time.monotonic())) >= LEAST_S:
+        ending = start_part(part, config, left_s, is_fresh=False)
+    if ending == TOO_LONG:
+        note_ending(config.results / BOOK, part, f"a step did not end within {limit_s + GRACE_S} s")
+    elif ending not in {0, CONTEXT_BROKEN}:
+        note_ending(config.results / BOOK, part, f"its process ended with {ending}")
+
+
+def start_part(part: str, config: BenchConfig, limit_s: int, *, is_fresh: bool) -> int:
+    """Run a part in a process of its own and return its exit code, or TOO_LONG."""
     options = {
         "part": part,
         "device": config.device.value,
         "limit_s": limit_s,
         "folder": config.results,
-        "fresh": str(config.fresh).lower(),
+        "fresh": str(is_fresh).lower(),
         "unsloth_python": config.unsloth_python,
         "paths.data_dir": config.paths.data_dir,
         "worker": "true",
     }
     command = [sys.executable, __file__, *(f"{key}={value}" for key, value in options.items())]
-    print(f"bench_gpu: {part}, at most {limit_s + GRACE_S} s", file=sys.stderr, flush=True)
+    found = os.environ.get("PYTHONPATH")  # where the project is not installed, the parts find it all the same
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *([found] if found else [])])}
+    return run_in_group(command, environment, limit_s + GRACE_S)
+
+
+def run_in_group(command: list[str], environment: dict[str, str], limit_s: float) -> int:
+    """Run a program and return its exit code, or TOO_LONG; whatever it has started ends with it."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        code = subprocess.run(command, check=False, timeout=limit_s + GRACE_S).returncode
-        ending = f"its process ended with {code}" if code else ""
+        return process.wait(limit_s)
     except subprocess.TimeoutExpired:
-        ending = f"a step did not end within {limit_s + GRACE_S} s"
-    if ending:
-        note_ending(config.results / BOOK, part, ending)
+        return TOO_LONG
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def note_ending(path: Path, part: str, ending: str) -> None:
@@ -153,7 +186,7 @@ def run_part(config: BenchConfig) -> None:
     import torch
 
     from scripts.bench_gpu_probe import describe_machine
-    from scripts.bench_gpu_steps import SKIPPED, Book, Setting, run_steps
+    from scripts.bench_gpu_steps import SKIPPED, Book, Setting, describe_missing, run_steps
 
     has_card = torch.cuda.is_available()
     wants_twin = config.device is Device.cpu
@@ -171,9 +204,10 @@ def run_part(config: BenchConfig) -> None:
     try:
         steps = importlib.import_module(f"scripts.bench_gpu_{part}").STEPS
     except ImportError as error:
-        book.write(part, NOTHING, {"status": SKIPPED, "reason": f"not installed: {error.name}"})
+        book.write(part, NOTHING, {"status": SKIPPED, "reason": describe_missing(error)})
         return
-    run_steps(part, steps, setting, book, time.monotonic() + config.limit_s)
+    if not run_steps(part, steps, setting, book, time.monotonic() + config.limit_s):
+        sys.exit(CONTEXT_BROKEN)
 
 
 def list_rows(content: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -188,6 +222,7 @@ def list_rows(content: dict[str, Any]) -> list[tuple[str, ...]]:
                 (part, step, figure["name"], f"{figure['value']:,.4g} {figure['unit']}", figure["goal"])
                 for figure in entry["figures"]
             ]
+            rows += [(part, step, one["name"], one["reason"], "") for one in entry.get("left_out", [])]
     return rows
 
 

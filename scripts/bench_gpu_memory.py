@@ -6,6 +6,7 @@ smaller card. In the small the same processes run on the CPU, without the limit.
 """
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from core.errors import ConfigError
 from scripts.bench_gpu_models import LLAMA_3B, RANK, SMALL, make_shape
 from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong
 from serve.card_budget import CONTEXT_BYTES, GIB, ModelSize, plan_card
@@ -20,6 +22,8 @@ from serve.engine_command import EngineConfig
 from train.config import Choice, QuantKind
 from train.footprint import Demand, Shape
 from train.memory import choose_plan
+
+logger = logging.getLogger(__name__)
 
 CARD_BYTES = 24 * GIB
 ENCODER_BYTES = int(1.0 * GIB)
@@ -55,10 +59,24 @@ def measure_budget(setting: Setting) -> list[Figure]:
     engine = EngineConfig(device="cuda", max_model_len=8192, max_num_seqs=64, max_loras=8, max_lora_rank=RANK)
     encoders = {"embedder": ENCODER_BYTES, "reranker": ENCODER_BYTES}
     budget = plan_card(CARD_BYTES, size_model(shape), engine, encoders, INDEX_BYTES, trainer)
+    logger.info("%s", budget.describe())
     (setting.folder / "card_budget.txt").write_text(f"{budget.describe()}\n", encoding="utf-8")
     figures = [Figure(f"share of {name}", size / GIB, "GiB") for name, size in budget.shares.items()]
     figures.append(Figure("share of vLLM", budget.engine / GIB, "GiB"))
-    return [*figures, Figure("tokens of vLLM's cache", float(budget.cache_tokens), "tokens", "one answer of 8,192")]
+    figures.append(Figure("tokens of vLLM's cache", float(budget.cache_tokens), "tokens", "one answer of 8,192"))
+    fits = [size for size in range(1, 25) if _fits(size * GIB, size_model(shape), engine, encoders, trainer)]
+    if fits != list(range(fits[0], 25)) or fits[0] == 1:
+        raise Wrong(f"cards of {fits} GiB would do, found no size from which on all do and below which none does")
+    return [*figures, Figure("smallest card that is not refused", float(fits[0]), "GiB")]
+
+
+def _fits(card: int, model: ModelSize, engine: EngineConfig, encoders: dict[str, int], trainer: int) -> bool:
+    """Whether a card is divided, and not refused with the sums."""
+    try:
+        plan_card(card, model, engine, encoders, INDEX_BYTES, trainer)
+    except ConfigError:
+        return False
+    return True
 
 
 def measure_trainer(setting: Setting) -> list[Figure]:
@@ -104,6 +122,7 @@ def run_limited(setting: Setting, job: str, limit: int) -> dict[str, Any]:
 def run_job(told: dict[str, Any]) -> dict[str, Any]:
     """Do a job in this process, within its limit on a card, and return its figures."""
     from core.layout import DataDir
+    from retrieval.rerank import BATCH_SIZES
     from scripts import bench_gpu_retrieval, bench_gpu_train
 
     device = torch.device(told["device"])
@@ -115,7 +134,7 @@ def run_job(told: dict[str, Any]) -> dict[str, Any]:
         figures = bench_gpu_train.time_small_memory(setting)
         found = {"tokens_per_s": figures[0].value}
     else:
-        figures = bench_gpu_retrieval.measure_encoders(setting)
+        figures = bench_gpu_retrieval.measure_encoders(setting, setting.pick((BATCH_SIZES["cuda"],), (8,)))
         found = {"pairs_per_s": next(f.value for f in figures if f.unit == "pairs/s")}
     return {**found, "peak": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0}
 

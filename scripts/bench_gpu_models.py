@@ -43,25 +43,50 @@ def make_shape(values: dict[str, Any]) -> Shape:
     )
 
 
-def make_base(setting: Setting, *, is_packed: bool = False) -> Any:
-    """Return a frozen random Llama of the setting's size.
+def make_base(
+    setting: Setting, *, is_packed: bool = False, shape: dict[str, Any] | None = None, attention: str = "sdpa"
+) -> Any:
+    """Return a frozen random Llama.
 
     Args:
         setting: Where and at which size.
         is_packed: Whether its linear layers hold NF4 codes.
+        shape: Its own; None: of the setting's size.
+        attention: Of its own layers, as transformers names it.
     """
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     torch.manual_seed(0)
     rope = {"rope_type": "default", "rope_theta": 5e5}
-    config = LlamaConfig(**setting.pick(LLAMA_3B, SMALL), max_position_embeddings=8192, rope_parameters=rope)
+    config = LlamaConfig(**(shape or setting.pick(LLAMA_3B, SMALL)), max_position_embeddings=8192, rope_parameters=rope)
+    layers = config.num_hidden_layers
+    config.num_hidden_layers = 0 if is_packed else layers
     with torch.device(setting.device):
-        base: Any = AutoModelForCausalLM.from_config(config, dtype=setting.dtype, attn_implementation="sdpa")
+        base: Any = AutoModelForCausalLM.from_config(config, dtype=setting.dtype, attn_implementation=attention)
+    if is_packed:
+        add_packed_layers(base, layers, setting)
     base.requires_grad_(False)
     base.config.use_cache = False
-    if is_packed:
-        pack_weights(base, setting.dtype)
     return base
+
+
+def add_packed_layers(base: Any, count: int, setting: Setting) -> None:
+    """Add layers whose linear weights are NF4 codes, one by one: a card that has room for the codes has no more.
+
+    Args:
+        base: A random Llama without layers.
+        count: How many it gets.
+        setting: Where.
+    """
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    for number in range(count):
+        with torch.device(setting.device):
+            layer = LlamaDecoderLayer(base.config, number).to(setting.dtype)
+        pack_linears(layer, setting.dtype)
+        base.model.layers.append(layer)
+    base.config.num_hidden_layers = count
+    base.is_loaded_in_4bit = True  # what PEFT asks for
 
 
 def adapt(base: Any) -> Any:
@@ -97,12 +122,18 @@ def write_adapters(base: Any, folder: Path, count: int, spread: float) -> list[P
 
 
 def pack_weights(base: Any, dtype: torch.dtype) -> None:
-    """Turn the layers' linear weights into NF4 codes with double quantization, as loading in 4 bits does."""
+    """Turn the linear weights of a model's layers into NF4 codes."""
+    pack_linears(base.model.layers, dtype)
+    base.is_loaded_in_4bit = True
+
+
+def pack_linears(module: nn.Module, dtype: torch.dtype) -> None:
+    """Turn the linear weights in a module into NF4 codes with double quantization, as loading in 4 bits does."""
     from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
     make_layer: Any = Linear4bit
 
-    for parent in list(base.model.layers.modules()):
+    for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Linear:
                 packed = make_layer(
@@ -114,7 +145,7 @@ def pack_weights(base: Any, dtype: torch.dtype) -> None:
                     device="meta",
                 )
                 weight: Any = Params4bit(
-                    layer.weight.data.cpu(),
+                    layer.weight.data,
                     requires_grad=False,
                     quant_type="nf4",
                     compress_statistics=True,
@@ -122,7 +153,6 @@ def pack_weights(base: Any, dtype: torch.dtype) -> None:
                 )
                 packed.weight = weight.to(layer.weight.device)
                 setattr(parent, name, packed)
-    base.is_loaded_in_4bit = True  # what PEFT asks for
 
 
 def make_packs(setting: Setting, packs: int, length: int = PACK_TOKENS) -> tuple[dict[str, Tensor], list[int]]:

@@ -4,7 +4,9 @@ Matrix products in the dtype of training, and bytes moved by a copy. Both are ch
 nvidia-smi for what torch does not know, and changes no setting of the card.
 """
 
+import os
 import platform
+import re
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -60,17 +62,20 @@ def read_version(package: str) -> str | None:
 
 
 def read_commit() -> str:
-    """Return the commit that is checked out, with a plus where files are changed; `unknown` where git cannot tell."""
-    git = shutil.which("git")
+    """Return the commit that is checked out, with a plus where files are changed; `unknown` where nobody can tell.
+
+    Of a copy without git, LOAM_COMMIT tells.
+    """
+    git, told = shutil.which("git"), os.environ.get("LOAM_COMMIT") or "unknown"
     if git is None:
-        return "unknown"
+        return told
     here = Path(__file__).resolve().parent
     answers = [
         subprocess.run([git, *question], cwd=here, capture_output=True, text=True, check=False)
         for question in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     ]
     if any(answer.returncode for answer in answers):
-        return "unknown"
+        return told
     return answers[0].stdout.strip() + ("+" if answers[1].stdout.strip() else "")
 
 
@@ -80,7 +85,10 @@ def ask_card() -> dict[str, str]:
     if program is None:
         return {}
     question = [program, "-i", "0", f"--query-gpu={','.join(CARD_QUESTIONS)}", "--format=csv,noheader"]
-    answer = subprocess.run(question, capture_output=True, text=True, check=False, timeout=30)
+    try:
+        answer = subprocess.run(question, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"error": str(error)[:200]}
     if answer.returncode:
         return {"error": (answer.stderr or answer.stdout).strip()[:200]}
     return dict(zip(CARD_QUESTIONS, (value.strip() for value in answer.stdout.split(",")), strict=False))
@@ -95,7 +103,10 @@ def measure_products(setting: Setting) -> list[Figure]:
     checked = compare("product's error", left @ right, left.double() @ right.double(), 1e-2)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in "ab")
     seconds = time_calls(lambda: left @ right, device, setting.pick(20, 3))
-    return [checked, Figure("matrix products", 2 * size**3 / seconds / 1e12, "TFLOP/s")]
+    figures = [checked, Figure("matrix products", 2 * size**3 / seconds / 1e12, "TFLOP/s")]
+    clock = ask_card().get("clocks.sm", "") if device.type == "cuda" else ""  # idle, a card tells a lower one
+    found = re.match(r"\d+", clock)
+    return [*figures, *([Figure("clock just after", float(found[0]), "MHz")] if found else [])]
 
 
 def measure_copy(setting: Setting) -> list[Figure]:

@@ -6,6 +6,7 @@ stands beside them as what the card's memory allows.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from retrieval.rerank import BATCH_SIZES
 from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, time_calls
 
 DEPTH = 10
@@ -158,7 +160,7 @@ def measure_torch_scan(setting: Setting) -> list[Figure]:
             raise Wrong("the nearest of a vector is not itself")
         for count in (1, 256):
             queries = vectors[picked[:count]]
-            seconds = time_calls(partial(scan, queries, vectors), setting.device, setting.pick(20, 3))
+            seconds = time_calls(partial(scan, queries, vectors), setting.device, setting.pick(20, 3), at_once=5)
             name = f"torch, {rows:,} × {dimension}, {count} at once"
             figures.append(Figure(name, count / seconds, "queries/s"))
             if count == 1:
@@ -176,26 +178,37 @@ def make_encoder(setting: Setting) -> Any:
     return model.to(setting.device)
 
 
-def measure_encoders(setting: Setting) -> list[Figure]:
-    """Time a cross-encoder's pairs and an embedder's passages of 256 tokens, MiniLM-L6's shape, random weights."""
+def embed(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Return (texts, hidden), the mean of each text's token vectors."""
+    vectors: torch.Tensor = model(input_ids=ids).last_hidden_state.mean(1)
+    return vectors
+
+
+def measure_encoders(setting: Setting, batches: Sequence[int] | None = None) -> list[Figure]:
+    """Time a cross-encoder's pairs and an embedder's passages of 256 tokens, MiniLM-L6's shape, random weights.
+
+    Args:
+        setting: Where and at which size.
+        batches: Texts at once; None: as many as the server's reranker takes, and a bulk of them.
+    """
     model = make_encoder(setting)
-    tokens, batch = setting.pick(PAIR_TOKENS, 32), setting.pick(1024, 8)
-    ids = torch.randint(model.config.vocab_size, (batch, tokens), device=setting.device)
+    tokens = setting.pick(PAIR_TOKENS, 32)
+    figures = []
     with torch.inference_mode():
-        exact = model(input_ids=ids[:8]).logits
+        few = torch.randint(model.config.vocab_size, (8, tokens), device=setting.device)
+        exact = model(input_ids=few).logits
         model.to(setting.dtype)
-        gap = float((model(input_ids=ids[:8]).logits.float() - exact).abs().max())
+        gap = float((model(input_ids=few).logits.float() - exact).abs().max())
         if not gap < 0.05:
             raise Wrong(f"scores are {gap:g} off those in float32")
-        pairs = time_calls(lambda: model(input_ids=ids), setting.device, setting.pick(10, 3))
-        passages = time_calls(
-            lambda: model.bert(input_ids=ids).last_hidden_state.mean(1), setting.device, setting.pick(10, 3)
-        )
-    return [
-        Figure("scores' largest error", gap, "", "at most 0.05"),
-        Figure(f"cross-encoder, {tokens} tokens", batch / pairs, "pairs/s", "25,000"),
-        Figure(f"embedder, {tokens} tokens", batch / passages, "passages/s"),
-    ]
+        for batch in batches or setting.pick((BATCH_SIZES["cuda"], 1024), (8,)):
+            ids = torch.randint(model.config.vocab_size, (batch, tokens), device=setting.device)
+            timed = partial(time_calls, device=setting.device, repeats=setting.pick(10, 3), at_once=setting.pick(5, 1))
+            pairs = timed(partial(model, input_ids=ids))
+            passages = timed(partial(embed, model.bert, ids))
+            figures.append(Figure(f"cross-encoder, {batch} at once", batch / pairs, "pairs/s", "25,000"))
+            figures.append(Figure(f"embedder, {batch} at once", batch / passages, "passages/s"))
+    return [*figures, Figure("scores' largest error", gap, "", "at most 0.05")]
 
 
 def measure_search(setting: Setting) -> list[Figure]:

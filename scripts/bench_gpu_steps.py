@@ -4,6 +4,7 @@ A step that cannot run says why and is no failure; one that fails does not keep 
 measured is on disk before the next step begins. Does not know what the steps measure.
 """
 
+import gc
 import importlib.util
 import json
 import logging
@@ -21,6 +22,8 @@ from core.layout import DataDir, write_json
 logger = logging.getLogger(__name__)
 
 MEASURED, SKIPPED, FAILED = "measured", "skipped", "failed"
+OURS = frozenset({"core", "evaluation", "retrieval", "scripts", "serve", "train"})
+"""Packages that are never missing: what cannot be imported from them is a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,19 @@ class Figure:
     value: float
     unit: str
     goal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that a step would have measured too.
+
+    Attributes:
+        name: What it is.
+        reason: Why it was not.
+    """
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +90,13 @@ class Step:
 
     Attributes:
         name: In the book and in the table.
-        run: Measures; returns its figures, or raises `Unavailable`.
+        run: Measures; returns its figures and what it left out, or raises `Unavailable`.
         needs: Modules that must be importable.
         card_only: Whether there is nothing to run without a card.
     """
 
     name: str
-    run: Callable[[Setting], list[Figure]]
+    run: Callable[[Setting], Sequence[Figure | LeftOut]]
     needs: tuple[str, ...] = ()
     card_only: bool = False
 
@@ -117,9 +133,10 @@ class Book:
         for step in steps:
             self.content["parts"].get(part, {}).pop(step, None)
 
-    def is_measured(self, part: str, step: str) -> bool:
-        """Whether a step's figures stand in the book."""
-        return bool(self.content["parts"].get(part, {}).get(step, {}).get("status") == MEASURED)
+    def is_settled(self, part: str, step: str) -> bool:
+        """Whether a step is not to be run again: its figures stand in the book, or it broke the card's context."""
+        entry = self.content["parts"].get(part, {}).get(step, {})
+        return bool(entry.get("status") == MEASURED or entry.get("broke_context"))
 
     def write(self, part: str, step: str, entry: dict[str, Any]) -> None:
         """Put down how a step ended."""
@@ -128,8 +145,8 @@ class Book:
         write_json(self.path, self.content)
 
 
-def run_steps(part: str, steps: Sequence[Step], setting: Setting, book: Book, deadline: float) -> None:
-    """Run the steps of a part that the book does not hold yet.
+def run_steps(part: str, steps: Sequence[Step], setting: Setting, book: Book, deadline: float) -> bool:
+    """Run the steps of a part that the book does not hold yet; return whether the card is of use to the end.
 
     Args:
         part: Its name.
@@ -139,37 +156,77 @@ def run_steps(part: str, steps: Sequence[Step], setting: Setting, book: Book, de
         deadline: By time.monotonic; no step begins after it.
     """
     for step in steps:
-        if book.is_measured(part, step.name):
-            logger.info("%s/%s: measured before", part, step.name)
+        if book.is_settled(part, step.name):
+            logger.info("%s/%s: settled before", part, step.name)
             continue
         began = time.monotonic()
         entry = _end_step(step, setting, is_late=began >= deadline)
         entry["seconds"] = round(time.monotonic() - began, 1)
+        if entry["status"] == FAILED and (fault := find_context_fault(setting.device)):
+            entry |= {"broke_context": True, "reason": f"{entry['reason']} (left out from now on: {fault})"}
         book.write(part, step.name, entry)
         logger.info("%s/%s: %s %s", part, step.name, entry["status"], entry.get("reason", ""))
+        if entry.get("broke_context"):
+            return False
+    return True
+
+
+def find_context_fault(device: torch.device) -> str:
+    """Return why a process can use its card no more, after an illegal access say; empty where it can."""
+    try:
+        synchronize(device)
+    except RuntimeError as error:
+        return str(error).strip().partition("\n")[0][:100]
+    return ""
+
+
+def find_gap(step: Step, setting: Setting, *, is_late: bool) -> str:
+    """Return why a step cannot begin; empty where it can."""
+    missing = [name for name in step.needs if not can_import(name)]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    if step.card_only and setting.device.type != "cuda":
+        return "wanted a CUDA card, found none"
+    return "the part's time was over; run it again to go on" if is_late else ""
 
 
 def _end_step(step: Step, setting: Setting, *, is_late: bool) -> dict[str, Any]:
     """Run one step and return what the book says of it."""
-    missing = [name for name in step.needs if not can_import(name)]
-    if missing:
-        return {"status": SKIPPED, "reason": f"not installed: {', '.join(missing)}"}
-    if step.card_only and setting.device.type != "cuda":
-        return {"status": SKIPPED, "reason": "wanted a CUDA card, found none"}
-    if is_late:
-        return {"status": SKIPPED, "reason": "the part's time was over; run it again to go on"}
+    if gap := find_gap(step, setting, is_late=is_late):
+        return {"status": SKIPPED, "reason": gap}
     try:
-        figures = step.run(setting)
+        found = step.run(setting)
     except Unavailable as error:
         return {"status": SKIPPED, "reason": str(error)}
     except Exception as error:
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OURS:
+            return {"status": SKIPPED, "reason": describe_missing(error)}
         logger.exception("%s", step.name)
         first = (str(error).strip().splitlines() or [""])[0]
         return {"status": FAILED, "reason": f"{type(error).__name__}: {first[:300]}"}
     finally:
         if setting.device.type == "cuda":
-            torch.cuda.empty_cache()
-    return {"status": MEASURED, "figures": [asdict(figure) for figure in figures]}
+            torch.compiler.reset()  # what was compiled for another model would count for this one's widths and limits
+            free_memory(setting.device)
+    return {
+        "status": MEASURED,
+        "figures": [asdict(one) for one in found if isinstance(one, Figure)],
+        "left_out": [asdict(one) for one in found if isinstance(one, LeftOut)],
+    }
+
+
+def describe_missing(error: ImportError) -> str:
+    """Return what could not be imported, as a clause."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"not installed: {error.name}"
+    return f"cannot be imported: {error}"
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back to a card what nothing holds any more; models of PEFT are cycles, which only a collection ends."""
+    if device.type == "cuda" and not find_context_fault(device):
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def can_import(name: str) -> bool:
@@ -186,14 +243,15 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def time_calls(run: Callable[[], Any], device: torch.device, repeats: int, warm_up: int = 2) -> float:
+def time_calls(run: Callable[[], Any], device: torch.device, repeats: int, warm_up: int = 2, at_once: int = 1) -> float:
     """Return the median seconds of a call, by the device's own clock on a card.
 
     Args:
         run: What is timed.
         device: Where it runs.
-        repeats: Calls that count.
+        repeats: Times that count.
         warm_up: Calls before them.
+        at_once: Calls behind one another in each of them, so that a card need not wait for the next short one.
     """
     for _ in range(warm_up):
         run()
@@ -203,15 +261,17 @@ def time_calls(run: Callable[[], Any], device: torch.device, repeats: int, warm_
         if device.type == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in "ab")
             start.record()
-            run()
+            for _ in range(at_once):
+                run()
             end.record()
             end.synchronize()
             seconds.append(float(start.elapsed_time(end)) / 1000)
         else:
             began = time.perf_counter()
-            run()
+            for _ in range(at_once):
+                run()
             seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+    return statistics.median(seconds) / at_once
 
 
 def compare(name: str, found: torch.Tensor, exact: torch.Tensor, limit: float) -> Figure:

