@@ -58,7 +58,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def run_bundle(
     bundle: Path, *words: str, place: str = "", umask: int = -1, is_counted: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run a bundle's own program by a bare Python; where it is counted, only loopback exists and what leaves is told."""
+    """Run a bundle's own program by a bare Python; unless told otherwise where only loopback exists, and counted."""
     room = (
         []
         if os.environ.get("AIRGAP_AUDIT_LOG") or not is_counted
