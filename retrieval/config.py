@@ -7,6 +7,8 @@ dataclasses. Does not know what the machine has.
 from dataclasses import dataclass, field
 from enum import Enum
 
+import Stemmer
+
 from core.config import Device, PathsConfig, check_ranges
 from core.errors import ConfigError
 from core.layout import check_name
@@ -331,6 +333,7 @@ class RetrievalConfig:
         action: What to do; required.
         store: Name of the store; `status` without one lists all.
         source: File or folder to ingest; the folder to sync with or to watch.
+        language: What the words of a new store are stemmed as, one of Snowball's stemmers; null: english.
         file: Name of the document to delete; without one the whole store is deleted.
         files: Whether `status` lists the documents, each with its state.
         verify: Whether to read every file, even one whose size, time and inode have not changed.
@@ -356,6 +359,7 @@ class RetrievalConfig:
     action: Action | None = None
     store: str | None = None
     source: str | None = None
+    language: str | None = None
     file: str | None = None
     files: bool = False
     verify: bool = False
@@ -369,3 +373,18 @@ class RetrievalConfig:
     base: str | None = None
     output_model: str | None = None
     output: Output = Output.table
+
+    def __post_init__(self) -> None:
+        """Check the language."""
+        check_language(self.language)
+
+
+def check_language(language: str | None) -> None:
+    """Refuse a language that nothing stems.
+
+    Raises:
+        ConfigError: It is none of Snowball's stemmers; the message lists them.
+    """
+    known = Stemmer.algorithms()
+    if language is not None and language not in known:
+        raise ConfigError(f"language: wanted one of {', '.join(known)}, or null; found {language!r}", param="language")

@@ -169,11 +169,13 @@ class Tools:
         embedder: It must be the one that made the store's vectors.
         chunking: How documents are cut.
         parsing: What parsing one file may cost.
+        language: What a new store's words are stemmed as; None: as LANGUAGE.
     """
 
     embedder: Embedder
     chunking: ChunkingConfig
     parsing: ParsingConfig
+    language: str | None = None
 
 
 def ingest_files(
@@ -213,7 +215,7 @@ def ingest_files(
         with lock_store(data, store_name):
             store = find_store(engine, store_name) if must_exist else None
             if store is None:
-                store = make_store(engine, store_name, tools.embedder.identity)
+                store = make_store(engine, store_name, tools.embedder.identity, tools.language)
             check_embedder(store, tools.embedder.identity)
             reach("store.made")
             run = Ingestion(engine, store, tools.embedder, tools.chunking, tools.parsing, report, progress)

@@ -15,28 +15,20 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
 from retrieval.postings import Postings, build_postings, find_entries
+from retrieval.stop_words import LANGUAGE, STOP_WORDS
 
-LANGUAGE = "english"
 K1 = 0.9
 B = 0.6
 WORD = re.compile(r"[^\W_]+")
 ACCENTS = re.compile("(?<=[a-z])[\u0300-\u036f]+")
 """Marks over or under a Latin letter, once it stands apart from them."""
-STOP_WORDS = frozenset(
-    word
-    for line in (
-        "a an and are as at be been but by can could did do does for from had has have how i if in into is it its me",
-        "my no not of on or our shall should so such than that the their them then there these they this those to was",
-        "we were what when where which who whom whose why will with would you your",
-    )
-    for word in line.split()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +41,7 @@ class LexicalIndex:
         live: (positions,) bool: which chunks count; None: all.
         count: Chunks that count.
         words: Words of these.
+        language: What they are stemmed as.
     """
 
     runs: tuple[Postings, ...]
@@ -56,6 +49,7 @@ class LexicalIndex:
     live: NDArray[np.bool_] | None
     count: int
     words: int
+    language: str = LANGUAGE
 
     @property
     def size(self) -> int:
@@ -66,13 +60,18 @@ class LexicalIndex:
 _of_thread = threading.local()  # a stemmer may not be used by two threads at once
 
 
-def split_words(text: str) -> list[str]:
+def split_words(text: str, language: str = LANGUAGE) -> list[str]:
     """Return the words of a text as they are compared: folded, without accents and stop words, stemmed.
 
     A text of nothing but stop words keeps them, so that it can still be found.
+
+    Args:
+        text: Any.
+        language: One of Snowball's stemmers.
     """
     words = WORD.findall(_fold(text))
-    return _stem([word for word in words if word not in STOP_WORDS] or words)
+    stop_words = _fold_stop_words(language)
+    return _stem([word for word in words if word not in stop_words] or words, language)
 
 
 def _fold(text: str) -> str:
@@ -83,24 +82,33 @@ def _fold(text: str) -> str:
     return unicodedata.normalize("NFC", ACCENTS.sub("", unicodedata.normalize("NFD", folded)))
 
 
-def _stem(words: list[str]) -> list[str]:
-    if not hasattr(_of_thread, "stemmer"):
-        _of_thread.stemmer = Stemmer.Stemmer(LANGUAGE)
-    stemmed: list[str] = _of_thread.stemmer.stemWords(words)
+@cache
+def _fold_stop_words(language: str) -> frozenset[str]:
+    return frozenset(map(_fold, STOP_WORDS.get(language, ())))
+
+
+def _stem(words: list[str], language: str) -> list[str]:
+    stemmers: dict[str, Stemmer.Stemmer] = _of_thread.__dict__
+    if language not in stemmers:
+        stemmers[language] = Stemmer.Stemmer(language)
+    stemmed: list[str] = stemmers[language].stemWords(words)
     return stemmed
 
 
-def build_run(texts: Iterable[str]) -> Postings:
+def build_run(texts: Iterable[str], language: str = LANGUAGE) -> Postings:
     """Build the inverted lists of texts, in their order."""
-    return build_postings(split_words(text) for text in texts)
+    return build_postings(split_words(text, language) for text in texts)
 
 
-def make_lexical(runs: Sequence[Postings], live: NDArray[np.bool_] | None = None) -> LexicalIndex:
+def make_lexical(
+    runs: Sequence[Postings], live: NDArray[np.bool_] | None = None, language: str = LANGUAGE
+) -> LexicalIndex:
     """Make an index of runs, in their order.
 
     Args:
         runs: Inverted lists.
         live: (positions,) bool: which chunks count; None: all.
+        language: What their words are stemmed as.
     """
     offsets = np.cumsum([0, *(len(run.lengths) for run in runs)])
     lengths = [
@@ -108,7 +116,7 @@ def make_lexical(runs: Sequence[Postings], live: NDArray[np.bool_] | None = None
         for run, offset in zip(runs, offsets[:-1], strict=True)
     ]
     words = sum(int(part.sum(dtype=np.int64)) for part in lengths)
-    return LexicalIndex(tuple(runs), offsets, live, sum(map(len, lengths)), words)
+    return LexicalIndex(tuple(runs), offsets, live, sum(map(len, lengths)), words, language)
 
 
 def build_lexical(texts: Iterable[str]) -> LexicalIndex:
@@ -119,7 +127,7 @@ def build_lexical(texts: Iterable[str]) -> LexicalIndex:
 def score_lexical(index: LexicalIndex, query: str) -> NDArray[np.float32]:
     """Return (positions,) float32: the BM25 score of every chunk, 0 where no word matches."""
     scores = np.zeros(index.size, dtype=np.float32)
-    for word, times in Counter(split_words(query)).items():
+    for word, times in Counter(split_words(query, index.language)).items():
         places = [find_entries(run, word) for run in index.runs]
         found = _count_chunks(index, places)
         if not found:

@@ -275,4 +275,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             UNIQUE (owner, name)
         )""",
     ),
+    (  # what a store's words are stemmed as
+        "ALTER TABLE stores ADD COLUMN language TEXT NOT NULL DEFAULT 'english'",
+    ),
 )

@@ -69,22 +69,14 @@ def run_ingest(config: RetrievalConfig) -> None:
     store_name = need(config.store, "store", "NAME")
     source = Path(need(config.source, "source", "PATH"))
     from retrieval.embedding import open_embedder
-    from retrieval.ingest import ingest
+    from retrieval.ingest import Tools, ingest_files
     from retrieval.source import list_files
 
-    list_files(source, data)  # a wrong path is refused before the model is looked for
+    files = list_files(source, data)  # a wrong path is refused before the model is looked for
     embedder = open_embedder(data, config.embedder)
     with display.follow_progress() as progress:
-        report = ingest(
-            data,
-            store_name,
-            source,
-            embedder=embedder,
-            chunking=config.chunking,
-            parsing=config.parsing,
-            progress=progress,
-            verify=config.verify,
-        )
+        tools = Tools(embedder, config.chunking, config.parsing, config.language)
+        report = ingest_files(data, store_name, files, tools, progress=progress, verify=config.verify)
     display.show_report(report, as_json=config.output is Output.json)
     if not report.ingested and not report.unchanged:
         raise InputError(f"source: wanted at least one readable file in {source}, found {report.found} that are not.")
@@ -109,7 +101,7 @@ def run_sync(config: RetrievalConfig) -> None:
             chunking=config.chunking,
             parsing=config.parsing,
             progress=progress,
-            rules=SyncRules(config.verify, config.allow_empty),
+            rules=SyncRules(config.verify, config.allow_empty, config.language),
         )
     display.show_report(report, as_json=config.output is Output.json)
 

@@ -18,6 +18,7 @@ from retrieval.embedding import contextualise
 from retrieval.lexical import build_run
 from retrieval.postings import Postings, join_postings
 from retrieval.spans import SpanRun, join_spans, make_span_run
+from retrieval.stop_words import LANGUAGE
 from retrieval.store import ChunkRow
 
 Mask = NDArray[np.bool_] | None
@@ -50,13 +51,13 @@ class ChunkRun:
     saved: SavedRun | None = None
 
 
-def build_chunk_run(rows: Sequence[ChunkRow], device: IndexDevice) -> ChunkRun:
-    """Build a run of at least one chunk from the database's rows."""
+def build_chunk_run(rows: Sequence[ChunkRow], device: IndexDevice, language: str = LANGUAGE) -> ChunkRun:
+    """Build a run of at least one chunk from the database's rows, their words stemmed in the store's language."""
     numbers = np.array([row.id for row in rows], dtype=np.int64)
     owners = np.repeat(np.arange(len(rows), dtype=np.int64), [len(row.vectors.windows) for row in rows])
     vectors = np.concatenate([row.vectors.windows for row in rows])
     spans = make_span_run([row.vectors.spans for row in rows], vectors.shape[1])
-    postings = build_run(contextualise(row.heading, row.text) for row in rows)
+    postings = build_run((contextualise(row.heading, row.text) for row in rows), language)
     return ChunkRun(numbers, make_run(vectors, owners, device), spans, postings)
 
 

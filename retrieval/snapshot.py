@@ -126,7 +126,9 @@ def build_index(engine: Engine, store: Store, device: IndexDevice) -> StoreIndex
     """Make a store's index from the database, of whatever generation it has now."""
     nothing = np.zeros(0, dtype=np.int64)
     runs: list[ChunkRun] = []
-    changes = read_changes(engine, store, nothing, 0, lambda rows: runs.append(build_chunk_run(rows, IndexDevice.cpu)))
+    changes = read_changes(
+        engine, store, nothing, 0, lambda rows: runs.append(build_chunk_run(rows, IndexDevice.cpu, store.language))
+    )
     runs = [list_run(run) for run in join_all(runs, device)]
     return make_index(changes.store, runs, np.ones(sum(len(run.numbers) for run in runs), dtype=np.bool_), changes.last)
 
@@ -143,14 +145,19 @@ def make_index(store: Store, runs: list[ChunkRun], live: NDArray[np.bool_], last
     slots = np.concatenate([np.zeros(0, dtype=np.int64), *(run.numbers for run in runs)])
     mask = None if live.all() else live
     dense = make_dense([run.vectors for run in runs]) if runs else None
-    return StoreIndex(store, tuple(runs), slots, mask, last, dense, make_lexical([run.postings for run in runs], mask))
+    lexical = make_lexical([run.postings for run in runs], mask, store.language)
+    return StoreIndex(store, tuple(runs), slots, mask, last, dense, lexical)
 
 
 def update_index(engine: Engine, index: StoreIndex, device: IndexDevice) -> StoreIndex:
     """Return an index that has taken in what has changed in the store since; the cost is in proportion to that."""
     runs = list(index.runs)
     changes = read_changes(
-        engine, index.store, index.numbers, index.last, lambda rows: runs.append(build_chunk_run(rows, device))
+        engine,
+        index.store,
+        index.numbers,
+        index.last,
+        lambda rows: runs.append(build_chunk_run(rows, device, index.store.language)),
     )
     live = np.ones(sum(len(run.numbers) for run in runs), dtype=np.bool_)
     if index.live is not None:

@@ -21,6 +21,7 @@ from retrieval import seal
 from retrieval.attributes import Value, index_attributes
 from retrieval.database import read_transaction, write_transaction
 from retrieval.source import UNKNOWN_STAMP, FileStamp
+from retrieval.stop_words import LANGUAGE
 from retrieval.vectors import ChunkVectors, pack_vectors, unpack_vectors
 
 CHUNK_ID_PREFIX = "chunk-"
@@ -53,13 +54,23 @@ class EmbedderIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A store as the database has it; `tuned`: the settings that tuning found, as JSON (settings.py)."""
+    """A store as the database has it.
+
+    Attributes:
+        id: Its row.
+        name: Its name.
+        embedder: What made its vectors.
+        generation: Number of its last committed change.
+        tuned: The settings that tuning found, as JSON (settings.py).
+        language: What its words are stemmed as: one of Snowball's stemmers.
+    """
 
     id: int
     name: str
     embedder: EmbedderIdentity
     generation: int
     tuned: str | None = None
+    language: str = LANGUAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,14 +222,20 @@ def select_store(connection: Connection, name: str) -> Store | None:
     if row is None:
         return None
     identity = EmbedderIdentity(row["embedder"], row["dimension"], row["embedder_sha256"])
-    return Store(row["id"], row["name"], identity, row["generation"], row["tuned"])
+    return Store(row["id"], row["name"], identity, row["generation"], row["tuned"], row["language"])
 
 
-def make_store(engine: Engine, name: str, embedder: EmbedderIdentity) -> Store:
+def make_store(engine: Engine, name: str, embedder: EmbedderIdentity, language: str | None = None) -> Store:
     """Return the store of that name, made now if there was none.
 
+    Args:
+        engine: The database.
+        name: Of the store.
+        embedder: What makes its vectors.
+        language: What its words are stemmed as; None: as they are, in a new store as LANGUAGE.
+
     Raises:
-        Conflict: It exists with vectors of another embedder.
+        Conflict: It exists with vectors of another embedder, or in another language.
     """
     check_name(name, "store")
     with write_transaction(engine) as connection:
@@ -226,14 +243,15 @@ def make_store(engine: Engine, name: str, embedder: EmbedderIdentity) -> Store:
         if store is None:
             connection.execute(
                 text(
-                    "INSERT INTO stores (name, embedder, dimension, embedder_sha256, created_at) "
-                    "VALUES (:name, :embedder, :dimension, :sha256, :now)"
+                    "INSERT INTO stores (name, embedder, dimension, embedder_sha256, language, created_at) "
+                    "VALUES (:name, :embedder, :dimension, :sha256, :language, :now)"
                 ),
                 {
                     "name": name,
                     "embedder": embedder.name,
                     "dimension": embedder.dimension,
                     "sha256": embedder.sha256,
+                    "language": language or LANGUAGE,
                     "now": int(time.time()),
                 },
             )
@@ -241,6 +259,12 @@ def make_store(engine: Engine, name: str, embedder: EmbedderIdentity) -> Store:
     if store is None:
         raise ContractError(f"store {name!r}: was written and is not there. Check the disk.")
     check_embedder(store, embedder)
+    if language is not None and language != store.language:
+        raise Conflict(
+            f"store {name!r}: its words are stemmed as {store.language}, found language={language}. Leave the language "
+            "away, or make a store of another name.",
+            param="store",
+        )
     return store
 
 

@@ -37,10 +37,12 @@ class SyncRules:
     Attributes:
         verify: Read every file, whatever its stamp, and parse those again that could not be read before.
         allow_empty: Go on even where nothing of the store would stay.
+        language: What a new store's words are stemmed as; None: as LANGUAGE.
     """
 
     verify: bool = False
     allow_empty: bool = False
+    language: str | None = None
 
 
 DEFAULT_RULES = SyncRules()
@@ -85,7 +87,7 @@ def sync(
     engine = open_database(data.database)
     try:
         with lock_store(data, store_name):
-            store = make_store(engine, store_name, embedder.identity)
+            store = make_store(engine, store_name, embedder.identity, rules.language)
             known = read_documents(engine, store)
             gone = {name: known[name] for name in known.keys() - {file.name for file in files}}
             run = Ingestion(engine, store, embedder, chunking, parsing, report, progress)

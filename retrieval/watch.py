@@ -75,7 +75,7 @@ def watch(
                 chunking=config.chunking,
                 parsing=config.parsing,
                 progress=check_stop,
-                rules=SyncRules(verify=config.verify),
+                rules=SyncRules(verify=config.verify, language=config.language),
             )
         except (NotFound, InputError, StorageFull, Conflict) as error:
             if not _is_passing(error):

@@ -45,6 +45,7 @@ class Gateway:
         names: What owners have named at run time.
         metrics: What is counted.
         quotas: What each key may take.
+        language: What the words of new stores are stemmed as; None: english.
     """
 
     engine: Upstream
@@ -62,6 +63,7 @@ class Gateway:
     names: NamedModels
     metrics: Metrics = field(default_factory=Metrics)
     quotas: Quotas = field(default_factory=Quotas)
+    language: str | None = None
 
     def note_usage(self, caller: Caller, model: str, usage: dict[str, Any] | None, said: str = "") -> None:
         """Count the tokens of an answer, for the metrics and for its key's quota.

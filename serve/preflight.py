@@ -16,7 +16,7 @@ from core.config import CONF_DIR, PathsConfig
 from core.errors import ConfigError, LoamError
 from core.layout import DataDir, check_name, sha256_bytes
 from core.manifest import AdapterManifest, BaseIdentity, ModelKind, ModelManifest, read_chat_template
-from retrieval.config import ChunkingConfig, EmbedderConfig, ParsingConfig, SearchConfig
+from retrieval.config import ChunkingConfig, EmbedderConfig, ParsingConfig, SearchConfig, check_language
 from serve.adapter_check import check_served_adapter
 from serve.answering import Assistant, AssistantConfig
 from serve.catalog import CHATTING, Catalog, Entry, EntryKind
@@ -55,6 +55,7 @@ class ServeConfig:
         search: How passages are found.
         chunking: How uploaded documents are cut where the request does not say.
         parsing: What parsing one of them may cost.
+        language: What the words of vector stores that are made are stemmed as; None: english.
         template_date: What Llama 3 templates print, where no adapter says otherwise.
         jobs: Fine-tuning through the API.
     """
@@ -70,8 +71,13 @@ class ServeConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
     parsing: ParsingConfig = field(default_factory=ParsingConfig)
+    language: str | None = None
     template_date: str = "26 Jul 2024"
     jobs: JobsConfig = field(default_factory=JobsConfig)
+
+    def __post_init__(self) -> None:
+        """Check the language."""
+        check_language(self.language)
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,6 +314,7 @@ def build_gateway(
         names=restore_names(archive, plan),
         metrics=metrics,
         quotas=Quotas(config.gateway.requests_per_minute, config.gateway.tokens_per_minute),
+        language=config.language,
     )
 
 

@@ -87,10 +87,10 @@ def create_vector_store(
         engine: The database.
         embedder: What its vectors will be made with.
         owner: Whose it is.
-        values: title, description, metadata, expires_after_days.
+        values: title, description, metadata, expires_after_days, and the language of its words where it is given.
     """
     name = f"{ID_PREFIX}{secrets.token_hex(12)}"
-    store = make_store(engine, name, embedder)
+    store = make_store(engine, name, embedder, values.get("language"))
     statement = text(
         "INSERT INTO vector_stores (store_id, owner, title, description, metadata, expires_after_days, last_active_at) "
         "VALUES (:store, :owner, :title, :description, :metadata, :days, :now)"

@@ -49,6 +49,7 @@ async def create_store(body: VectorStoreCreate, gateway: CurrentGateway, caller:
         "description": body.description,
         "metadata": body.metadata,
         "expires_after_days": body.expires_after.days if body.expires_after else None,
+        "language": gateway.language,
     }
     store = await archive.run(create_vector_store, archive.engine, identity, caller.owner, values)
     if uploads:

@@ -3,7 +3,13 @@
 import pytest
 
 from core.errors import ConfigError
-from retrieval.config import ChunkingConfig, EmbedderConfig, ParsingConfig, SearchConfig
+from retrieval.config import ChunkingConfig, EmbedderConfig, ParsingConfig, RetrievalConfig, SearchConfig
+
+
+def test_a_language_that_nothing_stems_is_refused() -> None:
+    assert RetrievalConfig(language="german").language == "german"
+    with pytest.raises(ConfigError, match=r"language: wanted one of .*german.*, or null; found 'klingon'"):
+        RetrievalConfig(language="klingon")
 
 
 def test_the_defaults_are_good() -> None:

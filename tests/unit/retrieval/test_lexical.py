@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from retrieval.lexical import build_lexical, pick_best, score_lexical, split_words
+from retrieval.config import check_language
+from retrieval.lexical import build_lexical, build_run, make_lexical, pick_best, score_lexical, split_words
+from retrieval.stop_words import STOP_WORDS
 
 TEXTS = [
     "The pump has a warranty of 26 months.",
@@ -69,3 +71,33 @@ def test_threads_do_not_disturb_each_other() -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda query: score_lexical(index, query).tolist(), queries))
     assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "words"),
+    [
+        ("german", "Die Häuser für die Pumpen", ["haus", "pump"]),
+        ("french", "Les pompes étaient à l'arrêt", ["pomp", "arret"]),
+        ("spanish", "¿Cuándo se cambian los filtros?", ["cambi", "filtr"]),
+        ("finnish", "pumpun takuu", ["pumpu", "taku"]),
+        ("english", "Die Pumpen", ["die", "pumpen"]),
+    ],
+)
+def test_words_are_compared_as_their_language_has_them(language: str, text: str, words: list[str]) -> None:
+    assert split_words(text, language) == words
+
+
+def test_an_index_stems_its_queries_as_its_texts() -> None:
+    texts = ["Die Häuser stehen am Fluss.", "Der Garten liegt am Hang."]
+    index = make_lexical([build_run(texts, "german")], language="german")
+    assert score_lexical(index, "ein Haus").tolist()[1] == 0
+    assert score_lexical(index, "ein Haus")[0] > 0
+    assert not score_lexical(index, "der die das am").any(), "stop words alone find nothing"
+    assert not score_lexical(build_lexical(texts), "ein Haus").any(), "as English the two are different words"
+
+
+@pytest.mark.parametrize("language", STOP_WORDS)
+def test_each_list_of_stop_words_is_of_a_language_that_is_stemmed(language: str) -> None:
+    check_language(language)
+    for word in STOP_WORDS[language]:
+        assert split_words(f"{word} pumpx", language) == split_words("pumpx", language)

@@ -15,7 +15,15 @@ from retrieval.documents import delete_documents, read_documents
 from retrieval.embedding import embed_passages
 from retrieval.erasure import erase_deleted, hold_snapshots
 from retrieval.lexical import score_lexical
-from retrieval.snapshot import StoreIndex, build_index, load_snapshot, open_index, save_snapshot, snapshot_folder
+from retrieval.snapshot import (
+    StoreIndex,
+    build_index,
+    load_snapshot,
+    open_index,
+    save_snapshot,
+    snapshot_folder,
+    update_index,
+)
 from retrieval.spans import score_spans
 from retrieval.store import NewChunk, NewDocument, Store, commit_document, find_store, make_store
 from tests.fakes.hash_embedder import HashEmbedder
@@ -53,6 +61,21 @@ def ask(index: StoreIndex) -> list[object]:
         runs = [run.spans for run in index.runs]
         answers.append(score_spans(runs, EMBEDDER.embed_query(query), positions, scores).tolist())
     return answers
+
+
+def test_a_store_is_searched_in_its_language(engine: Engine, data: DataDir) -> None:
+    words = "Die Häuser stehen am Fluss."
+    for name, language in (("haus", "german"), ("house", "english")):
+        store = make_store(engine, name, EMBEDDER.identity, language)
+        chunk = NewChunk(0, len(words), None, None, words, embed_passages([(None, words)], EMBEDDER)[0])
+        commit_document(engine, store, NewDocument("a.md", name, "1", 1, words, (chunk,)))
+        save_snapshot(build_index(engine, find_store(engine, name), IndexDevice.cpu), data)
+        opened = open_index(engine, data, find_store(engine, name), IndexDevice.cpu)
+        assert bool(score_lexical(opened.lexical, "ein Haus").any()) == (language == "german")
+        more = NewDocument("b.md", f"{name} 2", "1", 1, words, (chunk,))
+        commit_document(engine, find_store(engine, name), more)
+        followed = update_index(engine, opened, IndexDevice.cpu)
+        assert int((score_lexical(followed.lexical, "ein Haus") > 0).sum()) == (2 if language == "german" else 0)
 
 
 def test_a_saved_index_answers_like_a_new_one(engine: Engine, data: DataDir, acme: Store) -> None:

@@ -129,6 +129,14 @@ def test_another_embedder_is_refused_with_what_to_do(engine: Engine, acme: Store
             store.make_store(engine, "acme", other)
 
 
+def test_a_store_keeps_the_language_that_it_was_made_in(engine: Engine, acme: Store) -> None:
+    made = store.make_store(engine, "haus", EMBEDDER, "german")
+    assert (acme.language, made.language) == ("english", "german")
+    assert store.make_store(engine, "haus", EMBEDDER) == made
+    with pytest.raises(Conflict, match="stemmed as german, found language=french"):
+        store.make_store(engine, "haus", EMBEDDER, "french")
+
+
 def test_an_unknown_store_is_told_with_the_known_ones(engine: Engine) -> None:
     with pytest.raises(NotFound, match="there are no stores yet"):
         store.find_store(engine, "acme")

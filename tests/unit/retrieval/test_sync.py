@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def write(path: Path, content: str, modified_at: int = LONG_AGO) -> None:
 
 
 def run(
-    data: DataDir, source: Path, embedder: HashEmbedder | None = None, *, is_additive: bool = False, **rules: bool
+    data: DataDir, source: Path, embedder: HashEmbedder | None = None, *, is_additive: bool = False, **rules: Any
 ) -> IngestReport:
     call = ingest if is_additive else sync
     settings = rules if is_additive else {"rules": SyncRules(**rules)}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.lexical import STOP_WORDS
+from retrieval.stop_words import STOP_WORDS
 from scripts import bench_lexical_engines
 from scripts.bench_lexical_engines import ENGINES, read_texts
 
@@ -27,7 +27,7 @@ def test_an_engine_finds_what_is_there(name: str, tmp_path: Path) -> None:
 
 
 def test_all_engines_leave_out_the_same_words() -> None:
-    assert bench_lexical_engines.STOP_WORDS == STOP_WORDS
+    assert STOP_WORDS["english"] == bench_lexical_engines.STOP_WORDS
 
 
 def test_a_stretch_of_the_corpus_is_read(tmp_path: Path) -> None:

@@ -1,11 +1,16 @@
-"""Pages of a list, cut by `after` and `before`, show everything once and nothing twice."""
+"""Pages of a list show everything once and nothing twice; a store is made in the language of the configuration."""
+
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import NotFound
-from serve.vector_stores import Window, cut_window
+from core.layout import DataDir
+from retrieval.database import open_database
+from retrieval.store import EmbedderIdentity, find_store
+from serve.vector_stores import Window, create_vector_store, cut_window
 
 IDS = st.lists(st.text("abc", min_size=1, max_size=4), unique=True, max_size=20)
 
@@ -39,3 +44,11 @@ def test_both_ends_together_and_an_unknown_one() -> None:
     for window in (Window("x", None, 2, True), Window(None, "x", 2, True)):
         with pytest.raises(NotFound, match="'x' is not in this list"):
             cut_window(list("abc"), window)
+
+
+def test_a_store_is_made_in_the_language_that_it_is_given(tmp_path: Path) -> None:
+    engine = open_database(DataDir(tmp_path).database)
+    values = {"title": "a", "description": None, "metadata": {}, "expires_after_days": None}
+    for language, kept in ((None, "english"), ("german", "german")):
+        made = create_vector_store(engine, EmbedderIdentity("hash", 4, "abc"), "me", {**values, "language": language})
+        assert find_store(engine, made.id).language == kept
