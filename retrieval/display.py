@@ -18,7 +18,7 @@ from rich.table import Table
 
 from core.spelling import dump_line, reveal, reveal_lines
 from retrieval.documents import DocumentState
-from retrieval.store import StoreStatus
+from retrieval.status import StoreStatus
 
 if TYPE_CHECKING:  # both come with faiss, which a status does not need
     from retrieval.ingest import IngestReport
@@ -74,12 +74,13 @@ def show_status(stores: Sequence[StoreStatus], *, as_json: bool) -> None:
         return
     table = Table()
     numbers = {"files", "failed", "in progress", "chunks", "generation"}
-    for name in ("store", "files", "failed", "in progress", "chunks", "embedder", "generation", "made"):
+    for name in ("store", "files", "failed", "in progress", "chunks", "embedder", "language", "generation", "made"):
         table.add_column(name, justify="right" if name in numbers else "left")
     for store in stores:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(store.created_at))
         counts = (store.files, store.failed, store.in_progress, store.chunks)
-        table.add_row(escape(store.store), *map(str, counts), escape(store.embedder), str(store.generation), made)
+        made_with = (escape(store.embedder), store.language, str(store.generation))
+        table.add_row(escape(store.store), *map(str, counts), *made_with, made)
     console.print(table)
     suggest(f'python scripts/search.py {stores[0].store} "what you want to know"')
 

@@ -37,7 +37,8 @@ from retrieval import display
 from retrieval.config import Action, Output, RetrievalConfig
 from retrieval.database import open_database
 from retrieval.documents import list_documents
-from retrieval.store import StoreStatus, find_store, list_stores
+from retrieval.status import StoreStatus, list_stores
+from retrieval.store import find_store
 
 if TYPE_CHECKING:  # it comes with NumPy, which a status does not need
     from retrieval.filters import Filter

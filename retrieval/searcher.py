@@ -34,8 +34,9 @@ from retrieval.rerank import Reranker
 from retrieval.settings import StoreSettings
 from retrieval.snapshot import StoreIndex
 from retrieval.spans import score_spans
+from retrieval.status import StoreStatus, list_stores
 from retrieval.stopwatch import Stopwatch
-from retrieval.store import Passage, StoreStatus
+from retrieval.store import Passage
 from retrieval.surroundings import read_surroundings
 
 HIT_KEYS = ("rank", "score", "store", "file", "chunk_id", "page", "heading", "start", "end", "text")
@@ -174,7 +175,7 @@ class Searcher:
 
     def list_stores(self) -> list[StoreStatus]:
         """Return every store with its counts, by name."""
-        return store.list_stores(self._engine)
+        return list_stores(self._engine)
 
     def warm_up(self, stores: Sequence[str]) -> None:
         """Load the embedder, the reranker and the indexes of some stores, so that the first search is quick.

@@ -35,7 +35,8 @@ from retrieval.database import (
     truncate_log,
     write_transaction,
 )
-from retrieval.store import find_store, list_stores
+from retrieval.status import list_stores
+from retrieval.store import find_store
 from retrieval.uploads import list_uploads
 
 MANIFEST = "backup.json"

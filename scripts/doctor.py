@@ -47,7 +47,8 @@ from retrieval.seal import (
     seal_chunk,
     seal_documents,
 )
-from retrieval.store import Store, find_store, list_stores
+from retrieval.status import list_stores
+from retrieval.store import Store, find_store
 from retrieval.uploads import check_upload, find_leftovers, list_uploads
 from retrieval.vectors import unpack_vectors
 from scripts.finding import Finding

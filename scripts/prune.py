@@ -29,7 +29,8 @@ from core.lock import hold_lock
 from core.logs import configure_logging
 from retrieval.database import open_database
 from retrieval.erasure import hold_snapshots
-from retrieval.store import find_store, list_stores
+from retrieval.status import list_stores
+from retrieval.store import find_store
 from train.checkpoint import is_complete, list_checkpoints, remove_checkpoint
 
 DAY_S = 86_400

@@ -23,7 +23,7 @@ from evaluation.decision import DOCUMENT_ARMS, TUNED_ARMS, DecisionConfig
 from evaluation.rules import Situation
 from evaluation.verdict import Corpus, Training
 from retrieval.database import open_database
-from retrieval.store import list_stores
+from retrieval.status import list_stores
 from scripts.server_process import quote_override
 from scripts.verdict_update import UpdatedStore
 

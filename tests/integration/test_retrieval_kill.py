@@ -20,7 +20,8 @@ from retrieval.config import IndexDevice
 from retrieval.database import open_database, read_transaction
 from retrieval.searcher import Searcher
 from retrieval.snapshot import open_index
-from retrieval.store import find_store, list_stores
+from retrieval.status import list_stores
+from retrieval.store import find_store
 from tests.fakes.hash_embedder import HashEmbedder
 from tests.fakes.warm_python import WarmPython
 

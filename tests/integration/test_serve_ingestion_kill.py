@@ -22,7 +22,8 @@ from core.layout import DataDir
 from retrieval.config import IndexDevice
 from retrieval.database import find_damage, open_database
 from retrieval.snapshot import open_index
-from retrieval.store import find_store, list_stores, read_chunks
+from retrieval.status import list_stores
+from retrieval.store import find_store, read_chunks
 from retrieval.uploads import check_upload, list_uploads
 from tests.fakes.warm_gateway import GatewayProcess, WarmGateway
 

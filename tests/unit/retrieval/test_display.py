@@ -12,7 +12,7 @@ from retrieval import display
 from retrieval.documents import DocumentState
 from retrieval.ingest import Failure, IngestReport
 from retrieval.searcher import Hit, SearchedStore, SearchResult
-from retrieval.store import StoreStatus
+from retrieval.status import StoreStatus
 
 HIT = Hit(
     store="acme", file="[a].md", chunk_id="chunk-7", page=2, heading="A > [B]", start=3, end=9, text='say "hi"\n[bold]',
@@ -20,8 +20,9 @@ HIT = Hit(
 )  # fmt: skip
 RESULT = SearchResult("q", [HIT, HIT], [SearchedStore("acme", 3, 10, 5)], {"total": 12.0})
 STATUS = StoreStatus(
-    "acme", files=44, failed=1, in_progress=0, chunks=175, embedder="mini", dimension=384, generation=45, created_at=0
-)
+    "acme", files=44, failed=1, in_progress=0, chunks=175, embedder="mini", dimension=384, language="german",
+    generation=45, created_at=0,
+)  # fmt: skip
 REPORT = IngestReport("acme", 3, 1, 1, [Failure("bad.pdf", "invalid_file", "It needs a [password].")], 5, 5, 1.0)
 
 

@@ -16,7 +16,8 @@ from retrieval.database import open_database
 from retrieval.ingest import IngestReport, ingest, lock_store, rebuild
 from retrieval.snapshot import snapshot_folder
 from retrieval.source import list_files
-from retrieval.store import NewDocument, Store, commit_documents, find_store, list_stores, read_chunks
+from retrieval.status import list_stores
+from retrieval.store import NewDocument, Store, commit_documents, find_store, read_chunks
 from tests.fakes.hash_embedder import HashEmbedder
 from tests.open_watch import watch_openings
 

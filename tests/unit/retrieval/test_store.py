@@ -11,6 +11,7 @@ from retrieval import store
 from retrieval.database import open_database, read_transaction, write_transaction
 from retrieval.documents import read_documents
 from retrieval.seal import hash_chunk
+from retrieval.status import list_stores
 from retrieval.store import DocumentStatus, EmbedderIdentity, NewChunk, NewDocument, Store
 from retrieval.vectors import ChunkVectors, no_spans
 
@@ -53,7 +54,7 @@ def test_a_committed_document_is_read_back(engine: Engine, acme: Store) -> None:
     passage = store.read_passages(engine, [rows[1].id])[rows[1].id]
     assert (passage.store, passage.file, passage.page, passage.start, passage.end) == ("acme", "a.md", 2, 3, 6)
     assert store.parse_chunk_id(passage.chunk_id) == rows[1].id
-    (status,) = store.list_stores(engine)
+    (status,) = list_stores(engine)
     assert (status.store, status.files, status.failed, status.chunks, status.generation) == ("acme", 1, 0, 2, 1)
 
 
@@ -102,11 +103,11 @@ def test_a_failure_is_recorded_and_does_not_hide_an_earlier_version(engine: Engi
     assert store.commit_failure(engine, acme, broken, InvalidFile("damaged")) is False
     store.commit_document(engine, acme, make_document("a.md", "one"))
     assert store.commit_failure(engine, acme, make_document("a.md"), InvalidFile("damaged")) is True
-    (status,) = store.list_stores(engine)
+    (status,) = list_stores(engine)
     assert (status.files, status.failed, status.chunks) == (1, 1, 1)
     assert read_documents(engine, acme)["b.pdf"].status is DocumentStatus.failed
     store.commit_document(engine, acme, make_document("b.pdf", "mended"))
-    assert (store.list_stores(engine)[0].files, store.list_stores(engine)[0].failed) == (2, 0)
+    assert (list_stores(engine)[0].files, list_stores(engine)[0].failed) == (2, 0)
 
 
 def test_vectors_are_found_again_by_what_the_chunk_says(engine: Engine, acme: Store) -> None:

@@ -17,7 +17,8 @@ from retrieval.database import open_database, write_transaction
 from retrieval.documents import list_documents
 from retrieval.ingest import IngestReport, ingest
 from retrieval.searcher import Searcher
-from retrieval.store import find_store, list_stores, read_chunks
+from retrieval.status import list_stores
+from retrieval.store import find_store, read_chunks
 from retrieval.sync import SyncRules, delete, sync
 from tests.fakes.hash_embedder import HashEmbedder
 

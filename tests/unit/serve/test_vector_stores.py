@@ -1,6 +1,7 @@
 """Pages of a list show everything once and nothing twice; a store is made in the language of the configuration."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -48,7 +49,7 @@ def test_both_ends_together_and_an_unknown_one() -> None:
 
 def test_a_store_is_made_in_the_language_that_it_is_given(tmp_path: Path) -> None:
     engine = open_database(DataDir(tmp_path).database)
-    values = {"title": "a", "description": None, "metadata": {}, "expires_after_days": None}
+    values: dict[str, Any] = {"title": "a", "description": None, "metadata": {}, "expires_after_days": None}
     for language, kept in ((None, "english"), ("german", "german")):
         made = create_vector_store(engine, EmbedderIdentity("hash", 4, "abc"), "me", {**values, "language": language})
         assert find_store(engine, made.id).language == kept
