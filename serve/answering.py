@@ -25,7 +25,7 @@ from serve.condensing import build_condensing, read_condensed
 from serve.inquiry import Chat, Inquiry
 from serve.library import Library
 from serve.model_server import Upstream
-from serve.prompting import Disarm, build_prompt, drop_covered, fit_budget, keep, read_passage_text
+from serve.prompting import Disarm, build_prompt, drop_covered, fit_budget, read_passage_text
 from serve.relay import fetch, open_stream, read_chunks
 from serve.sentences import SENTENCE_END, MarkRemover, Piece, SentenceSplitter
 
@@ -175,7 +175,7 @@ class Answering:
     count_tokens: Callable[[str], int]
     first_byte_timeout_s: float
     base_model: str
-    disarm: Disarm = keep
+    disarm: Disarm
 
     async def answer(self, assistant: Assistant, inquiry: Inquiry) -> AsyncGenerator[AnswerEvent, None]:
         """Answer a question as an assistant.
