@@ -186,7 +186,7 @@ def run_part(config: BenchConfig) -> None:
     import torch
 
     from scripts.bench_gpu_probe import describe_machine
-    from scripts.bench_gpu_steps import SKIPPED, Book, Setting, describe_missing, run_steps
+    from scripts.bench_gpu_steps import SKIPPED, Book, Setting, describe_missing, is_ours, run_steps
 
     has_card = torch.cuda.is_available()
     wants_twin = config.device is Device.cpu
@@ -204,6 +204,8 @@ def run_part(config: BenchConfig) -> None:
     try:
         steps = importlib.import_module(f"scripts.bench_gpu_{part}").STEPS
     except ImportError as error:
+        if is_ours(error):
+            raise
         book.write(part, NOTHING, {"status": SKIPPED, "reason": describe_missing(error)})
         return
     if not run_steps(part, steps, setting, book, time.monotonic() + config.limit_s):

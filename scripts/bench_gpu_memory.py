@@ -16,7 +16,7 @@ import torch
 
 from core.errors import ConfigError
 from scripts.bench_gpu_models import LLAMA_3B, RANK, SMALL, make_shape
-from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong
+from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, describe_missing, is_ours
 from serve.card_budget import CONTEXT_BYTES, GIB, ModelSize, plan_card
 from serve.engine_command import EngineConfig
 from train.config import Choice, QuantKind
@@ -105,7 +105,7 @@ def run_limited(setting: Setting, job: str, limit: int) -> dict[str, Any]:
 
     Raises:
         Wrong: It ran out of memory, or failed otherwise.
-        Unavailable: The card is smaller than the limit.
+        Unavailable: The card is smaller than the limit, or the job lacks a package.
     """
     if setting.device.type == "cuda" and torch.cuda.get_device_properties(setting.device).total_memory < limit:
         raise Unavailable(f"the card has less than the share of {limit / GIB:.1f} GiB")
@@ -116,13 +116,15 @@ def run_limited(setting: Setting, job: str, limit: int) -> dict[str, Any]:
     answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=240)
     if answer.returncode:
         raise Wrong((answer.stderr.strip().splitlines() or ["?"])[-1][:300])
-    return dict(json.loads(answer.stdout.strip().splitlines()[-1]))
+    found = dict(json.loads(answer.stdout.strip().splitlines()[-1]))
+    if missing := found.get("missing"):
+        raise Unavailable(missing)
+    return found
 
 
 def run_job(told: dict[str, Any]) -> dict[str, Any]:
     """Do a job in this process, within its limit on a card, and return its figures."""
     from core.layout import DataDir
-    from retrieval.rerank import BATCH_SIZES
     from scripts import bench_gpu_retrieval, bench_gpu_train
 
     device = torch.device(told["device"])
@@ -134,7 +136,8 @@ def run_job(told: dict[str, Any]) -> dict[str, Any]:
         figures = bench_gpu_train.time_small_memory(setting)
         found = {"tokens_per_s": figures[0].value}
     else:
-        figures = bench_gpu_retrieval.measure_encoders(setting, setting.pick((BATCH_SIZES["cuda"],), (8,)))
+        batch = setting.pick(bench_gpu_retrieval.RERANKED_AT_ONCE, 8)
+        figures = bench_gpu_retrieval.measure_encoders(setting, (batch,))
         found = {"pairs_per_s": next(f.value for f in figures if f.unit == "pairs/s")}
     return {**found, "peak": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0}
 
@@ -145,5 +148,16 @@ STEPS = (
     Step("encoders within their share", measure_encoders),
 )
 
+
+def answer(told: dict[str, Any]) -> dict[str, Any]:
+    """Return a job's figures, or which package it lacks."""
+    try:
+        return run_job(told)
+    except ImportError as error:
+        if is_ours(error):
+            raise
+        return {"missing": describe_missing(error)}
+
+
 if __name__ == "__main__" and len(sys.argv) > 1:
-    print(json.dumps(run_job(json.loads(sys.argv[1]))))
+    print(json.dumps(answer(json.loads(sys.argv[1]))))

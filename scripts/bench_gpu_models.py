@@ -1,4 +1,4 @@
-"""Random Llamas and made-up rows for scripts/bench_gpu.py: Llama-3.2-3B's shape on a card, a tiny one in the small.
+"""Random models and made-up rows for scripts/bench_gpu.py: Llama-3.2-3B's shape on a card, a tiny one in the small.
 
 Speed does not depend on what the weights say, so nothing has to be downloaded. Does not know what is measured.
 """
@@ -24,6 +24,13 @@ LLAMA_3B: dict[str, Any] = {
 SMALL: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 320, "tie_word_embeddings": True,
+}  # fmt: skip
+MINILM: dict[str, Any] = {
+    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
+    "vocab_size": 30522,
+}  # fmt: skip
+SMALL_BERT: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 500,
 }  # fmt: skip
 PACK_TOKENS = 2048
 RANK = 16

@@ -15,19 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from retrieval.rerank import BATCH_SIZES
+from scripts.bench_gpu_models import MINILM, SMALL_BERT
 from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, time_calls
 
 DEPTH = 10
 RERANKED = 20
 PAIR_TOKENS = 256
-MINILM: dict[str, Any] = {
-    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
-    "vocab_size": 30522,
-}  # fmt: skip
-SMALL_BERT: dict[str, Any] = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 500,
-}  # fmt: skip
+RERANKED_AT_ONCE = 64
+"""Pairs that the server's reranker takes at once on a card: retrieval/rerank.py, whose imports a bare machine lacks."""
 NEEDS = ("faiss",)
 
 
@@ -201,7 +196,7 @@ def measure_encoders(setting: Setting, batches: Sequence[int] | None = None) -> 
         gap = float((model(input_ids=few).logits.float() - exact).abs().max())
         if not gap < 0.05:
             raise Wrong(f"scores are {gap:g} off those in float32")
-        for batch in batches or setting.pick((BATCH_SIZES["cuda"], 1024), (8,)):
+        for batch in batches or setting.pick((RERANKED_AT_ONCE, 1024), (8,)):
             ids = torch.randint(model.config.vocab_size, (batch, tokens), device=setting.device)
             timed = partial(time_calls, device=setting.device, repeats=setting.pick(10, 3), at_once=setting.pick(5, 1))
             pairs = timed(partial(model, input_ids=ids))

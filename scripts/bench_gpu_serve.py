@@ -1,28 +1,36 @@
 """Serving in scripts/bench_gpu.py: what adapters, a single stream and the gateway cost, on the engine of serve/.
 
 A random Llama with eight adapters of rank 16 is written to a folder, vLLM is started by serve/engine.py with the
-command that serve/run.py builds, and chats of fixed length are asked at once. The same load goes to the engine's
-socket and to the gateway in front. Does not know vLLM's insides; quality is not judged here.
+command that serve/run.py builds, and chats of fixed length are asked at once. What the gateway costs is seen on one
+vLLM: the same load goes to its socket and through serve/run.py in front of it (`engine.urls`). Does not know vLLM's
+insides; quality is not judged here.
 """
 
 import asyncio
 import itertools
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import torch
 
-from scripts.bench_gpu_models import RANK, make_base, write_adapters
+from core.layout import DataDir
+from scripts.bench_gpu_folders import EMBEDDER, write_embedder, write_llama
+from scripts.bench_gpu_models import RANK
 from scripts.bench_gpu_probe import read_version
-from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, free_memory, time_calls
+from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, time_calls
 from scripts.server_process import find_free_port
 from serve.engine_command import EngineConfig
+
+if TYPE_CHECKING:
+    from serve.engine import Engine
 
 ADAPTERS = 8
 SERIAL = itertools.count()
@@ -39,12 +47,6 @@ SERVER_NEEDS = (
     "faiss",
     "sentence_transformers",
 )
-COMPARED = (
-    "device", "dtype", "max_model_len", "max_num_seqs", "gpu_memory_utilization", "enforce_eager", "max_loras",
-    "max_lora_rank",
-)  # fmt: skip
-"""Settings that the engine alone and the one behind the gateway must share."""
-TEMPLATE = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}\n{% endfor %}<assistant> "
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,29 +121,6 @@ def write_number(number: int) -> str:
     return " ".join(f"w{10 + digit}" for digit in map(int, str(number))) + " "
 
 
-def write_models(setting: Setting, folder: Path) -> tuple[Path, list[Path]]:
-    """Write a random Llama with a tokenizer of its size, and adapters for it; return their folders."""
-    base = make_base(setting)
-    model = folder / "random-llama"
-    base.save_pretrained(model)
-    make_chat_tokenizer(base.config.vocab_size).save_pretrained(model)
-    return model, write_adapters(base, folder, ADAPTERS, spread=0.02)
-
-
-def make_chat_tokenizer(vocabulary: int) -> Any:
-    """Return a tokenizer of so many words, with a chat template."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {"<unk>": 0, "<end>": 1, "word": 2, "question": 3}
-    words |= {f"w{number}": number for number in range(len(words), vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))  # noqa: S106
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>")  # noqa: S106
-    fast.chat_template = TEMPLATE
-    return fast
-
-
 def make_engine_config(setting: Setting) -> EngineConfig:
     """Return what the profile of this machine says, made exact for the adapters of the bench."""
     exact: Any = {"max_loras": ADAPTERS, "max_lora_rank": RANK, "start_timeout_s": 300.0}
@@ -160,15 +139,22 @@ def measure_engine(setting: Setting) -> list[Figure]:
 
 
 async def _measure_engine(setting: Setting) -> list[Figure]:
-    concurrency = setting.pick(64, 4)
+    concurrency, tokens = setting.pick(64, 4), setting.pick(128, 8)
     with tempfile.TemporaryDirectory(prefix="loam-bench-") as folder:
-        model, paths = write_models(setting, Path(folder))
+        model, paths = write_llama(setting, DataDir(Path(folder)), ADAPTERS)
         size_bytes = sum(path.stat().st_size for path in model.glob("*.safetensors"))
-        free_memory(setting.device)
-        names, tokens = [path.name for path in paths], setting.pick(128, 8)
-        wanted = [(models, concurrency, tokens) for models in (["base"], names[:1], names)]
-        wanted += [(["base"], 1, tokens), (["base"], 1, 5 * tokens)]
-        base, one, eight, short, long = await ask_engine(setting, model, paths, wanted, ignore_eos=True)
+        names = [path.name for path in paths]
+        async with running_engine(setting, model, paths) as engine:
+
+            async def ask(models: list[str], at_once: int, tokens: int, rounds: int) -> Load:
+                return await measure_load(engine.client, models, at_once, rounds, tokens, ignore_eos=True)
+
+            await ask([model.name, *names], concurrency, tokens, 1)  # warms up
+            rounds = setting.pick(6, 1)
+            base, one, eight = [
+                await ask(models, concurrency, tokens, rounds) for models in ([model.name], names[:1], names)
+            ]
+            short, long = [await ask([model.name], 1, length, rounds) for length in (tokens, 5 * tokens)]
     alone = (long.tokens - short.tokens) / (long.seconds - short.seconds)  # without prompts and the way there
     figures = [
         Figure(f"base, {concurrency} at once", base.tokens_per_s, "tokens/s"),
@@ -182,32 +168,28 @@ async def _measure_engine(setting: Setting) -> list[Figure]:
     return figures
 
 
-async def ask_engine(
-    setting: Setting, model: Path, adapters: Sequence[Path], wanted: Sequence[tuple[list[str], int, int]], **extras: Any
-) -> list[Load]:
-    """Start vLLM as serve/ does, ask it on its own socket, and stop it.
+@asynccontextmanager
+async def running_engine(
+    setting: Setting, model: Path, adapters: Sequence[Path], config: EngineConfig | None = None
+) -> "AsyncIterator[Engine]":
+    """Run vLLM as serve/ does for the time of the block; its client carries the key.
 
     Args:
-        setting: Where and at which size.
-        model: The base model's folder; it is called `base`.
+        setting: Where and at which size; its folder takes vLLM's log.
+        model: The base model's folder; its name is the model's.
         adapters: Folders of adapters, called as they are.
-        wanted: Models, requests at once and tokens of an answer, of each load.
-        **extras: More fields of each request.
+        config: The engine's settings; None: those of the setting.
     """
     from serve.engine import Engine
     from serve.engine_command import build_command
     from serve.model_server import Adapter
 
-    rounds, config = setting.pick(6, 1), make_engine_config(setting)
+    config = config or make_engine_config(setting)
     engine = Engine(config, [Adapter(path.name, path) for path in adapters], setting.folder / "vllm.log")
     try:
-        await engine.start(build_command(config, model, "base", None, engine.scratch), lambda _s, _line: None)
+        await engine.start(build_command(config, model, model.name, None, engine.scratch), lambda _s, _line: None)
         engine.client.headers.update(engine.headers)
-        every, (_, count, tokens) = ["base", *(path.name for path in adapters)], wanted[0]
-        await measure_load(engine.client, every, count, 1, tokens, **extras)  # warms up
-        return [
-            await measure_load(engine.client, names, count, rounds, tokens, **extras) for names, count, tokens in wanted
-        ]
+        yield engine
     finally:
         await engine.stop()
 
@@ -220,44 +202,56 @@ def measure_bandwidth(setting: Setting) -> float:
 
 
 def measure_gateway(setting: Setting) -> list[Figure]:
-    """Ask SmolLM2 through serve/run.py, as an application does, and on the engine's socket alone."""
+    """Ask one vLLM on its own socket, and through serve/run.py in front of it, as an application does."""
     if read_version("loam") is None:
         raise Unavailable("the gateway tells its own version: pip install --no-deps --no-build-isolation -e .")
-    model = setting.data.model("smollm2-135m-instruct")
-    for folder in (model, setting.data.model("all-minilm-l6-v2")):
-        if not (folder / "model.json").is_file():
-            get = f"python scripts/models.py get {folder.name}"
-            raise Unavailable(f"the gateway serves models of the data directory: {get}")
-    return asyncio.run(_measure_gateway(setting, model))
+    return asyncio.run(_measure_gateway(setting))
 
 
-async def _measure_gateway(setting: Setting, model: Path) -> list[Figure]:
+async def _measure_gateway(setting: Setting) -> list[Figure]:
     concurrency = setting.pick(64, 4)
     rounds, tokens = setting.pick((6, 128), (1, 8))
-    (direct,) = await ask_engine(setting, model, [], [(["base"], concurrency, tokens)])
-    port = find_free_port()
-    program = Path(__file__).parent.parent / "serve" / "run.py"
-    command = [sys.executable, str(program), "model=smollm2_135m", "adapters=[]", f"gateway.port={port}"]
-    command += [f"paths.data_dir={setting.data.root}", *list_overrides(make_engine_config(setting))]
-    with (setting.folder / "gateway.log").open("w") as log:
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            await wait_until_ready(client, process)
-            await measure_load(client, [model.name], concurrency, 1, tokens)
-            load = await measure_load(client, [model.name], concurrency, rounds, tokens)
-    finally:
-        await end_process(process)
+    with tempfile.TemporaryDirectory(prefix="loam-bench-") as folder:
+        data = DataDir(Path(folder))
+        model, _ = write_llama(setting, data)
+        write_embedder(setting, data)
+        async with running_engine(setting, model, []) as engine:
+
+            async def ask(client: httpx.AsyncClient) -> Load:
+                await measure_load(client, [model.name], concurrency, 1, tokens)  # warms up
+                return await measure_load(client, [model.name], concurrency, rounds, tokens)
+
+            direct = await ask(engine.client)
+            async with running_gateway(setting, data, engine) as client:
+                through = await ask(client)
     return [
-        Figure(f"SmolLM2 through the gateway, {concurrency} at once", load.tokens_per_s, "tokens/s"),
-        Figure("of what its engine alone gives", load.tokens_per_s / direct.tokens_per_s, "", "no significant loss"),
+        Figure(f"base through the gateway, {concurrency} at once", through.tokens_per_s, "tokens/s"),
+        Figure("of what its engine alone gives", through.tokens_per_s / direct.tokens_per_s, "", "no significant loss"),
     ]
 
 
-def list_overrides(config: EngineConfig) -> list[str]:
-    """Return what tells serve/run.py to start the same engine."""
-    values = {name: getattr(config, name) for name in COMPARED}
-    return [f"engine.{name}={value}" for name, value in values.items() if value is not None]
+@asynccontextmanager
+async def running_gateway(setting: Setting, data: DataDir, engine: "Engine") -> AsyncIterator[httpx.AsyncClient]:
+    """Run serve/run.py in front of a vLLM that runs, for the time of the block; yields what speaks to it.
+
+    Args:
+        setting: Its folder takes the gateway's log.
+        data: Holds the model, the only one, and the embedder.
+        engine: The vLLM that runs.
+    """
+    port = find_free_port()
+    command = [sys.executable, str(Path(__file__).parent.parent / "serve" / "run.py"), f"gateway.port={port}"]
+    command += [f"paths.data_dir={data.root}", "adapters=[]", f"embedder.name={EMBEDDER}"]
+    command += [f"engine.urls=['{engine.server.address}']"]
+    environment = {**os.environ, "LOAM_ENGINE_KEY": engine.server.key or ""}
+    with (setting.folder / "gateway.log").open("w") as log:
+        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env=environment)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            await wait_until_ready(client, process)
+            yield client
+    finally:
+        await end_process(process)
 
 
 async def end_process(process: asyncio.subprocess.Process, patience_s: float = 60) -> None:

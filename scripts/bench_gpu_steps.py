@@ -199,7 +199,7 @@ def _end_step(step: Step, setting: Setting, *, is_late: bool) -> dict[str, Any]:
     except Unavailable as error:
         return {"status": SKIPPED, "reason": str(error)}
     except Exception as error:
-        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OURS:
+        if isinstance(error, ImportError) and not is_ours(error):
             return {"status": SKIPPED, "reason": describe_missing(error)}
         logger.exception("%s", step.name)
         first = (str(error).strip().splitlines() or [""])[0]
@@ -213,6 +213,11 @@ def _end_step(step: Step, setting: Setting, *, is_late: bool) -> dict[str, Any]:
         "figures": [asdict(one) for one in found if isinstance(one, Figure)],
         "left_out": [asdict(one) for one in found if isinstance(one, LeftOut)],
     }
+
+
+def is_ours(error: ImportError) -> bool:
+    """Whether what could not be imported is this project's own, which is a fault and no missing package."""
+    return (error.name or "").partition(".")[0] in OURS
 
 
 def describe_missing(error: ImportError) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from scripts.bench_gpu_serve import Load, make_chat_tokenizer, measure_load
+from scripts.bench_gpu_folders import make_chat_tokenizer
+from scripts.bench_gpu_serve import Load, measure_load
 from scripts.bench_gpu_steps import Wrong
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import ADAPTER, ALIAS, running_gateway
