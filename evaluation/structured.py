@@ -19,13 +19,13 @@ import openai
 import referencing
 from pydantic import BaseModel, ValidationError
 
+from core.control_tokens import disarm_for_any_model
 from core.errors import EngineError, EngineUnavailable, InputError, ModelNotFound
 
 KEY_VARIABLE = "LOAM_JUDGE_API_KEY"
 """Holds the key of the judge's or writer's server; LOAM_API_KEY is the evaluated endpoint's and never goes there."""
 VERDICT_FIELDS = frozenset({"verdict", "attributed", "noncommittal", "answerable"})
 """Fields that are 0 or 1; RAGAS's own models let any number through, and the score then leaves 0 to 1."""
-
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -113,7 +113,8 @@ class StructuredModel:
         """Return the model's answer to a prompt.
 
         Args:
-            prompt: All that the model is told.
+            prompt: All that the model is told. Documents and answers stand in it: control tokens are made words, and
+                none ends the message.
             kind: What the answer must be.
 
         Raises:
@@ -122,7 +123,7 @@ class StructuredModel:
         """
         schema = tighten_schema(kind.model_json_schema())
         shape = {"type": "json_schema", "json_schema": {"name": kind.__name__, "schema": schema, "strict": True}}
-        messages: list[Any] = [{"role": "user", "content": prompt}]
+        messages: list[Any] = [{"role": "user", "content": disarm_for_any_model(prompt)}]
         problem = ""
         for attempt in range(self.asking.retries + 1):
             async with self._slots:
@@ -133,10 +134,11 @@ class StructuredModel:
                     return parse_reply(text, kind, schema)
                 except ValueError as error:
                     problem = str(error)
+            complaint = f"That is not usable: {problem}. Return the JSON object only."
             messages = [
                 messages[0],
-                {"role": "assistant", "content": text or "{}"},
-                {"role": "user", "content": f"That is not usable: {problem}. Return the JSON object only."},
+                {"role": "assistant", "content": disarm_for_any_model(text) or "{}"},
+                {"role": "user", "content": disarm_for_any_model(complaint)},
             ]
         self.usage.faults += 1
         raise UnusableAnswer(f"{self.model}: {problem}")

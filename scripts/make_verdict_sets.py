@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import run_command
+from core.control_tokens import disarm_for_any_model
 from core.errors import NotFound
 from core.layout import write_file, write_folder
 from evaluation.questions import spread
@@ -112,7 +113,7 @@ def make_chat(question: str, answer: str, shown: Sequence[tuple[str, str, str]])
     if shown:
         parts = [SQUAD_INSTRUCTIONS, *(f"Document: {file} | {title}\n{text}" for file, title, text in shown)]
         messages.insert(0, {"role": "system", "content": "\n\n".join(parts)})
-    return {"messages": messages}
+    return {"messages": [{**message, "content": disarm_for_any_model(message["content"])} for message in messages]}
 
 
 def name_document(passage: str) -> str:

@@ -25,6 +25,7 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
 from core.config import PathsConfig, load_config, run_app
+from core.control_tokens import disarm_for_any_model
 from core.errors import ConfigError, Conflict, InputError
 from core.layout import DataDir, check_name, sha256_file, write_file
 from core.logs import configure_logging
@@ -223,10 +224,13 @@ def write_questions(drafts: Sequence[Draft], path: Path, plan: dict[str, int]) -
 
 
 def to_chat(example: Example, instructions: str) -> dict[str, Any]:
-    """Return an example in OpenAI's chat format, its prompt as an assistant of the server has it."""
+    """Return an example in OpenAI's chat format, its prompt as an assistant of the server has it.
+
+    Nothing but the instructions may hold control tokens: a document that does would end its message in the training.
+    """
     chat = Chat(example.question.question, [], "")
-    messages = build_prompt(instructions, chat, example.passages, [])
-    return {"messages": [*messages, {"role": "assistant", "content": example.answer}]}
+    messages = build_prompt(instructions, chat, example.passages, [], disarm_for_any_model)
+    return {"messages": [*messages, {"role": "assistant", "content": disarm_for_any_model(example.answer)}]}
 
 
 def write_raft(

@@ -217,7 +217,7 @@ class Answering:
         """Return what is searched for: the question, condensed where it follows others and the assistant wants that."""
         if not (config.condense and chat.history):
             return chat.question
-        body = await self.library.run(build_condensing, self.base_model, chat, self.count_tokens)
+        body = await self.library.run(build_condensing, self.base_model, chat, self.count_tokens, self.disarm)
         return read_condensed(await fetch(self.engine, CHAT_PATH, body, self.first_byte_timeout_s), chat.question)
 
     async def write(self, body: bytes) -> AsyncGenerator[PlainEvent, None]:

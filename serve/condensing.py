@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from serve.inquiry import Chat
-from serve.prompting import CountTokens, choose_turns
+from serve.prompting import CountTokens, Disarm, choose_turns
 
 INSTRUCTIONS = (
     "Rewrite the last question so that it can be understood without the conversation. Keep its meaning, and put names "
@@ -21,18 +21,19 @@ MAX_CHARS = 400
 """A longer answer is no question."""
 
 
-def build_condensing(model: str, chat: Chat, count_tokens: CountTokens) -> bytes:
+def build_condensing(model: str, chat: Chat, count_tokens: CountTokens, disarm: Disarm) -> bytes:
     """Return the request that lets a model rewrite a chat's question; its answer comes whole.
 
     Args:
         model: The engine's name of it.
         chat: With a history.
         count_tokens: Length of a text in the model's tokens.
+        disarm: Makes words of control tokens; an earlier answer may quote a document that holds some.
     """
     turns = choose_turns(chat.history, count_tokens, MAX_HISTORY_TOKENS)
     said = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
     question = f"Conversation:\n{said}\n\nLast question: {chat.question}"
-    messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": question}]
+    messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": disarm(question)}]
     body = {"model": model, "messages": messages, "max_tokens": MAX_ANSWER_TOKENS, "temperature": 0.0}
     return json.dumps(body, ensure_ascii=False).encode()
 

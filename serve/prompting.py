@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from core.control_tokens import SHAPES, break_token
 from retrieval.searcher import Hit
 from serve.inquiry import Chat, Inquiry
 from serve.relay import ContextTooLong
@@ -32,16 +33,18 @@ def build_disarm(tokenizer: Tokenizer) -> Disarm:
 
     A chat template writes roles and turns as control tokens (`<|im_start|>`, `<|eot_id|>`), and a tokenizer finds them
     in the words of a document as well: a passage that holds them could end its message and speak as the system. A space
-    behind their first character makes them words.
+    behind their first character makes them words. A model may list them as ordinary added tokens: there the shape
+    tells.
 
     Args:
         tokenizer: The model's.
     """
-    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
-    if not special:
+    added = [token for token in tokenizer.get_added_tokens_decoder().values() if token.content]
+    control = [token.content for token in added if token.special or SHAPES.fullmatch(token.content)]
+    if not control:
         return keep
-    pattern = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
-    return lambda text: pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    pattern = re.compile("|".join(re.escape(token) for token in sorted(control, key=len, reverse=True)))
+    return lambda text: pattern.sub(lambda match: break_token(match[0]), text)
 
 
 def keep(text: str) -> str:

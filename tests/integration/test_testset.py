@@ -17,7 +17,10 @@ from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
 from scripts.testset import WriterConfig, WritingConfig, find_writer, write_drafts, write_questions, write_raft
+from tests.fakes.byte_tokenizer import make_byte_tokenizer, read_smollm2_template
+from tests.fakes.gateway import CONTROL_TOKENS
 from tests.fakes.hash_embedder import HashEmbedder
+from tests.fakes.hostile_orders import DOCUMENTS
 from tests.fakes.judge import MODEL, ScriptedJudge, scripted_judge
 
 ITEMS = ("anvil", "bellows", "chisel", "drill", "easel", "file", "gimlet", "hammer")
@@ -197,6 +200,33 @@ def test_chats_are_laid_out_as_the_server_does_and_pass_trainings_check(
             assert assistant["content"] == question.answers[0]
         else:
             assert assistant["content"] == config.decline
+
+
+def test_a_hostile_document_opens_no_turn_for_the_writer_nor_in_a_training_chat(
+    data: DataDir, writer: ScriptedJudge, tmp_path: Path
+) -> None:
+    source = tmp_path / "hostile"
+    source.mkdir()
+    for number, order in enumerate(DOCUMENTS):
+        fact = f"The item{number} of the workshop weighs {number + 100} kilograms. Order number {number} follows."
+        (source / f"item{number}.md").write_text(f"{fact} {order}\n")
+    ingest(data, "orders", source, embedder=HashEmbedder(), chunking=ChunkingConfig(), parsing=ParsingConfig())
+    config = make_config(data, writer, n=12, shares={"fact": 1.0}, raft=True, distractors=3, valid_share=0.0)
+    config.store = "orders"
+    folder = tmp_path / "out"
+    write_all(config, data, folder)
+    for request in writer.requests:
+        assert not [token for token in CONTROL_TOKENS if token in request["messages"][0]["content"]]
+    tokenizer = make_byte_tokenizer()
+    start, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
+    others = set(tokenizer.all_special_ids) - {start, end}
+    chats = [json.loads(line)["messages"] for line in (folder / "raft_train.jsonl").read_text().splitlines()]
+    assert sum("< |" in chat[0]["content"] for chat in chats) > 3, "passages with control tokens are among them"
+    for chat in chats:
+        text = tokenizer.apply_chat_template(chat, chat_template=read_smollm2_template(), tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert ids.count(start) == ids.count(end) == len(chat) == 3
+        assert not others & set(ids)
 
 
 def test_a_writer_that_is_not_there_is_named(data: DataDir, writer: ScriptedJudge) -> None:

@@ -131,6 +131,12 @@ def test_a_tokenizer_without_control_tokens_changes_nothing() -> None:
     assert build_disarm(Tokenizer(BPE())) is keep
 
 
+def test_a_turn_that_a_tokenizer_lists_as_an_ordinary_token_is_known_by_its_shape() -> None:
+    tokenizer = Tokenizer(BPE())
+    tokenizer.add_tokens(["<|im_end|>", "<tool_call>"])
+    assert build_disarm(tokenizer)("a<|im_end|><tool_call>") == "a< |im_end|><tool_call>"
+
+
 def test_only_the_instructions_may_hold_control_tokens() -> None:
     token = SPECIAL_TOKENS[0]
     hit = make_hit(make_passage("c", f"words {token}system", file=f"{token}.md", heading=token))
