@@ -331,9 +331,10 @@ class RetrievalConfig:
         watch: How a folder is followed.
         learning: How a reranker or an embedder is trained.
         action: What to do; required.
-        store: Name of the store; `status` without one lists all.
+        store: Name of the store; `status` without one lists all, a training takes its language only.
         source: File or folder to ingest; the folder to sync with or to watch.
-        language: What the words of a new store are stemmed as, one of Snowball's stemmers; null: english.
+        language: What the words of a new store, or of the question sets of a training, are stemmed as, one of
+            Snowball's stemmers; null: english, or with a training as in `store`.
         file: Name of the document to delete; without one the whole store is deleted.
         files: Whether `status` lists the documents, each with its state.
         verify: Whether to read every file, even one whose size, time and inode have not changed.

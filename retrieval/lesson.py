@@ -5,6 +5,7 @@ Owns the order of the steps and refuses every fault that can be seen before anyt
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from core.errors import ConfigError
@@ -16,6 +17,7 @@ from retrieval.learning import KEPT_PASSAGES, Progress, Target, check_base, trai
 from retrieval.mining import Candidates, Example, RankedQuestion, find_candidates, mine_examples, rank_questions
 from retrieval.question_set import QuestionSet, read_question_set
 from retrieval.rerank import Reranker
+from retrieval.stop_words import LANGUAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Lesson:
         valid: Folders of question sets to judge by.
         base: Name of the encoder that it begins with.
         output_model: The new model's name.
+        language: What the words of all sets are stemmed as.
     """
 
     target: Target
@@ -35,6 +38,7 @@ class Lesson:
     valid: list[Path]
     base: str
     output_model: str
+    language: str = LANGUAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +85,9 @@ def teach(
     check_base(data, lesson.base, lesson.output_model)
     train, valid = ([read_question_set(folder) for folder in part] for part in (lesson.train, lesson.valid))
     finder = open_embedder(data, embedder)
+    find = partial(_find, search=search, progress=progress, language=lesson.language)
     if lesson.target is Target.weighted_interaction:
-        sets = _rank(train, finder, search, learning, progress)
+        sets = _rank(train, [find(questions, finder) for questions in train], search, learning)
         learned_from = sum(map(len, sets))
         folder = weigh_tokens(
             data,
@@ -94,7 +99,7 @@ def teach(
             progress=progress,
         )
     else:
-        examples = _mine(train, finder, search, learning, progress)
+        examples = _mine(train, [find(questions, finder) for questions in train], learning)
         learned_from = min(len(examples), learning.steps * learning.batch_size)
         folder = train_model(
             data,
@@ -105,10 +110,10 @@ def teach(
             config=learning,
             progress=progress,
         )
-    found = [_find(questions, finder, search, progress) for questions in valid]
+    found = [find(questions, finder) for questions in valid]
     if lesson.target is Target.embedder:
         learned = SentenceEmbedder(folder, replace(embedder, name=lesson.output_model))
-        after = [_find(questions, learned, search, progress) for questions in valid]
+        after = [find(questions, learned) for questions in valid]
         gains = [judge_embedder(*parts) for parts in zip(valid, found, after, strict=True)]
     else:
         reranker = Reranker(folder, embedder, kept_passages=KEPT_PASSAGES)
@@ -119,14 +124,11 @@ def teach(
     return Outcome(folder, learned_from, gains)
 
 
-def _mine(
-    sets: list[QuestionSet], embedder: Embedder, search: SearchConfig, learning: LearningConfig, progress: Progress
-) -> list[Example]:
+def _mine(sets: list[QuestionSet], found: list[list[Candidates]], learning: LearningConfig) -> list[Example]:
     """Return the examples of all sets, mixed."""
     examples: list[Example] = []
-    for place, questions in enumerate(sets):
-        found = _find(questions, embedder, search, progress)
-        examples += mine_examples(questions, found, learning.negatives, learning.seed + place)
+    for place, (questions, candidates) in enumerate(zip(sets, found, strict=True)):
+        examples += mine_examples(questions, candidates, learning.negatives, learning.seed + place)
     if len(examples) < learning.batch_size:
         raise ConfigError(
             f"train: wanted at least learning.batch_size={learning.batch_size} questions with {learning.negatives} "
@@ -137,14 +139,13 @@ def _mine(
 
 
 def _rank(
-    sets: list[QuestionSet], embedder: Embedder, search: SearchConfig, learning: LearningConfig, progress: Progress
+    sets: list[QuestionSet], found: list[list[Candidates]], search: SearchConfig, learning: LearningConfig
 ) -> list[list[RankedQuestion]]:
     """Return the ranked questions of each set that has any."""
     most = learning.steps * learning.batch_size
     ranked = [
-        rank_questions(questions, found, search.rerank_depth, most, learning.seed)
-        for questions in sets
-        for found in [_find(questions, embedder, search, progress)]
+        rank_questions(questions, candidates, search.rerank_depth, most, learning.seed)
+        for questions, candidates in zip(sets, found, strict=True)
     ]
     if sum(map(len, ranked)) < learning.batch_size:
         raise ConfigError(
@@ -156,8 +157,10 @@ def _rank(
     return [part for part in ranked if part]
 
 
-def _find(questions: QuestionSet, embedder: Embedder, search: SearchConfig, progress: Progress) -> list[Candidates]:
-    return find_candidates(questions, embedder, search, _name(progress, f"searching {questions.name}"))
+def _find(
+    questions: QuestionSet, embedder: Embedder, *, search: SearchConfig, progress: Progress, language: str
+) -> list[Candidates]:
+    return find_candidates(questions, embedder, search, _name(progress, f"searching {questions.name}"), language)
 
 
 def _name(progress: Progress, stage: str) -> Callable[[int, int], None]:

@@ -119,9 +119,9 @@ def make_lexical(
     return LexicalIndex(tuple(runs), offsets, live, sum(map(len, lengths)), words, language)
 
 
-def build_lexical(texts: Iterable[str]) -> LexicalIndex:
-    """Build an index of one run over texts, in their order."""
-    return make_lexical([build_run(texts)])
+def build_lexical(texts: Iterable[str], language: str = LANGUAGE) -> LexicalIndex:
+    """Build an index of one run over texts, in their order, their words stemmed in a language."""
+    return make_lexical([build_run(texts, language)], language=language)
 
 
 def score_lexical(index: LexicalIndex, query: str) -> NDArray[np.float32]:

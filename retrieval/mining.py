@@ -21,6 +21,7 @@ from retrieval.fusion import ScoredChunks, order_chunks
 from retrieval.lexical import build_lexical, pick_best, score_lexical
 from retrieval.question_set import QuestionSet
 from retrieval.spans import make_span_run, score_spans
+from retrieval.stop_words import LANGUAGE
 from retrieval.vectors import ChunkVectors
 
 EMBEDDED_AT_ONCE = 128
@@ -51,7 +52,11 @@ class Example:
 
 
 def find_candidates(
-    questions: QuestionSet, embedder: Embedder, search: SearchConfig, progress: Callable[[int, int], None]
+    questions: QuestionSet,
+    embedder: Embedder,
+    search: SearchConfig,
+    progress: Callable[[int, int], None],
+    language: str = LANGUAGE,
 ) -> list[Candidates]:
     """Search a set's passages for each of its questions, as a store would be searched.
 
@@ -60,6 +65,7 @@ def find_candidates(
         embedder: Of passages and questions.
         search: Weights and depth.
         progress: Called with how many passages are embedded, and how many there are.
+        language: What words are stemmed as.
     """
     groups: list[ChunkVectors] = []
     for start in range(0, len(questions.passages), EMBEDDED_AT_ONCE):
@@ -68,7 +74,7 @@ def find_candidates(
     owners = np.repeat(np.arange(len(groups), dtype=np.int64), [len(group.windows) for group in groups])
     dense = build_dense(np.concatenate([group.windows for group in groups]), owners, IndexDevice.cpu)
     spans = make_span_run([group.spans for group in groups], embedder.identity.dimension)
-    lexical = build_lexical([contextualise(title, text) for title, text in questions.passages])
+    lexical = build_lexical([contextualise(title, text) for title, text in questions.passages], language)
     found = []
     for question in questions.questions:
         vector = embedder.embed_query(question)

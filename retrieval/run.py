@@ -38,7 +38,8 @@ from retrieval.config import Action, Output, RetrievalConfig
 from retrieval.database import open_database
 from retrieval.documents import list_documents
 from retrieval.status import StoreStatus, list_stores
-from retrieval.store import find_store
+from retrieval.stop_words import LANGUAGE
+from retrieval.store import check_same_language, find_store
 
 if TYPE_CHECKING:  # it comes with NumPy, which a status does not need
     from retrieval.filters import Filter
@@ -269,6 +270,7 @@ def run_train(config: RetrievalConfig) -> None:
         valid=[Path(folder) for folder in config.valid],
         base=config.base or config.embedder.name,
         output_model=output_model,
+        language=choose_language(config),
     )
     with display.follow_stages() as progress:
         outcome = teach(
@@ -284,6 +286,24 @@ def run_train(config: RetrievalConfig) -> None:
         use = f"search.reranker={output_model}" if is_reranker else f"embedder.name={output_model}"
         step = "action=search store=NAME query_file=-" if is_reranker else "action=ingest store=NAME source=FOLDER"
         display.suggest(f"python retrieval/run.py {step} {use}")
+
+
+def choose_language(config: RetrievalConfig) -> str:
+    """Return what words are stemmed as: as in the named store, else as it was told.
+
+    Raises:
+        NotFound: There is no such store.
+        Conflict: The store's words are stemmed as another language than the one that was given.
+    """
+    if config.store is None:
+        return config.language or LANGUAGE
+    engine = open_database(DataDir(Path(config.paths.data_dir)).database)
+    try:
+        store = find_store(engine, config.store)
+    finally:
+        engine.dispose()
+    check_same_language(store, config.language)
+    return store.language
 
 
 def need(value: str | None, key: str, example: str) -> str:

@@ -217,12 +217,7 @@ def make_store(engine: Engine, name: str, embedder: EmbedderIdentity, language: 
     if store is None:
         raise ContractError(f"store {name!r}: was written and is not there. Check the disk.")
     check_embedder(store, embedder)
-    if language is not None and language != store.language:
-        raise Conflict(
-            f"store {name!r}: its words are stemmed as {store.language}, found language={language}. Leave the language "
-            "away, or make a store of another name.",
-            param="store",
-        )
+    check_same_language(store, language)
     return store
 
 
@@ -239,6 +234,20 @@ def check_embedder(store: Store, embedder: EmbedderIdentity) -> None:
             f"(embedder.name={store.embedder.name}), or change the store's vectors while it goes on serving: "
             f"python retrieval/run.py action=reembed store={store.name} embedder.name={embedder.name}",
             param="embedder",
+        )
+
+
+def check_same_language(store: Store, language: str | None) -> None:
+    """Refuse a language that a store's words are not stemmed as; None is none.
+
+    Raises:
+        Conflict: They differ; the message says what to do.
+    """
+    if language is not None and language != store.language:
+        raise Conflict(
+            f"store {store.name!r}: its words are stemmed as {store.language}, found language={language}. Leave the "
+            "language away, or make a store of another name.",
+            param="store",
         )
 
 

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import InputError
-from core.layout import write_json
+from core.layout import DataDir, write_json
 from evaluation.updates import Change, apply_changes, copy_documents
-from scripts.server_process import PROJECT
+from retrieval.database import open_database
+from retrieval.settings import StoreSettings, save_settings
+from retrieval.store import Store, find_store
+from scripts.server_process import PROJECT, quote_override
 from serve.progress import say
 
 if TYPE_CHECKING:
@@ -47,29 +50,67 @@ def update_store(config: "VerdictConfig", folder: Path, changes: Sequence[Change
 
     Raises:
         InputError: The documents cannot be ingested; the command's own words stand above.
+        NotFound: There is no such store.
     """
     record = folder / "updated-store.json"
     if record.is_file():
         return UpdatedStore(**json.loads(record.read_text(encoding="utf-8")))
+    data = DataDir(Path(config.paths.data_dir))
+    measured = read_store(data, str(config.store))
     store, copy = f"{config.store}-updated", folder / "updated-documents"
     copy_documents(Path(str(config.documents)), copy)
     say(f"ingesting    {store}, as the documents were")
-    ingest_s = _run_retrieval(config, "sync", store, copy)
+    ingest_s = _run_retrieval(list_sync_options(data, measured, store, copy), store)
+    copy_settings(data, measured, store)
     apply_changes(copy, changes)
     say(f"ingesting    {store}, {len(changes)} facts changed")
-    sync_s = _run_retrieval(config, "sync", store, copy)
+    sync_s = _run_retrieval(list_sync_options(data, measured, store, copy), store)
     updated = UpdatedStore(store, ingest_s, sync_s)
     write_json(record, asdict(updated))
     return updated
 
 
-def _run_retrieval(config: "VerdictConfig", action: str, store: str, source: Path) -> float:
+def read_store(data: DataDir, name: str) -> Store:
+    """Return the store that is measured.
+
+    Raises:
+        NotFound: There is none of that name.
+    """
+    engine = open_database(data.database)
+    try:
+        return find_store(engine, name)
+    finally:
+        engine.dispose()
+
+
+def list_sync_options(data: DataDir, measured: Store, store: str, source: Path) -> list[str]:
+    """Return what retrieval/run.py is told, so that nothing but the facts differs from the measured store."""
+    return [
+        "action=sync",
+        f"store={store}",
+        f"source={quote_override(str(source.resolve()))}",
+        f"language={measured.language}",
+        f"embedder.name={quote_override(measured.embedder.name)}",
+        "output=json",
+        f"paths.data_dir={quote_override(str(data.root.resolve()))}",
+    ]
+
+
+def copy_settings(data: DataDir, measured: Store, store: str) -> None:
+    """Have a store searched with the settings that the measured one was tuned to."""
+    engine = open_database(data.database)
+    try:
+        settings = None if measured.tuned is None else StoreSettings.from_json(measured.tuned)
+        save_settings(engine, find_store(engine, store), settings)
+    finally:
+        engine.dispose()
+
+
+def _run_retrieval(options: Sequence[str], store: str) -> float:
     """Run retrieval/run.py and return the seconds that its report tells."""
-    command = ["retrieval/run.py", f"action={action}", f"store={store}", f"source={source.resolve()}", "output=json"]
     done = subprocess.run(
-        [sys.executable, *command, f"paths.data_dir={Path(config.paths.data_dir).resolve()}"],
-        cwd=PROJECT, check=False, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "retrieval/run.py", *options], cwd=PROJECT, check=False, stdout=subprocess.PIPE, text=True
+    )
     if done.returncode:
         raise InputError(f"documents: wanted them ingested into {store}, found exit code {done.returncode}; see above.")
     return float(json.loads(done.stdout)["seconds"])

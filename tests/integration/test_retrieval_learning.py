@@ -54,6 +54,31 @@ def write_set(folder: Path, count: int) -> Path:
     return folder
 
 
+def test_a_lesson_mines_and_judges_in_its_language(data: DataDir, tmp_path: Path) -> None:
+    """By words alone: «Haus» finds «Häuser» only where both are German."""
+    pairs = {"Haus": "Häuser", "Garten": "Gärten", "Baum": "Bäume", "Stadt": "Städte", "Wald": "Wälder", "Rad": "Räder"}
+    folder = tmp_path / "set"
+    folder.mkdir()
+    passages = [{"_id": f"p{n}", "text": f"alte {many}"} for n, many in enumerate(pairs.values())]
+    questions = [{"_id": f"q{n}", "text": one} for n, one in enumerate(pairs)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in passages))
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"q{n}\tp{n}\t1\n" for n in range(6)))
+    before = {}
+    for language in ("german", "english"):
+        lesson = Lesson(Target.weighted_interaction, [folder], [folder], "tiny", f"new-{language}", language)
+        outcome = teach(
+            data,
+            lesson,
+            embedder=EmbedderConfig("tiny", device=Device.cpu),
+            search=SearchConfig(dense_weight=0.0),
+            learning=replace(CONFIG, steps=2),
+        )
+        before[language] = outcome.gains[0].before
+    assert before["german"] == 1.0
+    assert before["english"] < 1.0
+
+
 def learn(data: DataDir, target: Target, folder: Path, name: str = "new", steps: int = 8) -> Outcome:
     train, valid = (write_set(folder / part, count) for part, count in (("train", 30), ("valid", 36)))
     return teach(

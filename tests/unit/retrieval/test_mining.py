@@ -36,6 +36,16 @@ def test_negatives_are_found_by_the_search_and_never_answer() -> None:
     assert mine_examples(SET, found, 30, seed=1) == []
 
 
+def test_words_are_compared_in_the_language_of_the_set() -> None:
+    texts = ["Die Häuser stehen am Fluss.", "Der Garten liegt am Hang.", "Ein Weg führt hin."]
+    questions = QuestionSet("set", [(None, text) for text in texts], ["Haus"], [frozenset({0})])
+    by_words = SearchConfig(dense_weight=0.0)
+    for language, finds in (("german", True), ("english", False)):
+        (found,) = find_candidates(questions, HashEmbedder(), by_words, lambda _done, _total: None, language)
+        assert bool(found.fused[0] > found.fused[1]) is finds
+        assert not finds or found.places[0] == 0
+
+
 def test_an_interval_holds_the_difference_and_nought_where_nothing_changed() -> None:
     before = np.linspace(0, 1, 50)
     low, high = resample_difference(before, before + 0.1)
