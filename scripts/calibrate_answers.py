@@ -20,6 +20,7 @@ switch_offline()
 
 import argparse
 import json
+import os
 import random
 import re
 import tempfile
@@ -33,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import run_command
+from core.errors import NotFound
 from core.logs import configure_logging
 from retrieval.beir import Collection, read_collection
 from retrieval.config import EmbedderConfig, SearchConfig
@@ -122,6 +124,7 @@ def main() -> None:
     """Measure, print and draw."""
     configure_logging(level="WARNING")
     arguments = parse_arguments()
+    check_models(arguments.data_dir)
     collection = read_collection(arguments.dataset)
     answerable, unanswerable = read_questions(arguments.dataset, collection)
     foreign = read_foreign(arguments.dataset.parent)
@@ -151,13 +154,31 @@ def parse_arguments() -> argparse.Namespace:
     """Return the command line's values."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("dataset", nargs="?", type=Path, default=DATA / "squad_dev_a", metavar="DATASET")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the models are")
+    here = Path(os.environ.get("LOAM_DATA_DIR", "data"))
+    parser.add_argument(
+        "--data-dir", type=Path, default=here, help="where the models are; default: LOAM_DATA_DIR, else data"
+    )
     parser.add_argument("--reranker", metavar="NAME", help="a cross-encoder under models/")
     parser.add_argument("--claims", type=int, default=1500, help="questions that claims are made of")
     parser.add_argument("--questions", type=int, default=1500, help="questions of each side")
     parser.add_argument("--precision", type=float, default=LEAST_PRECISION, help="least precision of citations")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="where to draw the trade-offs")
     return parser.parse_args()
+
+
+def check_models(root: Path) -> None:
+    """Refuse a data directory without the embedder: the throw-away one only links to its models.
+
+    Raises:
+        NotFound: There is none.
+    """
+    name = EmbedderConfig().name
+    if not (root / "models" / name / "config.json").is_file():
+        raise NotFound(
+            f"data_dir: wanted the model {name} in {root / 'models'}, found none. Name another by --data-dir or "
+            f"LOAM_DATA_DIR, or run: python scripts/models.py --data-dir {root} get {name}",
+            param="data_dir",
+        )
 
 
 def read_questions(folder: Path, collection: Collection) -> tuple[list[Question], list[Question]]:

@@ -14,6 +14,7 @@ switch_offline()
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -196,7 +197,10 @@ def run_case(case: Case, data_dir: Path) -> dict[str, int]:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where models/ is")
+    here = Path(os.environ.get("LOAM_DATA_DIR", "data"))
+    parser.add_argument(
+        "--data-dir", type=Path, default=here, help="where models/ is; default: LOAM_DATA_DIR, else data"
+    )
     parser.add_argument("--model", default="smollm2-135m-instruct", help="name of the base model")
     parser.add_argument("--rows", default="1,4", help="rows at once, several by commas")
     parser.add_argument("--lengths", default="256,512", help="tokens of a row, several by commas")

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from core.config import load_config
 from core.errors import ConfigError
 from scripts.write_configuration_docs import load_schema
-from tests.rules.checkout import REPO
+from tests.rules.checkout import REPO, read_text_files
 
 CONF = REPO / "conf"
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
@@ -81,3 +81,10 @@ def find_faults(composed: DictConfig, primary: str) -> list[str]:
 def test_the_rule_sees_an_unknown_key() -> None:
     composed = compose("train", overrides=["+trainer.bogus=1"])
     assert find_faults(composed, "train") != []
+
+
+def test_every_command_with_a_data_directory_of_its_own_reads_the_environment() -> None:
+    scripts = {path: text for path, text in read_text_files().items() if re.match(r"scripts/\w+\.py$", path)}
+    takers = [path for path, text in scripts.items() if re.search(r'add_argument\(\s*"--data-dir"', text)]
+    assert len(takers) >= 8
+    assert [path for path in takers if "LOAM_DATA_DIR" not in scripts[path]] == []

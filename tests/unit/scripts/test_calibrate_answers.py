@@ -1,9 +1,23 @@
 """Calibrating answers: claims from questions, what a pair of thresholds comes to, and which pair is recommended."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from scripts.calibrate_answers import Claim, Outcome, choose_outcome, separate, tell_kind, try_pair, write_claim
+from core.errors import NotFound
+from scripts.calibrate_answers import (
+    Claim,
+    Outcome,
+    choose_outcome,
+    main,
+    parse_arguments,
+    separate,
+    tell_kind,
+    try_pair,
+    write_claim,
+)
 from serve.citing import Source, Thresholds
 
 PLACES = [Source(n, "", None, "", "") for n in range(3)]
@@ -58,3 +72,24 @@ def test_separation_is_the_area_under_the_curve() -> None:
     assert separate(np.array([0.9, 0.8]), np.array([0.1, 0.2])) == 1.0
     assert separate(np.array([0.5]), np.array([0.5])) == 0.5
     assert separate(np.array([0.1, 0.6]), np.array([0.5])) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "root"),
+    [(None, [], "data"), ("/srv/loam", [], "/srv/loam"), ("/srv/loam", ["--data-dir", "/other"], "/other")],
+)
+def test_the_models_are_where_the_data_directory_is(
+    monkeypatch: pytest.MonkeyPatch, environment: str | None, words: list[str], root: str
+) -> None:
+    monkeypatch.delenv("LOAM_DATA_DIR", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("LOAM_DATA_DIR", environment)
+    monkeypatch.setattr(sys, "argv", ["calibrate_answers.py", *words])
+    assert parse_arguments().data_dir == Path(root)
+
+
+def test_a_data_directory_without_the_embedder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LOAM_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["calibrate_answers.py"])
+    with pytest.raises(NotFound, match=f"wanted the model .* in {tmp_path}/models, found none"):
+        main()
