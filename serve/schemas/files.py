@@ -8,7 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from core.errors import UnsupportedFile
 from serve.boundary import InvalidRequest
 
-Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data"]
+Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
+LINES_FOR = {
+    "fine-tune": ", as docs/training-data.md shows. On the gateway's machine, python train/run.py data.train=FILE "
+    "reads CSV and Parquet as they are.",
+    "evals": ".",
+}
+"""Purposes whose files are JSON lines, with how the advice ends."""
 FORM_FIELDS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]"})
 TABLES = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet", ".pq": "Parquet", ".xlsx": "Excel", ".xls": "Excel"}
 """Formats of tables, by the ending of a file's name."""
@@ -55,7 +61,7 @@ def read_file_form(fields: dict[str, str]) -> FileForm:
 
 
 def refuse_table(purpose: str, name: str) -> None:
-    """Refuse training data whose name says that it is a table: jobs read JSON lines, as at OpenAI.
+    """Refuse training data, and questions to evaluate by, whose name says that it is a table: JSON lines, as at OpenAI.
 
     Args:
         purpose: What the file is uploaded for.
@@ -65,10 +71,10 @@ def refuse_table(purpose: str, name: str) -> None:
         UnsupportedFile: It is one.
     """
     found = TABLES.get(PurePosixPath(name).suffix.lower())
-    if purpose == "fine-tune" and found is not None:
-        raise UnsupportedFile(
-            f"file: wanted JSON lines (.jsonl) for fine-tuning, found {found} ({name}). Write each row as one JSON "
-            "object on a line of its own, as docs/training-data.md shows. On the gateway's machine, python "
-            "train/run.py data.train=FILE reads CSV and Parquet as they are.",
-            param="file",
-        )
+    if found is None or purpose not in LINES_FOR:
+        return
+    raise UnsupportedFile(
+        f"file: wanted JSON lines (.jsonl) for {purpose}, found {found} ({name}). Write each row as one JSON object "
+        f"on a line of its own{LINES_FOR[purpose]}",
+        param="file",
+    )
