@@ -278,4 +278,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (  # what a store's words are stemmed as
         "ALTER TABLE stores ADD COLUMN language TEXT NOT NULL DEFAULT 'english'",
     ),
+    (  # what an attached file's row is held against; NULL in rows that an earlier Loam wrote
+        "ALTER TABLE vector_store_files ADD COLUMN seal TEXT",
+    ),
 )

@@ -3,10 +3,11 @@
 A chunk's `sha256` covers its words, `embeddings_sha256` its vectors, and `seal` both of these and where the chunk
 stands. A document's `text_sha256` covers its text, and its `seal` that hash, its name, its place, its attributes,
 its file's stamp and how reading it ended. Rows that an earlier Loam wrote lack some of these; doctor adds them. Does
-not know what a chunk says.
+not know what a chunk says. Files attached by the API have seals of their own (serve/attachment_seals.py).
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from sqlalchemy import Connection, RowMapping, bindparam, text
 
 from core.errors import ContractError
 from core.layout import sha256_bytes
+
+logger = logging.getLogger(__name__)
 
 REMEDY = "the database is damaged. Run: python scripts/doctor.py; then restore a backup, or ingest the file again."
 SEALED = ("document_id", "ordinal", "start_offset", "end_offset", "page", "sha256", "embeddings_sha256")
@@ -47,14 +50,15 @@ def hash_chunk(heading: str | None, chunk_text: str) -> str:
 def seal_chunk(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a chunk's row with the hash of its vectors and its seal."""
     sealed = {**row, "embeddings_sha256": _hash_vectors(row["embeddings"], row["spans"])}
-    return {**sealed, "seal": _hash_values(sealed, SEALED)}
+    return {**sealed, "seal": hash_values(sealed, SEALED)}
 
 
 def _hash_vectors(embeddings: bytes, spans: bytes | None) -> str:
     return sha256_bytes(embeddings if spans is None else embeddings + spans)
 
 
-def _hash_values(row: Mapping[Any, Any], keys: Sequence[str]) -> str:
+def hash_values(row: Mapping[Any, Any], keys: Sequence[str]) -> str:
+    """Return the SHA-256 of some of a row's values, in the order of the keys."""
     return sha256_bytes("\0".join(str(row[key]) for key in keys).encode())
 
 
@@ -93,9 +97,9 @@ def check_seal(row: Mapping[Any, Any]) -> None:
     Raises:
         ContractError: The seal differs.
     """
-    if row["seal"] is None or row["seal"] == _hash_values(row, SEALED):
+    if row["seal"] is None or row["seal"] == hash_values(row, SEALED):
         return
-    if row["seal"] != _hash_values(row, SEALED_BEFORE):
+    if row["seal"] != hash_values(row, SEALED_BEFORE):
         raise ContractError(f"chunk-{row['id']}: its place or hashes are not what was stored; {REMEDY}")
 
 
@@ -106,7 +110,7 @@ def hash_text(words: str) -> str:
 
 def hash_document(row: Mapping[Any, Any]) -> str:
     """Return the seal of a document from the columns that DOCUMENT_SEALED names."""
-    return _hash_values(row, DOCUMENT_SEALED)
+    return hash_values(row, DOCUMENT_SEALED)
 
 
 @contextmanager
@@ -141,6 +145,21 @@ def _select_sealed(connection: Connection, numbers: Sequence[int]) -> list[RowMa
     return rows
 
 
+def select_set_attributes(connection: Connection, store_id: int, name: str) -> str:
+    """Return what people have set of a document, as JSON: `{}` where there is none, or where its row is damaged.
+
+    Damage is not carried over into the next version, under a seal of its own: it is told in the log instead.
+    """
+    query = text(f"SELECT {DOCUMENT_COLUMNS} FROM documents d WHERE d.store_id = :store AND d.name = :name")  # noqa: S608
+    row = connection.execute(query, {"store": store_id, "name": name}).mappings().first()
+    if row is None or is_whole(row):
+        return "{}" if row is None else str(row["set_attributes"])
+    logger.warning(
+        "document %r: its row was damaged; attributes that were set for it are dropped: set them again", name
+    )
+    return "{}"
+
+
 _SELECT_SEALED = text(f"SELECT {DOCUMENT_COLUMNS} FROM documents d WHERE d.id IN :numbers").bindparams(  # noqa: S608
     bindparam("numbers", expanding=True)
 )
@@ -150,7 +169,7 @@ _SET_SEAL = text("UPDATE documents SET seal = :seal WHERE id = :id")
 def is_whole(row: Mapping[Any, Any]) -> bool:
     """Tell whether a document's row is what was stored, as far as its seal reaches; one without a seal is."""
     seal = row["document_seal"]
-    return seal is None or seal == hash_document(row) or seal == _hash_values(row, DOCUMENT_SEALED_BEFORE)
+    return seal is None or seal == hash_document(row) or seal == hash_values(row, DOCUMENT_SEALED_BEFORE)
 
 
 def check_document(row: Mapping[Any, Any]) -> None:

@@ -342,17 +342,18 @@ def commit_failure(engine: Engine, store: Store, document: NewDocument, error: L
 
 def _exchange_row(connection: Connection, store_id: int, document: NewDocument, error: LoamError | None) -> int:
     """Put a document's row in place of its earlier one and return it; what people have set of it stays."""
-    kept = connection.execute(  # its chunks and attributes go with it (ON DELETE CASCADE)
-        text("DELETE FROM documents WHERE store_id = :store_id AND name = :name RETURNING set_attributes"),
+    kept = seal.select_set_attributes(connection, store_id, document.name)
+    connection.execute(  # its chunks and attributes go with it (ON DELETE CASCADE)
+        text("DELETE FROM documents WHERE store_id = :store_id AND name = :name"),
         {"store_id": store_id, "name": document.name},
-    ).scalar()
+    )
     sealed = {
         "store_id": store_id,
         "file": document.name,
         "file_sha256": document.sha256,
         "text_sha256": seal.hash_text(document.text),
         "stated_attributes": json.dumps(dict(document.attributes)),
-        "set_attributes": kept or "{}",
+        "set_attributes": kept,
         "recipe": document.recipe,
         "size_bytes": document.size_bytes,
         "modified_ns": document.stamp.modified_ns,

@@ -51,6 +51,7 @@ from retrieval.status import list_stores
 from retrieval.store import Store, find_store
 from retrieval.uploads import check_upload, find_leftovers, list_uploads
 from retrieval.vectors import unpack_vectors
+from scripts.doctor_attached import ATTACHED, check_attached
 from scripts.finding import Finding
 
 ABANDONED_AFTER_S = 3600
@@ -249,6 +250,12 @@ def _is_sound(connection: Connection, number: int) -> bool:
     return is_whole(connection.execute(query, {"id": number}).mappings().one())
 
 
+def check_attached_files(patient: Patient) -> Iterator[Finding]:
+    """Check what the API attached to vector stores (doctor_attached.py)."""
+    if patient.engine is not None:
+        yield from check_attached(patient.engine, repair=patient.repair)
+
+
 def check_uploads(patient: Patient) -> Iterator[Finding]:
     """Check each uploaded file's bytes against the hash that its row has."""
     if patient.engine is None:
@@ -358,6 +365,7 @@ CHECKS: tuple[tuple[str, Callable[[Patient], Iterator[Finding]]], ...] = (
     ("chunks", check_chunks),
     ("documents", check_documents),
     ("attributes", check_attributes),
+    (ATTACHED, check_attached_files),
     ("uploads", check_uploads),
     ("indexes", check_indexes),
     ("models", check_models),

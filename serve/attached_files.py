@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, bindparam, text
 
-from core.errors import InputError, LoamError, NotFound
+from core.errors import ContractError, InputError, LoamError, NotFound
 from core.failpoints import reach
 from retrieval.attributes import Value, check_attributes
 from retrieval.config import ChunkingConfig
@@ -26,6 +26,7 @@ from retrieval.seal import check_documents
 from retrieval.searcher import Hit
 from retrieval.store import raise_generation, select_store
 from retrieval.uploads import Upload, find_upload
+from serve.attachment_seals import DAMAGED, check_files, is_file_whole, keep_files_sealed, seal_files
 from serve.vector_stores import ENTRIES, STATUSES, VectorStore, Window, cut_window, select_vector_store
 
 MAX_WAITING = 10_000
@@ -131,6 +132,7 @@ def attach_files(
         NotFound: There is no such store.
         QueueFull: Too many files wait.
         InputError: Attributes break OpenAI's limits.
+        ContractError: One is in the store, and its row is not what was stored.
     """
     for attachment in attachments:
         check_attributes(attachment.attributes)
@@ -149,8 +151,7 @@ def attach_files(
                 text("INSERT INTO file_batches (id, store_id, created_at) VALUES (:id, :store, :now)"),
                 {"id": batch, "store": store.number, "now": now},
             )
-        for attachment in attachments:
-            _attach(connection, store, attachment, batch, now)
+        seal_files(connection, [_attach(connection, store, attachment, batch, now) for attachment in attachments])
     reach("attachments.queued")
     return batch
 
@@ -167,28 +168,30 @@ def read_waiting(engine: Engine) -> int:
         return count_waiting(connection)
 
 
-def _attach(connection: Connection, store: VectorStore, attachment: Attachment, batch: str | None, now: int) -> None:
+def _attach(connection: Connection, store: VectorStore, attachment: Attachment, batch: str | None, now: int) -> int:
+    """Put one file into the queue and return its row, which is to be sealed."""
     upload = attachment.upload
     place = {"store": store.number, "file": upload.id}
-    known = connection.execute(
-        text("SELECT document FROM vector_store_files WHERE store_id = :store AND file_id = :file"), place
-    ).scalar()
+    find = text("SELECT * FROM vector_store_files WHERE store_id = :store AND file_id = :file")
+    known = connection.execute(find, place).mappings().first()
+    if known is not None and not is_file_whole(known):
+        raise ContractError(f"file {upload.id!r}: {DAMAGED}")
     taken = text(
         "SELECT EXISTS (SELECT 1 FROM vector_store_files WHERE store_id = :store AND document = :name) OR "
         "EXISTS (SELECT 1 FROM documents WHERE store_id = :store AND name = :name)"
     )
     is_taken = connection.execute(taken, {"store": store.number, "name": upload.name}).scalar_one()
-    connection.execute(
+    number = connection.execute(
         text(
             "INSERT INTO vector_store_files (store_id, file_id, document, status, batch_id, attributes, max_tokens, "
             "overlap_tokens, created_at) VALUES (:store, :file, :document, 'in_progress', :batch, :attributes, "
             ":max_tokens, :overlap_tokens, :now) ON CONFLICT (store_id, file_id) DO UPDATE SET "
             "status = 'in_progress', batch_id = :batch, attributes = :attributes, max_tokens = :max_tokens, "
-            "overlap_tokens = :overlap_tokens, error_code = NULL, error = NULL"
+            "overlap_tokens = :overlap_tokens, error_code = NULL, error = NULL RETURNING number"
         ),
         {
             **place,
-            "document": known or (f"{upload.id}/{upload.name}" if is_taken else upload.name),
+            "document": known["document"] if known else f"{upload.id}/{upload.name}" if is_taken else upload.name,
             "batch": batch,
             "attributes": json.dumps(dict(attachment.attributes)),
             "max_tokens": attachment.chunking.max_tokens,
@@ -196,6 +199,7 @@ def _attach(connection: Connection, store: VectorStore, attachment: Attachment, 
             "now": now,
         },
     )
+    return int(number.scalar_one())
 
 
 def list_attached(
@@ -211,7 +215,7 @@ def list_attached(
         batch_id: Only those of a batch; None: all.
 
     Raises:
-        ContractError: The document of one is not what was stored.
+        ContractError: One, or its document, is not what was stored.
     """
     order = "ASC" if window.is_rising else "DESC"
     query = text(
@@ -222,7 +226,7 @@ def list_attached(
         rows = connection.execute(query, {"store": store.number, "status": status, "batch": batch_id}).mappings()
         by_id = {row["id"]: row for row in rows}
         chosen, has_more = cut_window(list(by_id), window)
-        check_documents(connection, [by_id[name]["document_id"] for name in chosen])
+        _check_rows(connection, [by_id[name] for name in chosen])
     return [_to_attached(by_id[name]) for name in chosen], has_more
 
 
@@ -231,20 +235,31 @@ def find_attached(engine: Engine, store: VectorStore, file_id: str) -> AttachedF
 
     Raises:
         NotFound: The store has none of that id.
-        ContractError: Its document is not what was stored.
+        ContractError: It or its document is not what was stored.
     """
     with read_transaction(engine) as connection:
-        file = _select_attached(connection, store, file_id)
-        check_documents(connection, [] if file.document_id is None else [file.document_id])
-        return file
+        row = _select_row(connection, store, file_id)
+        _check_rows(connection, [row])
+        return _to_attached(row)
 
 
-def _select_attached(connection: Connection, store: VectorStore, file_id: str) -> AttachedFile:
+def _check_rows(connection: Connection, rows: Sequence[RowMapping]) -> None:
+    """Refuse entries of which one, or its document, is not what was stored."""
+    check_files(connection, list_numbers(rows))
+    check_documents(connection, [row["document_id"] for row in rows if row["document_id"] is not None])
+
+
+def list_numbers(rows: Sequence[RowMapping]) -> list[int]:
+    """Return the rows of the entries that were attached by the API; documents of the command line have none."""
+    return [row["place"] for row in rows if row["place"] > 0]
+
+
+def _select_row(connection: Connection, store: VectorStore, file_id: str) -> RowMapping:
     query = text(f"SELECT * FROM ({ENTRIES}) WHERE id = :id")  # noqa: S608  (a constant)
     row = connection.execute(query, {"store": store.number, "id": file_id}).mappings().first()
     if row is None:
         raise NotFound(f"file {file_id!r}: it is not in this vector store.", param="file_id")
-    return _to_attached(row)
+    return row
 
 
 def _to_attached(row: RowMapping) -> AttachedFile:
@@ -272,14 +287,15 @@ def set_file_attributes(engine: Engine, store: VectorStore, file_id: str, values
     """
     checked = json.dumps(check_attributes(values))
     with write_transaction(engine) as connection:
-        file = _select_attached(connection, store, file_id)
-        connection.execute(
-            text("UPDATE vector_store_files SET attributes = :values WHERE store_id = :store AND file_id = :id"),
-            {"values": checked, "store": store.number, "id": file_id},
-        )
-        if file.document_id is not None:
-            put_attributes(connection, file.document_id, checked)
-        return _select_attached(connection, store, file_id)
+        row = _select_row(connection, store, file_id)
+        with keep_files_sealed(connection, list_numbers([row])):
+            connection.execute(
+                text("UPDATE vector_store_files SET attributes = :values WHERE store_id = :store AND file_id = :id"),
+                {"values": checked, "store": store.number, "id": file_id},
+            )
+        if row["document_id"] is not None:
+            put_attributes(connection, row["document_id"], checked)
+        return _to_attached(_select_row(connection, store, file_id))
 
 
 def detach_file(engine: Engine, store: VectorStore, file_id: str) -> None:
@@ -289,8 +305,8 @@ def detach_file(engine: Engine, store: VectorStore, file_id: str) -> None:
         NotFound: The store has no such file.
     """
     with write_transaction(engine) as connection:
-        file = _select_attached(connection, store, file_id)
-        _remove(connection, store.number, file.id, file.status, file.document_id)
+        row = _select_row(connection, store, file_id)
+        _remove(connection, row)
     reach("attachment.detached")
 
 
@@ -299,26 +315,30 @@ def detach_everywhere(engine: Engine, file_id: str) -> None:
     with write_transaction(engine) as connection:
         rows = connection.execute(
             text(
-                "SELECT f.store_id, f.status, d.id FROM vector_store_files f LEFT JOIN documents d "
-                "ON d.store_id = f.store_id AND d.name = f.document WHERE f.file_id = :file"
+                "SELECT f.store_id, f.file_id AS id, f.number AS place, f.status, d.id AS document_id "
+                "FROM vector_store_files f LEFT JOIN documents d ON d.store_id = f.store_id AND d.name = f.document "
+                "WHERE f.file_id = :file"
             ),
             {"file": file_id},
-        ).all()
-        for store, status, document in rows:
-            _remove(connection, store, file_id, status, document)
+        ).mappings()
+        for row in rows.all():
+            _remove(connection, row)
     reach("upload.detached")
 
 
-def _remove(connection: Connection, store: int, file_id: str, status: str, document: int | None) -> None:
+def _remove(connection: Connection, entry: RowMapping) -> None:
     """Remove a file's document, and its row unless the worker may be on it."""
+    store, document = entry["store_id"], entry["document_id"]
     if document is not None:
         connection.execute(text("DELETE FROM documents WHERE id = :id"), {"id": document})
         raise_generation(connection, store, has_erased=True)
         note_erasure(connection, store)
-    marking = "UPDATE vector_store_files SET status = 'deleted' WHERE store_id = :store AND file_id = :file"
-    removing = "DELETE FROM vector_store_files WHERE store_id = :store AND file_id = :file"
-    change = text(marking if status == "in_progress" else removing)
-    connection.execute(change, {"store": store, "file": file_id})
+    marking = "UPDATE vector_store_files SET status = 'deleted' WHERE number = :number"
+    removing = "DELETE FROM vector_store_files WHERE number = :number"
+    for number in list_numbers([entry]):
+        with keep_files_sealed(connection, [number]):
+            change = text(marking if entry["status"] == "in_progress" else removing)
+            connection.execute(change, {"number": number})
 
 
 def read_content(engine: Engine, file: AttachedFile) -> str:
@@ -359,18 +379,25 @@ def cancel_batch(engine: Engine, store: VectorStore, batch_id: str) -> FileBatch
     Raises:
         NotFound: The store has no such batch.
     """
+    waiting = "batch_id = :id AND status = 'in_progress'"
     if find_batch(engine, store, batch_id).status == "in_progress":
         with write_transaction(engine) as connection:
-            for statement in (
-                "UPDATE file_batches SET is_cancelled = 1 WHERE id = :id",
-                "UPDATE vector_store_files SET status = 'cancelled' WHERE batch_id = :id AND status = 'in_progress'",
-            ):
-                connection.execute(text(statement), {"id": batch_id})
+            numbers = text(f"SELECT number FROM vector_store_files WHERE {waiting}")  # noqa: S608  (constants)
+            with keep_files_sealed(connection, connection.execute(numbers, {"id": batch_id}).scalars().all()):
+                for statement in (
+                    "UPDATE file_batches SET is_cancelled = 1 WHERE id = :id",
+                    f"UPDATE vector_store_files SET status = 'cancelled' WHERE {waiting}",  # noqa: S608
+                ):
+                    connection.execute(text(statement), {"id": batch_id})
     return find_batch(engine, store, batch_id)
 
 
 def name_hits(engine: Engine, hits: Sequence[Hit]) -> dict[str, AttachedFile]:
-    """Return the files behind hits, by the ids of their chunks; those that may not be found (any more) are left out."""
+    """Return the files behind hits, by the ids of their chunks; those that may not be found (any more) are left out.
+
+    Raises:
+        ContractError: The row of one is not what was stored.
+    """
     query = text(f"SELECT * FROM ({ENTRIES}) WHERE document IN :names AND status = 'completed'").bindparams(  # noqa: S608
         bindparam("names", expanding=True)
     )
@@ -381,7 +408,8 @@ def name_hits(engine: Engine, hits: Sequence[Hit]) -> dict[str, AttachedFile]:
             if store is None:
                 continue
             names = [hit.file for hit in hits if hit.store == name]
-            rows = connection.execute(query, {"store": store.id, "names": names}).mappings()
+            rows = connection.execute(query, {"store": store.id, "names": names}).mappings().all()
+            check_files(connection, list_numbers(rows))
             files |= {(name, row["document"]): _to_attached(row) for row in rows}
     return {hit.chunk_id: files[hit.store, hit.file] for hit in hits if (hit.store, hit.file) in files}
 

@@ -29,6 +29,7 @@ from retrieval.source import FileStamp, SourceFile
 from retrieval.store import Store, select_store
 from retrieval.uploads import remove_expired
 from serve.attached_files import detach_everywhere
+from serve.attachment_seals import DAMAGED, is_file_whole, keep_files_sealed, select_files
 from serve.responses import remove_old_responses
 from serve.vector_stores import list_expired
 
@@ -50,6 +51,7 @@ class _Waiting:
     file_id: str
     document: str
     created_at: int
+    is_whole: bool
 
 
 class IngestionWorker:
@@ -123,8 +125,9 @@ class IngestionWorker:
         if found is None:
             return False
         store, chunking, waiting = found
-        there, missing = self._find_sources(waiting)
+        there, missing = self._find_sources([row for row in waiting if row.is_whole])
         failures = {row.document: ("invalid_file", "The file was deleted before it could be read.") for row in missing}
+        failures |= {row.document: ("server_error", DAMAGED) for row in waiting if not row.is_whole}
         if there:
             try:
                 tools = Tools(self._open_embedder(), chunking, self._parsing)
@@ -158,7 +161,7 @@ class IngestionWorker:
             "JOIN stores s ON s.id = f.store_id WHERE f.status = 'in_progress' ORDER BY f.number LIMIT 1"
         )
         rest = text(
-            "SELECT number, file_id, document, created_at FROM vector_store_files WHERE status = 'in_progress' "
+            "SELECT number FROM vector_store_files WHERE status = 'in_progress' "
             "AND store_id = :store_id AND max_tokens = :max_tokens AND overlap_tokens = :overlap_tokens "
             "ORDER BY number LIMIT :limit"
         )
@@ -166,11 +169,16 @@ class IngestionWorker:
             head = connection.execute(first).mappings().first()
             if head is None:
                 return None
-            rows = connection.execute(rest, {**head, "limit": GROUP_FILES}).all()
+            numbers = connection.execute(rest, {**head, "limit": GROUP_FILES}).scalars().all()
+            rows = select_files(connection, numbers)
             store = select_store(connection, head["name"])
         if store is None:
             return None
-        return store, ChunkingConfig(head["max_tokens"], head["overlap_tokens"]), [_Waiting(*row) for row in rows]
+        waiting = [
+            _Waiting(row["number"], row["file_id"], row["document"], row["created_at"], is_file_whole(row))
+            for row in sorted(rows, key=lambda row: row["number"])
+        ]
+        return store, ChunkingConfig(head["max_tokens"], head["overlap_tokens"]), waiting
 
     def _find_sources(self, waiting: Sequence[_Waiting]) -> tuple[list[SourceFile], list[_Waiting]]:
         """Return where the files' bytes lie, and the rows whose upload has gone."""
@@ -193,7 +201,8 @@ class IngestionWorker:
         change = text("UPDATE vector_store_files SET status = :status, error_code = :code, error = :error "
                       "WHERE number = :number")  # fmt: skip
         called_off: list[int] = []
-        with write_transaction(self._engine) as connection:
+        numbers = [row.number for row in waiting]
+        with write_transaction(self._engine) as connection, keep_files_sealed(connection, numbers):
             for row in waiting:
                 now = connection.execute(look, {"number": row.number}).first()
                 document = connection.execute(find, {"store": store.id, "name": row.document}).first()

@@ -136,6 +136,29 @@ def test_a_change_that_was_meant_does_not_seal_damage(engine: Engine) -> None:
         read_passages(engine, [1])
 
 
+@pytest.mark.parametrize("change", ['set_attributes = \'{"team": "lies"}\'', "updated_at = 1"])
+def test_what_is_ingested_again_takes_nothing_from_a_damaged_row(
+    engine: Engine, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = find_store(engine, "acme")
+    again = NewDocument("a.md", "x2", "1", 3, "new", ())
+    set_attributes(engine, store, "a.md", {"team": "sales"})
+    commit_document(engine, store, again)
+    assert read_set(engine, "a.md") == '{"team": "sales"}', "of a whole row it stays"
+    with write_transaction(engine) as connection:
+        connection.execute(text(f"UPDATE documents SET {change} WHERE name = 'a.md'"))
+    commit_document(engine, store, again)
+    assert read_set(engine, "a.md") == "{}"
+    assert "document 'a.md': its row was damaged" in caplog.text
+    assert [state.file for state in list_documents(engine, store)] == ["a.md", "b.md"]
+
+
+def read_set(engine: Engine, name: str) -> str:
+    with read_transaction(engine) as connection:
+        query = text("SELECT set_attributes FROM documents WHERE name = :name")
+        return str(connection.execute(query, {"name": name}).scalar_one())
+
+
 def test_the_words_of_a_failure_are_told_as_they_were_stored(engine: Engine) -> None:
     store = find_store(engine, "acme")
     commit_failure(engine, store, NewDocument("c.md", "z", "1", 0, "", ()), InvalidFile("c.md: it is empty."))

@@ -148,6 +148,22 @@ def test_rows_without_a_seal_are_sealed(data: DataDir) -> None:
     assert examine(data, repair=False) == []
 
 
+def test_rows_of_attached_files_are_held_against_their_seals(data: DataDir) -> None:
+    run_sql(
+        data,
+        "INSERT INTO vector_store_files (store_id, file_id, document, status, attributes, max_tokens, overlap_tokens, "
+        "created_at) VALUES (1, 'file-1', 'x.md', 'failed', '{}', 240, 0, 1)",
+    )
+    (finding,) = open_findings(data)
+    assert (finding.check, finding.subject, finding.fault[:16]) == ("attached", "seals", "1 attached files")
+    assert open_findings(data, repair=True) == []
+    assert examine(data, repair=False) == []
+    run_sql(data, "UPDATE vector_store_files SET error = 'lies'")
+    for repair in (False, True):
+        (finding,) = open_findings(data, repair=repair)
+        assert (finding.check, finding.subject) == ("attached", "file-1")
+
+
 def test_seals_that_cover_less_are_made_anew(data: DataDir) -> None:
     engine = open_database(data.database)
     with write_transaction(engine) as connection:
