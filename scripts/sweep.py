@@ -171,7 +171,7 @@ def main(composed: DictConfig) -> None:
 
 
 def import_optuna() -> ModuleType:
-    """Return the library, which comes with the extra `sweep`.
+    """Return the library, which comes with the extras `sweep` and `dev`.
 
     Raises:
         MissingDependency: It is not installed.

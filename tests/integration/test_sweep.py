@@ -57,7 +57,7 @@ def run(tmp_path: Path, *more: str) -> Path:
 def test_a_study_is_interrupted_and_goes_on(
     gateway: RunningGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("optuna", reason="scripts/sweep.py needs the extra `sweep`")
+    pytest.importorskip("optuna", reason="optuna is not there: the environment is behind its lock, run make setup")
     model = DataDir(tmp_path / "data").model(BASE)
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")

@@ -48,7 +48,7 @@ def test_settings_that_make_no_sense_are_named() -> None:
 
 @pytest.mark.parametrize("train", [None, TRAIN])
 def test_trials_stay_in_their_space_and_a_killed_one_is_tried_again(tmp_path: Path, train: list[str] | None) -> None:
-    pytest.importorskip("optuna", reason="scripts/sweep.py needs the extra `sweep`")
+    pytest.importorskip("optuna", reason="optuna is not there: the environment is behind its lock, run make setup")
     config = make_config(train=train, base=None if train else "small")
     shared = describe_study(config, QUESTIONS)
     study = open_study(tmp_path, config, shared)
@@ -70,7 +70,7 @@ def test_trials_stay_in_their_space_and_a_killed_one_is_tried_again(tmp_path: Pa
 
 
 def test_a_study_under_other_conditions_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("optuna", reason="scripts/sweep.py needs the extra `sweep`")
+    pytest.importorskip("optuna", reason="optuna is not there: the environment is behind its lock, run make setup")
     config = make_config()
     open_study(tmp_path, config, describe_study(config, QUESTIONS))
     cases: list[tuple[dict[str, Any], list[Question]]] = [
