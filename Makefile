@@ -97,12 +97,14 @@ bench: setup  ## Run every bench, each scripts/bench_NAME.py that conf/bench_NAM
 	@for conf in conf/bench_*.yaml; do $(BIN)/python "scripts/$$(basename "$$conf" .yaml).py" $(ARGS); done
 
 # A maintainer's target: the CPU lock needs torch's CPU wheel in reach (PIP_FIND_LINKS).
-COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet pyproject.toml --extra dev \
+COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet pyproject.toml \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-index-url
-lock: setup  ## Compile locks/cpu.txt and locks/cuda.txt from pyproject.toml (UPGRADE=1 for newer versions)
-	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(COMPILE) $(if $(UPGRADE),--upgrade) \
+lock: setup  ## Compile the locks, CPU, CUDA and what an image holds, from pyproject.toml (UPGRADE=1 for newer versions)
+	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(COMPILE) --extra dev $(if $(UPGRADE),--upgrade) \
 		--extra cpu --overrides locks/overrides-cpu.txt --output-file locks/cpu.txt
-	@$(COMPILE) $(if $(UPGRADE),--upgrade) --extra cuda --overrides locks/overrides-cuda.txt --output-file locks/cuda.txt
+	@$(COMPILE) --extra dev $(if $(UPGRADE),--upgrade) --extra cuda --overrides locks/overrides-cuda.txt --output-file locks/cuda.txt
+	@$(COMPILE) --no-annotate --extra cuda --overrides locks/overrides-cuda.txt --constraints locks/cuda.txt \
+		--output-file locks/cuda-image.txt
 	@grep -q '^torch==.*+cpu$$' locks/cpu.txt || { echo "lock: wanted torch's CPU build in locks/cpu.txt, found" \
 		"$$(grep '^torch==' locks/cpu.txt). Point PIP_FIND_LINKS at a folder with its wheel." >&2; exit 1; }
 

@@ -103,9 +103,21 @@ def _list_models(data: DataDir) -> Iterator[tuple[str, ModelKind]]:
                 continue  # check_models names it
 
 
+def find_lock(project: Path, device: str) -> Path:
+    """Return the lock of a device's set: the shorter one of the images where set-up noted that it installed that.
+
+    Args:
+        project: The checkout, or what an image has of it.
+        device: `cpu` or `cuda`.
+    """
+    stamp, image = project / ".venv" / "loam-setup", f"{device}-image"
+    noted = stamp.read_text(encoding="utf-8").split()[:1] if stamp.is_file() else []
+    return project / "locks" / f"{image if noted == [image] else device}.txt"
+
+
 def check_packages(wanted: Wanted) -> Said:
     """Hold every installed package against the lock of the profile's set."""
-    lock = REPO / "locks" / f"{wanted.device}.txt"
+    lock = find_lock(REPO, wanted.device)
     pinned = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
     found = {
         re.sub(r"[-_.]+", "-", item.metadata["Name"]).lower(): item.version
@@ -119,7 +131,7 @@ def check_packages(wanted: Wanted) -> Said:
     yield f"{len(pinned) - len(off)} of {len(pinned)} packages as {lock.relative_to(REPO)} has them"
     if off:
         shown = ", ".join(off[:5]) + (f" and {len(off) - 5} more" if len(off) > 5 else "")
-        yield Finding("packages", lock.name, shown, f"LOAM_SET={wanted.device} make setup")
+        yield Finding("packages", lock.name, shown, f"LOAM_SET={lock.stem} make setup")
 
 
 def check_driver(wanted: Wanted) -> Said:

@@ -2,7 +2,7 @@
 # Makes .venv exactly as a lock file says: the CUDA set where nvidia-smi works, else the CPU set. Called by `make setup`.
 #
 # Reads:  PYTHON (default python3.11), LOAM_SET=cpu|cuda (instead of asking nvidia-smi; where a bundle was
-#         installed, the set that it brought), LOAM_MIN_FREE_GB,
+#         installed, the set that it brought) or cuda-image (without what development needs), LOAM_MIN_FREE_GB,
 #         pip's own PIP_FIND_LINKS, PIP_NO_INDEX, PIP_INDEX_URL, PIP_EXTRA_INDEX_URL and PIP_CERT, which uv does not
 #         read by itself, and UV_TORCH_BACKEND=cpu, which takes torch's CPU build from PyTorch's own index.
 # Quick when nothing changed: .venv/loam-setup holds the sha256 of what the environment was made from, and a change of
@@ -25,12 +25,12 @@ python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2
 
 choose_set() {
   case "${LOAM_SET:-}" in
-    cpu | cuda) echo "$LOAM_SET" ;;
+    cpu | cuda | cuda-image) echo "$LOAM_SET" ;;
     "")
       if [ -f installed.json ]; then  # what a bundle brought: another set cannot be had there, whatever the driver says
         sed -n 's/.*"profile": *"\([a-z]*\)".*/\1/p' installed.json
       elif nvidia-smi >/dev/null 2>&1; then echo cuda; else echo cpu; fi ;;
-    *) fail "LOAM_SET to be cpu or cuda" "LOAM_SET=$LOAM_SET" "unset LOAM_SET to let nvidia-smi decide" ;;
+    *) fail "LOAM_SET to be cpu or cuda (or cuda-image, for an image)" "LOAM_SET=$LOAM_SET" "unset LOAM_SET to let nvidia-smi decide" ;;
   esac
 }
 
@@ -116,7 +116,7 @@ pass_pip_settings
 if [ "$old_packages" != "$packages" ] || [ ! -x $venv/bin/python ]; then
   check_python
   # What is installed already needs no second helping of disk.
-  [ -n "$old_packages" ] || check_disk "${LOAM_MIN_FREE_GB:-$([ "$set_name" = cuda ] && echo 16 || echo 8)}"
+  [ -n "$old_packages" ] || check_disk "${LOAM_MIN_FREE_GB:-$([ "$set_name" = cpu ] && echo 8 || echo 16)}"
   rm -f $stamp
   make_venv
   install_uv

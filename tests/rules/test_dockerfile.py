@@ -81,9 +81,9 @@ def test_every_program_that_it_runs_exists() -> None:
     assert {name for name in named_in_comments if not (REPO / name).is_file()} == set()
 
 
-def test_the_environment_is_the_cuda_lock() -> None:
-    assert "locks/cuda.txt" in set(list_copied())
-    assert any("LOAM_SET=cuda" in arguments for arguments in select("ENV", "environment"))
+def test_the_environment_is_the_cuda_lock_without_development() -> None:
+    assert [path for path in list_copied() if path.startswith("locks/")] == ["locks/cuda-image.txt"]
+    assert "LOAM_SET=cuda-image" in " ".join(select("ENV", "environment")).split()
 
 
 def test_it_runs_as_an_ordinary_user_who_owns_only_the_data() -> None:

@@ -1,5 +1,7 @@
 """The environment: locks hold what pyproject.toml wants and nothing of this machine; set-up's errors say what to do."""
 
+import ast
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -9,9 +11,12 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.rules.checkout import REPO
+from tests.rules.checkout import REPO, read_our_modules
 
 SETS = ("cpu", "cuda")
+LOCKS = (*SETS, "cuda-image")
+ONLY_WITH_DEVELOPMENT = {"scripts/sweep.py", "examples/acme/make_documents.py"}
+"""Programs that the images cannot run: each says so, or is not called there."""
 
 
 def read_lock(name: str) -> dict[str, str]:
@@ -35,7 +40,40 @@ def test_a_lock_satisfies_the_project(name: str) -> None:
         assert wanted.specifier.contains(lock[key], prereleases=True), f"{wanted} against {lock[key]}: run make lock"
 
 
-@pytest.mark.parametrize("name", SETS)
+def test_the_images_lock_is_the_cuda_lock_without_what_development_needs() -> None:
+    image, cuda = read_lock("cuda-image"), read_lock("cuda")
+    assert image.items() < cuda.items(), "run make lock"
+    names = {re.sub(r"[-_.]+", "-", wanted.name).lower() for wanted in read_wanted("cuda")}
+    assert names <= image.keys()
+    assert {"pytest", "mypy", "ruff", "hypothesis", "schemathesis", "playwright", "llama-models"}.isdisjoint(image)
+
+
+def test_no_program_of_the_images_imports_what_they_leave_out() -> None:
+    left_out = read_lock("cuda").keys() - read_lock("cuda-image").keys()
+    foreign = {module for name in left_out for module in list_modules(name)}
+    assert {"pytest", "hypothesis", "reportlab"} <= foreign
+    users = {module.path for module in read_our_modules() if foreign & set(list_imports(module.tree))}
+    assert users == ONLY_WITH_DEVELOPMENT
+
+
+def list_modules(package: str) -> set[str]:
+    """Return the top-level names that an installed package brings."""
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except importlib.metadata.PackageNotFoundError:
+        return set()
+    return {file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py"}
+
+
+def list_imports(tree: ast.Module) -> list[str]:
+    """Return the top-level name of everything that a module imports."""
+    nodes = list(ast.walk(tree))
+    plain = [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+    chosen = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return [name.partition(".")[0] for name in (*plain, *chosen)]
+
+
+@pytest.mark.parametrize("name", LOCKS)
 def test_a_lock_pins_every_line_and_names_no_source(name: str) -> None:
     lines = (REPO / "locks" / f"{name}.txt").read_text().splitlines()
     odd = [line for line in lines if not re.match(r"\s*#|[a-z0-9-]+==\S+( ; .*)?$", line)]
@@ -74,6 +112,7 @@ def run_setup(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]
         ({"PYTHON": "no-such-python"}, "wanted Python 3.11 as 'no-such-python'"),
         ({"LOAM_MIN_FREE_GB": "9999999"}, "wanted 9999999 GB of free disk"),
         ({"LOAM_SET": "tpu"}, "wanted LOAM_SET to be cpu or cuda"),
+        ({"LOAM_SET": "cuda-image", "LOAM_MIN_FREE_GB": "9999999"}, "wanted 9999999 GB of free disk"),
     ],
 )
 def test_setup_says_what_it_wanted_found_and_what_to_do(tmp_path: Path, settings: dict[str, str], wanted: str) -> None:

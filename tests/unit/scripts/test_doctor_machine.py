@@ -27,6 +27,7 @@ from scripts.doctor_machine import (
     check_packages,
     check_ports,
     find_library_remedy,
+    find_lock,
     find_wanted,
     probing,
 )
@@ -113,6 +114,16 @@ def test_packages_are_held_against_the_profiles_own_lock(wanted: Wanted) -> None
     (finding,) = find(check_packages(replace(wanted, profile="h100")))
     assert "vllm missing" in finding.fault or "more" in finding.fault
     assert finding.remedy == "LOAM_SET=cuda make setup"
+
+
+def test_an_image_is_held_against_the_lock_that_it_was_made_from(tmp_path: Path) -> None:
+    lock = tmp_path / "locks"
+    assert find_lock(tmp_path, "cuda") == lock / "cuda.txt"
+    (tmp_path / ".venv").mkdir()
+    for noted, name in (("cuda-image", "cuda-image.txt"), ("cuda", "cuda.txt"), ("", "cuda.txt")):
+        (tmp_path / ".venv" / "loam-setup").write_text(f"{noted} 0a1b /srv/loam\n2c3d\n")
+        assert find_lock(tmp_path, "cuda") == lock / name
+    assert find_lock(tmp_path, "cpu") == lock / "cpu.txt"
 
 
 def test_models_are_named_with_the_command_that_gets_them(wanted: Wanted) -> None:
