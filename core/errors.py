@@ -22,6 +22,9 @@ columns for the gateway; both print the same sentence. Source of the OpenAI colu
 """
 
 import errno
+import os
+import re
+import shutil
 from typing import Any, ClassVar
 
 from core.spelling import spell
@@ -180,6 +183,11 @@ def describe_os_error(error: OSError, wanted: str) -> LoamError:
     Returns:
         StorageFull for a full disk or quota, NotFound for a missing path, InputError otherwise.
     """
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        source, _, words = error.args[0][0]  # of a whole folder: (from, to, "[Errno 2] No such …") of each file
+        number = re.match(r"\[Errno (\d+)\]", str(words))
+        if number is not None:
+            return describe_os_error(OSError(int(number[1]), os.strerror(int(number[1])), str(source)), wanted)
     found = error.strerror or str(error)
     where = f" ({spell(str(error.filename))})" if error.filename else ""
     if error.errno in STORAGE_FULL_ERRNOS:

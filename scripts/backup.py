@@ -16,6 +16,7 @@ switch_offline()
 import argparse
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 from sqlalchemy import text
 
 from core.config import run_command
-from core.errors import Conflict, ContractError, NotFound, describe_os_error
+from core.errors import Conflict, ContractError, InputError, NotFound, describe_os_error
 from core.layout import DataDir, read_sealed_json, sha256_file, write_folder, write_sealed_json
 from core.logs import configure_logging
 from retrieval.config import IndexDevice
@@ -194,6 +195,7 @@ def restore_backup(folder: Path, data: DataDir) -> dict[str, int]:
 
     Raises:
         Conflict: There is something in the data directory.
+        InputError: The data directory lies in the backup.
         ContractError: The backup is damaged.
         StorageFull: There is no space; nothing half-written was left.
     """
@@ -202,6 +204,11 @@ def restore_backup(folder: Path, data: DataDir) -> dict[str, int]:
     if data.root.exists() and (not data.root.is_dir() or any(data.root.iterdir())):
         raise Conflict(f"{data.root}: wanted an empty folder to restore into, found something there. Choose another.")
     manifest = verify_backup(folder)
+    if data.root.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{data.root}: wanted a data directory outside the backup, which is to stay as it was written; found it in "
+            f"{folder}. Choose another place."
+        )
     root = DataDir(data.root.resolve())
     with write_folder(root.root) as temporary:
         temporary.chmod(0o700)
@@ -230,6 +237,8 @@ def main() -> None:
         if arguments.action == "create":
             manifest = create_backup(data, arguments.backup, has_runs=arguments.runs)
             print(f"{arguments.backup}: {len(manifest['files'])} files, {manifest['size_bytes'] / 2**20:.1f} MiB")
+            if arguments.backup.resolve().is_relative_to(data.root.resolve()):
+                print(f"note: it lies in {data.root}, and goes with it: copy it elsewhere", file=sys.stderr)
             print(f"next: python scripts/backup.py verify {arguments.backup}")
         elif arguments.action == "verify":
             manifest = verify_backup(arguments.backup)

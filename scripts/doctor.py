@@ -15,19 +15,18 @@ from core.offline import switch_offline
 switch_offline()
 
 import json
-import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, RowMapping, text
 
 from core.config import run_command
-from core.errors import ConfigError, ContractError, LoamError, NotFound
+from core.errors import ContractError, LoamError, NotFound, describe_os_error
 from core.layout import DataDir, sync_directory
 from core.logs import configure_logging
 from core.manifest import AdapterManifest, ModelManifest, verify_files
@@ -52,36 +51,13 @@ from retrieval.store import Store, find_store
 from retrieval.uploads import check_upload, find_leftovers, list_uploads
 from retrieval.vectors import unpack_vectors
 from scripts.doctor_attached import ATTACHED, check_attached
+from scripts.doctor_request import Request, parse_arguments
 from scripts.finding import Finding
+from scripts.words import show_help
 
 ABANDONED_AFTER_S = 3600
 RESTORE = "Restore a backup: python scripts/backup.py restore BACKUP --data-dir NEW"
 BATCH_CHUNKS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the command line asks for.
-
-    Attributes:
-        data: The data directory.
-        repair: `true` mends what is derived.
-        output: `json` or `table`.
-        checks: `all`, `machine` or `data`.
-        profile: Of the hardware; `auto` asks the machine.
-        model: Name of the base model; `auto` takes the only one there is, else the profile's own.
-        host: Where the gateway will listen.
-        port: Its port.
-    """
-
-    data: DataDir
-    repair: str = "false"
-    output: str = "table"
-    checks: str = "all"
-    profile: str = "auto"
-    model: str = "auto"
-    host: str = "127.0.0.1"
-    port: str = "8000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +78,9 @@ class Patient:
 def check_pages(patient: Patient) -> Iterator[Finding]:
     """Check the database's pages, its indexes against its tables, and its foreign keys."""
     path = patient.data.database
+    if path.exists() and not path.is_file():
+        yield Finding("database", str(path), "wanted a file, found something else", RESTORE)
+        return
     if not path.is_file():
         yield Finding("database", str(path), "there is none", "Nothing was ingested yet, or restore a backup.", True)
         return
@@ -340,7 +319,7 @@ def check_leftovers(patient: Patient) -> Iterator[Finding]:
         found += find_leftovers(patient.engine, data)
     for path in found:
         if patient.repair:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             sync_directory(path.parent)
         size = "removed" if patient.repair else "left by a process that was killed, or of a store that is gone"
         yield Finding("leftovers", str(path.relative_to(data.root)), size, "repair=true removes it", patient.repair)
@@ -357,7 +336,7 @@ def _list_abandoned(folder: Path) -> list[Path]:
         return []
     limit = time.time() - ABANDONED_AFTER_S
     hidden = sorted(path for path in folder.iterdir() if path.name.startswith(".") and path.suffix in (".tmp", ".old"))
-    return [path for path in hidden if path.stat().st_mtime < limit]
+    return [path for path in hidden if path.lstat().st_mtime < limit]
 
 
 CHECKS: tuple[tuple[str, Callable[[Patient], Iterator[Finding]]], ...] = (
@@ -407,6 +386,9 @@ def examine(data: DataDir, *, repair: bool, show: Callable[[str], None] = lambda
                 findings += check(patient)
             except LoamError as error:
                 findings.append(Finding(name, str(data.root), error.message, RESTORE))
+            except OSError as error:  # of one file that cannot be read: the other checks go on
+                fault = describe_os_error(error, f"check the {name}").message
+                findings.append(Finding(name, str(data.root), fault, "Mend what the system says, and run this again."))
             except (TypeError, ValueError) as error:  # a damaged value may have any type
                 findings.append(Finding(name, str(data.root), f"a value cannot be read ({error})", RESTORE))
     finally:
@@ -415,39 +397,10 @@ def examine(data: DataDir, *, repair: bool, show: Callable[[str], None] = lambda
     return findings
 
 
-def parse_arguments(words: list[str]) -> Request:
-    """Return what the command line asks for.
-
-    Raises:
-        ConfigError: A word is none of these.
-    """
-    request = Request(DataDir(Path(os.environ.get("LOAM_DATA_DIR", "data"))))
-    choices = {
-        "repair": ("true", "false"),
-        "output": ("json", "table"),
-        "checks": ("all", "machine", "data"),
-        "profile": ("auto", "cpu", "gpu_24gb", "h100", "multi_gpu"),
-    }
-    for word in words:
-        key, has_value, value = word.partition("=")
-        if (
-            (key in choices and value in choices[key])
-            or (key in ("model", "host") and value)
-            or (key == "port" and value.isdecimal() and int(value) < 65536)
-        ):
-            changed: dict[str, Any] = {key: value}
-            request = replace(request, **changed)
-        elif not has_value and not word.startswith("-"):
-            request = replace(request, data=DataDir(Path(word)))
-        else:
-            listed = " ".join(f"[{name}={'|'.join(values)}]" for name, values in choices.items())
-            raise ConfigError(f"wanted [DATA_DIR] {listed} [model=NAME] [host=ADDRESS] [port=N], found {word!r}.")
-    return request
-
-
 def show_findings(findings: list[Finding], facts: dict[str, list[str]], request: Request) -> None:
     """Print what was found, and the next command."""
-    names = [*facts, *(name for name, _ in CHECKS if request.checks != "machine")]
+    has_data = request.checks != "machine" and request.data.root.is_dir()
+    names = [*facts, *(name for name, _ in CHECKS if has_data)]
     for name in dict.fromkeys(names):
         found = [finding for finding in findings if finding.check == name]
         print(f"{name:<13} {'' if found else 'ok'}".rstrip())
@@ -467,6 +420,7 @@ def show_findings(findings: list[Finding], facts: dict[str, list[str]], request:
 
 def main() -> None:
     """Check, print, and end with the right code."""
+    show_help(sys.argv[1:], __doc__)
     request = parse_arguments(sys.argv[1:])
     configure_logging(level="ERROR")
     show = (lambda name: print(f"checking {name}", file=sys.stderr)) if sys.stderr.isatty() else (lambda _: None)
@@ -477,7 +431,9 @@ def main() -> None:
 
         wanted = find_wanted(request.data, request.profile, request.model, request.host, int(request.port))
         findings, facts = examine_machine(wanted, show)
-    if request.checks == "data" or (request.checks == "all" and request.data.root.is_dir()):
+    if request.checks == "all" and not request.data.root.is_dir():
+        facts["data"] = [f"there is no data directory at {request.data.root} yet, so nothing in it was checked"]
+    elif request.checks != "machine":
         findings += examine(request.data, repair=request.repair == "true", show=show)
     is_well = all(finding.is_mended for finding in findings)
     if request.output == "json":

@@ -20,6 +20,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from core.config import run_command
+from core.errors import NotFound
 from core.layout import DataDir
 from retrieval.database import open_database
 from serve.keys import Key, create_key, list_keys, revoke_key
@@ -28,7 +29,14 @@ from serve.keys import Key, create_key, list_keys, revoke_key
 def main() -> None:
     """Read the command line and do it."""
     arguments = parse_arguments()
-    engine = open_database(DataDir(arguments.data_dir).database)
+    database = DataDir(arguments.data_dir).database
+    if arguments.run is not run_create and not database.is_file():  # the first key makes one
+        raise NotFound(
+            f"data_dir: wanted a database with keys, found none at {database}. Name the data directory by --data-dir "
+            "or LOAM_DATA_DIR; where there is none yet: python scripts/keys.py create --owner NAME",
+            param="data_dir",
+        )
+    engine = open_database(database)
     try:
         arguments.run(engine, arguments)
     finally:

@@ -15,6 +15,7 @@ switch_offline()
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.config import run_command
-from core.errors import ConfigError, Conflict, NotFound
+from core.errors import Conflict, NotFound
 from core.layout import DataDir, sync_directory
 from core.lock import hold_lock
 from core.logs import configure_logging
@@ -31,10 +32,13 @@ from retrieval.database import open_database
 from retrieval.erasure import hold_snapshots
 from retrieval.status import list_stores
 from retrieval.store import find_store
+from scripts.words import describe_word, refuse_words, show_help
 from train.checkpoint import is_complete, list_checkpoints, remove_checkpoint
 
 DAY_S = 86_400
 DEFAULTS = {"checkpoints": 1, "reports": 10, "days": 30}
+MOST = 1_000_000
+WANTED = {**dict.fromkeys(DEFAULTS, f"N, 0 to {MOST:,}"), "apply": "true|false", "output": "table|json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ def find_checkpoints(data: DataDir, keep: Keep) -> Iterator[Removal]:
     for run in _list_folders(data.runs):
         checkpoints = list_checkpoints(run / "checkpoints")
         touched = max(
-            (path.stat().st_mtime for path in (run / "events.jsonl", *checkpoints) if path.exists()), default=0
+            (path.lstat().st_mtime for path in (run / "events.jsonl", *checkpoints) if path.exists()), default=0
         )
         if not checkpoints or touched > keep.limit or not _is_free(run):
             continue
@@ -127,9 +131,9 @@ def find_snapshots(data: DataDir, _: Keep) -> Iterator[Removal]:
 def find_reports(data: DataDir, keep: Keep) -> Iterator[Removal]:
     """Yield the reports that are old and not among the newest."""
     entries = [path for path in data.reports.glob("*") if not path.name.startswith(".")]
-    entries.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    entries.sort(key=lambda path: path.lstat().st_mtime, reverse=True)
     for path in entries[keep.reports :]:
-        if path.stat().st_mtime < keep.limit:
+        if path.lstat().st_mtime < keep.limit:
             yield Removal(str(path.relative_to(data.root)), _weigh(path), f"older than {keep.days} days")
 
 
@@ -143,8 +147,9 @@ def _list_folders(folder: Path) -> list[Path]:
 
 
 def _weigh(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files if file.stat().st_nlink == 1)
+    files = [path] if path.is_symlink() or path.is_file() else list(path.rglob("*"))
+    found = [file.lstat() for file in files]  # of a link itself: what it leads to stays
+    return sum(one.st_size for one in found if not stat.S_ISDIR(one.st_mode) and one.st_nlink == 1)
 
 
 def find_removals(data: DataDir, keep: Keep) -> list[Removal]:
@@ -168,7 +173,7 @@ def remove(data: DataDir, removal: Removal) -> None:
         store = path if path.parent == data.indexes else path.parent
         with hold_snapshots(store, wait=True):
             shutil.rmtree(path)
-    elif path.is_dir():
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink()
@@ -180,40 +185,45 @@ def parse_arguments(words: list[str]) -> tuple[DataDir, Keep, bool, bool]:
     """Return the data directory, what to keep, whether to remove, and whether to print JSON.
 
     Raises:
-        ConfigError: A word is none of these.
+        ConfigError: Words are none of these; all are named.
     """
-    root, numbers, apply, as_json = os.environ.get("LOAM_DATA_DIR", "data"), dict(DEFAULTS), False, False
+    numbers, apply, as_json = dict(DEFAULTS), False, False
+    faults, folders = [], []
     for word in words:
         key, has_value, value = word.partition("=")
-        if key in numbers and value.isdecimal():
+        if key in numbers and value.isdecimal() and int(value) <= MOST:
             numbers[key] = int(value)
         elif key == "apply" and value in ("true", "false"):
             apply = value == "true"
         elif key == "output" and value in ("json", "table"):
             as_json = value == "json"
         elif not has_value and not word.startswith("-"):
-            root = word
+            folders.append(word)
         else:
-            known = " ".join(f"[{name}=N]" for name in DEFAULTS)
-            raise ConfigError(f"wanted [DATA_DIR] {known} [apply=true] [output=json|table], found {word!r}.")
+            faults.append(describe_word(word, WANTED, "[DATA_DIR]"))
+    if len(folders) > 1:
+        faults.append(f"DATA_DIR: wanted one data directory, found {' and '.join(folders)}")
+    refuse_words(faults)
+    root = folders[0] if folders else os.environ.get("LOAM_DATA_DIR", "data")
     return DataDir(Path(root)), Keep(**numbers), apply, as_json
 
 
 def main() -> None:
     """Show what can go, or remove it."""
+    show_help(sys.argv[1:], __doc__)
     data, keep, apply, as_json = parse_arguments(sys.argv[1:])
     configure_logging(level="WARNING")
     removals = find_removals(data, keep)
-    if apply:
-        for removal in removals:
+    for removal in removals:
+        if apply:
             remove(data, removal)
+        if not as_json:  # at once, so that whoever interrupts it sees what is gone
+            print(f"{removal.size_bytes / 2**20:10,.1f} MiB  {removal.path}  ({removal.reason})", flush=True)
     size = sum(removal.size_bytes for removal in removals)
     if as_json:
         report = {"data_dir": str(data.root), "is_removed": apply, "size_bytes": size}
         print(json.dumps({**report, "removals": [asdict(removal) for removal in removals]}))
         return
-    for removal in removals:
-        print(f"{removal.size_bytes / 2**20:10,.1f} MiB  {removal.path}  ({removal.reason})")
     print(f"{size / 2**20:10,.1f} MiB  {'removed' if apply else 'can go'}: {len(removals)} entries")
     if removals and not apply:
         print(f"next: python scripts/prune.py {' '.join([*sys.argv[1:], 'apply=true'])}")

@@ -2,6 +2,8 @@
 
 import errno
 import inspect
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -39,11 +41,19 @@ def test_client_errors_are_4xx_and_server_errors_5xx() -> None:
         assert (400 <= error_class.http_status < 500) == is_client_error, error_class
 
 
-def test_full_disk_and_missing_file_are_told_apart() -> None:
+def test_full_disk_and_missing_file_are_told_apart(tmp_path: Path) -> None:
     full = describe_os_error(OSError(errno.ENOSPC, "No space left on device"), "write x")
     assert isinstance(full, StorageFull)
     assert "write x" in full.message
     assert "Free some disk space" in full.message
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "nowhere").symlink_to(tmp_path / "none")
+    with pytest.raises(shutil.Error) as raised:
+        shutil.copytree(tmp_path / "folder", tmp_path / "copy")
+    lost = describe_os_error(raised.value, "copy it")
+    assert isinstance(lost, NotFound)
+    assert lost.message.startswith("Could not copy it: No such file or directory (")
+    assert "nowhere" in lost.message
     missing = describe_os_error(FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"), "read a/b")
     assert isinstance(missing, NotFound)
     assert "a/b" in missing.message

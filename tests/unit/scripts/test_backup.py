@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from core.errors import Conflict, ContractError, NotFound
+from core.errors import Conflict, ContractError, InputError, NotFound
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import open_database, write_transaction
@@ -129,6 +129,9 @@ def test_nothing_is_overwritten(data: DataDir, tmp_path: Path) -> None:
         create_backup(data, tmp_path / "backup", has_runs=False)
     with pytest.raises(Conflict, match="wanted an empty folder"):
         restore_backup(tmp_path / "backup", data)
+    with pytest.raises(InputError, match="wanted a data directory outside the backup"):
+        restore_backup(tmp_path / "backup", DataDir(tmp_path / "backup" / "new"))
+    verify_backup(tmp_path / "backup")
     with pytest.raises(NotFound, match="wanted a database"):
         create_backup(DataDir(tmp_path / "none"), tmp_path / "other", has_runs=False)
     assert not (tmp_path / "other").exists()

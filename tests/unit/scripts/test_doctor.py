@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -24,7 +25,8 @@ from retrieval.searcher import Searcher
 from retrieval.snapshot import snapshot_folder
 from retrieval.store import find_store
 from retrieval.uploads import save_upload
-from scripts.doctor import Request, examine, parse_arguments
+from scripts.doctor import examine, show_findings
+from scripts.doctor_request import Request, parse_arguments
 from scripts.finding import Finding
 from tests.fakes.hash_embedder import HashEmbedder
 
@@ -272,6 +274,36 @@ def test_the_command_prints_ends_and_tells_what_is_next(data: DataDir) -> None:
 def test_the_command_line_is_read_strictly() -> None:
     request = parse_arguments(["x", "repair=true", "output=json", "checks=data", "port=9000"])
     assert request == Request(DataDir(Path("x")), "true", "json", "data", port="9000")
-    for word in ("--repair", "repair=yes", "other=1", "port=70000", "profile=tpu", "model="):
-        with pytest.raises(ConfigError, match="wanted"):
+    for word, told in (
+        ("--repair", "Did you mean repair=true|false?"),
+        ("repair=yes", "repair: wanted repair=true|false, found 'yes'"),
+        ("other=1", "found 'other=1'"),
+        ("port=70000", "port: wanted port=N, 0 to 65535, found '70000'"),
+        ("profile=tpu", "profile: wanted profile=auto|cpu|"),
+        ("model=", "model: wanted model=NAME, found ''"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(told)):
             parse_arguments([word])
+    with pytest.raises(ConfigError, match=r"port: wanted.*wanted one data directory, found a and b"):
+        parse_arguments(["a", "port=x", "b"])
+
+
+def test_what_was_not_checked_is_not_said_to_be_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_findings([], {"driver": ["no card is wanted"]}, Request(DataDir(tmp_path / "none")))
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["driver", "no", "all"]
+    show_findings([], {}, Request(DataDir(tmp_path), checks="data"))
+    assert "documents     ok" in capsys.readouterr().out
+
+
+def test_what_is_no_file_or_leads_nowhere_is_told_and_the_other_checks_go_on(data: DataDir, tmp_path: Path) -> None:
+    (tmp_path / "odd" / "loam.db").mkdir(parents=True)
+    (finding,) = open_findings(DataDir(tmp_path / "odd"))
+    assert (finding.check, finding.fault) == ("database", "wanted a file, found something else")
+    link = data.models / ".half.tmp"
+    link.symlink_to(tmp_path / "none")
+    os.utime(link, (1, 1), follow_symlinks=False)
+    (data.model("mini") / "model.json").unlink()
+    (data.model("mini") / "model.json").mkdir()
+    assert {finding.check for finding in open_findings(data)} == {"models", "leftovers"}
+    assert {finding.check for finding in open_findings(data, repair=True)} == {"models"}
+    assert not link.is_symlink()

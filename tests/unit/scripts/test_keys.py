@@ -19,7 +19,10 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fol
 def test_a_key_is_printed_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert run(capsys, monkeypatch, tmp_path, "list") == []
+    for words in (["list"], ["revoke", "nothing"]):
+        with pytest.raises(NotFound, match=r"wanted a database with keys, found none at .*loam\.db"):
+            run(capsys, monkeypatch, tmp_path / "none", *words)
+    assert not (tmp_path / "none").exists(), "looking makes nothing"
     (token,) = run(capsys, monkeypatch, tmp_path, "create", "--owner", "sales", "--admin")
     prefix, key_id, secret = token.split("-")
     assert prefix == "loam"

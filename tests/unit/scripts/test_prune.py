@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,52 @@ def test_reports_beyond_the_newest_go_when_they_are_old(data: DataDir) -> None:
     assert list_paths(data) == ["reports/3.json", "reports/2.json", "reports/1.json"]
 
 
+def test_a_link_goes_and_what_it_leads_to_stays(data: DataDir, tmp_path: Path) -> None:
+    data.reports.mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "report.json").write_text("{}" * 100)
+    for name, target in (("nowhere", tmp_path / "none"), ("folder", elsewhere), ("file", elsewhere / "report.json")):
+        (data.reports / name).symlink_to(target)
+        os.utime(data.reports / name, OLD, follow_symlinks=False)
+    found = find_removals(data, Keep(checkpoints=0, reports=0, days=1))
+    assert {removal.path for removal in found} == {"reports/nowhere", "reports/folder", "reports/file"}
+    assert all(removal.size_bytes < 200 for removal in found)
+    for removal in found:
+        remove(data, removal)
+    assert list(data.reports.iterdir()) == []
+    assert (elsewhere / "report.json").is_file()
+
+
+def test_what_is_gone_is_told_before_what_cannot_go(data: DataDir) -> None:
+    write_run(data, "done", [5, 10], is_finished=True)
+    data.reports.mkdir()
+    (data.reports / "old.json").write_text("{}")
+    os.utime(data.reports / "old.json", OLD)
+    checkpoint = data.runs / "done" / "checkpoints" / "checkpoint-5"
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(data.root), "reports=0", "apply=true"],
+        cwd=REPO, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["runs/done/checkpoints/checkpoint-5"]
+    assert not checkpoint.exists()
+    assert (data.reports / "old.json").is_file()
+
+
+STOPPED = """
+from core.config import run_command
+from scripts import prune
+remove = prune.remove
+def interrupt(data, removal):
+    if removal.path.startswith("reports"):
+        raise KeyboardInterrupt  # as Ctrl-C would
+    remove(data, removal)
+prune.remove = interrupt
+run_command(prune.main)
+"""
+
+
 def test_nothing_goes_without_apply(data: DataDir) -> None:
     run = write_run(data, "done", [5, 10], is_finished=True)
 
@@ -128,8 +175,16 @@ def test_nothing_goes_without_apply(data: DataDir) -> None:
 
 def test_the_command_line_is_read_strictly(data: DataDir) -> None:
     assert parse_arguments(["x", "days=1", "apply=true"]) == (DataDir(Path("x")), Keep(1, 10, 1), True, False)
-    for word in ("--apply", "apply=yes", "days=-1", "all=1"):
-        with pytest.raises(ConfigError, match="wanted"):
+    for word, told in (
+        ("--apply", "Did you mean apply=true|false?"),
+        ("apply=yes", "apply: wanted apply=true|false, found 'yes'"),
+        ("days=-1", "days: wanted days=N, 0 to 1,000,000, found '-1'"),
+        ("days=1000001", "days: wanted"),
+        ("all=1", "found 'all=1'"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(told)):
             parse_arguments([word])
+    with pytest.raises(ConfigError, match=r"all=1.*apply: wanted.*wanted one data directory, found a and b"):
+        parse_arguments(["a", "all=1", "apply=yes", "b"])
     with pytest.raises(NotFound, match="found none at"):
         find_removals(data, KEEP)
