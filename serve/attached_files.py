@@ -284,10 +284,12 @@ def set_file_attributes(engine: Engine, store: VectorStore, file_id: str, values
     Raises:
         NotFound: The store has no such file.
         InputError: They break OpenAI's limits; every fault is named.
+        ContractError: It or its document is not what was stored.
     """
     checked = json.dumps(check_attributes(values))
     with write_transaction(engine) as connection:
         row = _select_row(connection, store, file_id)
+        _check_rows(connection, [row])
         with keep_files_sealed(connection, list_numbers([row])):
             connection.execute(
                 text("UPDATE vector_store_files SET attributes = :values WHERE store_id = :store AND file_id = :id"),

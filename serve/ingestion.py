@@ -178,6 +178,8 @@ class IngestionWorker:
             _Waiting(row["number"], row["file_id"], row["document"], row["created_at"], is_file_whole(row))
             for row in sorted(rows, key=lambda row: row["number"])
         ]
+        if not any(row.is_whole for row in waiting):
+            return store, ChunkingConfig(), waiting  # nothing will be cut, and a damaged row may name no lengths
         return store, ChunkingConfig(head["max_tokens"], head["overlap_tokens"]), waiting
 
     def _find_sources(self, waiting: Sequence[_Waiting]) -> tuple[list[SourceFile], list[_Waiting]]:

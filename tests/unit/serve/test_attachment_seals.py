@@ -117,8 +117,11 @@ def test_changes_that_were_meant_are_sealed(place: Place) -> None:
 
 
 def test_a_change_that_was_meant_does_not_seal_damage(place: Place) -> None:
+    batch = place.attach(place.good, place.bad, is_batch=True)
     place.damage("error = 'All is well.'", place.bad)
-    set_file_attributes(place.engine, place.store, place.bad.id, {})
+    cancel_batch(place.engine, place.store, str(batch))
+    with pytest.raises(ContractError, match=place.bad.id):
+        set_file_attributes(place.engine, place.store, place.bad.id, {})
     assert place.are_sealed() == [True, False]
     with pytest.raises(ContractError, match="take the file out of the store and attach it again"):
         place.attach(place.bad)
@@ -128,10 +131,11 @@ def test_a_change_that_was_meant_does_not_seal_damage(place: Place) -> None:
     assert find_attached(place.engine, place.store, place.bad.id).status == "failed"
 
 
-def test_a_damaged_row_of_the_queue_becomes_no_document(place: Place) -> None:
+@pytest.mark.parametrize("change", ["document = 'lies.md'", "max_tokens = 0"])
+def test_a_damaged_row_of_the_queue_becomes_no_document_and_stops_nothing(place: Place, change: str) -> None:
     detach_file(place.engine, place.store, place.good.id)
     place.attach(place.good)
-    place.damage("document = 'lies.md'", place.good)
+    place.damage(change, place.good)
     place.work()
     with pytest.raises(ContractError):
         find_attached(place.engine, place.store, place.good.id)
