@@ -285,16 +285,11 @@ def open_upload(data: DataDir, upload: Upload) -> BinaryIO:
     return file
 
 
-def remove_expired(engine: Engine, data: DataDir) -> list[Upload]:
-    """Remove the files whose time has come; return them."""
-    with write_transaction(engine) as connection:
-        query = text("DELETE FROM files WHERE expires_at <= :now RETURNING *")
-        expired = [_to_upload(row) for row in connection.execute(query, {"now": int(time.time())}).mappings()]
-    for upload in expired:
-        (data.files / upload.id).unlink(missing_ok=True)
-    if expired:
-        sync_directory(data.files)
-    return expired
+def list_expired_uploads(engine: Engine) -> list[Upload]:
+    """Return the files whose time has come, everybody's; no owner finds them any more."""
+    query = text("SELECT * FROM files WHERE expires_at <= :now")
+    with read_transaction(engine) as connection:
+        return [_to_upload(row) for row in connection.execute(query, {"now": int(time.time())}).mappings()]
 
 
 def delete_upload(engine: Engine, data: DataDir, upload_id: str, owner: str) -> None:
@@ -303,7 +298,11 @@ def delete_upload(engine: Engine, data: DataDir, upload_id: str, owner: str) -> 
     Raises:
         NotFound: There is none, or it is another's.
     """
-    upload = find_upload(engine, upload_id, owner)
+    remove_upload(engine, data, find_upload(engine, upload_id, owner))
+
+
+def remove_upload(engine: Engine, data: DataDir, upload: Upload) -> None:
+    """Remove a file: its row, then its bytes."""
     with write_transaction(engine) as connection:
         connection.execute(text("DELETE FROM files WHERE id = :id"), {"id": upload.id})
     reach("upload.deleted")

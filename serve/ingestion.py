@@ -27,7 +27,7 @@ from retrieval.erasure import erase_deleted
 from retrieval.ingest import Tools, ingest_files
 from retrieval.source import FileStamp, SourceFile
 from retrieval.store import Store, select_store
-from retrieval.uploads import remove_expired
+from retrieval.uploads import list_expired_uploads, remove_upload
 from serve.attached_files import detach_everywhere
 from serve.attachment_seals import DAMAGED, is_file_whole, keep_files_sealed, select_files
 from serve.responses import remove_old_responses
@@ -39,6 +39,7 @@ GROUP_FILES = 8
 """Files that are ingested together: their chunks fill the embedder's batches, and one index is saved for all."""
 IDLE_S = 30.0
 """How long the worker sleeps when nobody wakes it; also how soon expired things go."""
+SECOND_NS = 10**9
 RETRY_S = 5.0
 """How long it waits when another process is changing the store, or the disk is full."""
 
@@ -120,7 +121,7 @@ class IngestionWorker:
             Conflict: Another process is changing the store; the files go on waiting.
             StorageFull: The disk is full; the files go on waiting.
         """
-        self._drop_deleted()
+        self._drop_called_off()
         found = self._take()
         if found is None:
             return False
@@ -145,8 +146,9 @@ class IngestionWorker:
                 words = "Something went wrong in the gateway. Its log has the details."
                 failures |= {file.name: ("server_error", words) for file in there}
         reach("attachments.made")
-        self._settle(store, waiting, failures)
+        self._settle(store, chunking, waiting, failures)
         reach("attachments.settled")
+        self._drop_called_off()
         return True
 
     def _is_there(self, store: Store) -> bool:
@@ -189,59 +191,71 @@ class IngestionWorker:
         for row in waiting:
             path = self._data.files / row.file_id
             try:
-                stamp = FileStamp(path.stat().st_size, row.created_at * 10**9, 0)
+                stamp = FileStamp(path.stat().st_size, row.created_at * SECOND_NS, 0)
             except OSError:
                 missing.append(row)
                 continue
             there.append(SourceFile(path, row.document, stamp))
         return there, missing
 
-    def _settle(self, store: Store, waiting: Sequence[_Waiting], failures: dict[str, tuple[str, str]]) -> None:
-        """Write what became of each file, and remove what was called off meanwhile."""
-        look = text("SELECT status, attributes FROM vector_store_files WHERE number = :number")
+    def _settle(
+        self,
+        store: Store,
+        chunking: ChunkingConfig,
+        waiting: Sequence[_Waiting],
+        failures: dict[str, tuple[str, str]],
+    ) -> None:
+        """Write what became of each file; one that shall be cut otherwise by now waits on."""
+        look = text(
+            "SELECT status, attributes, max_tokens, overlap_tokens FROM vector_store_files WHERE number = :number"
+        )
         find = text("SELECT id, status FROM documents WHERE store_id = :store AND name = :name")
         change = text("UPDATE vector_store_files SET status = :status, error_code = :code, error = :error "
                       "WHERE number = :number")  # fmt: skip
-        called_off: list[int] = []
         numbers = [row.number for row in waiting]
         with write_transaction(self._engine) as connection, keep_files_sealed(connection, numbers):
             for row in waiting:
                 now = connection.execute(look, {"number": row.number}).first()
-                document = connection.execute(find, {"store": store.id, "name": row.document}).first()
                 if now is None or now.status != "in_progress":
-                    called_off += [document.id] if document else []
-                    continue
+                    continue  # called off
+                lengths = (now.max_tokens, now.overlap_tokens)
+                if row.is_whole and lengths != (chunking.max_tokens, chunking.overlap_tokens):
+                    continue  # attached again meanwhile, which a damaged row never is
+                document = connection.execute(find, {"store": store.id, "name": row.document}).first()
                 code, error = failures.get(row.document, (None, None))
                 if document is not None and code is None:
                     put_attributes(connection, document.id, now.attributes)
                 status = "failed" if code or document is None else "completed"
                 values = {"status": status, "code": code, "error": error, "number": row.number}
                 connection.execute(change, values)
-        if called_off:
-            delete_documents(self._engine, store, called_off)
 
-    def _drop_deleted(self) -> None:
-        """Remove the rows that were taken out while the worker was, or might have been, on them."""
+    def _drop_called_off(self) -> None:
+        """Remove what was made of files that were called off while the worker was, or might have been, on them.
+
+        Their rows say so, whoever was killed in between; those of files that were taken out go, too. A document without
+        the worker's stamp is the command line's, which has taken the name of a cancelled file since.
+        """
         query = text(
-            "SELECT f.number, f.document, s.name FROM vector_store_files f JOIN stores s ON s.id = f.store_id "
-            "WHERE f.status = 'deleted'"
+            "SELECT f.number, s.name, d.id AS document FROM vector_store_files f JOIN stores s ON s.id = f.store_id "
+            "LEFT JOIN documents d ON d.store_id = f.store_id AND d.name = f.document "
+            "WHERE f.status = 'deleted' OR (f.status = 'cancelled' AND d.modified_ns = f.created_at * :second_ns)"
         )
         with read_transaction(self._engine) as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(query, {"second_ns": SECOND_NS}).all()
             stores = {row.name: select_store(connection, row.name) for row in rows}
         for row in rows:
             store = stores[row.name]
-            if store is not None:
-                known = read_documents(self._engine, store).get(row.document)
-                delete_documents(self._engine, store, [known.id] if known else [])
+            if store is not None and row.document is not None:
+                delete_documents(self._engine, store, [row.document])
             with write_transaction(self._engine) as connection:
                 statement = text("DELETE FROM vector_store_files WHERE number = :number AND status = 'deleted'")
                 connection.execute(statement, {"number": row.number})
 
     def tidy(self) -> None:
         """Remove expired files and responses, what expired stores hold, and the traces of whatever was deleted."""
-        for upload in remove_expired(self._engine, self._data):
-            detach_everywhere(self._engine, upload.id)
+        for upload in list_expired_uploads(self._engine):
+            detach_everywhere(self._engine, upload.id)  # first: what is cut off here can be done again
+            remove_upload(self._engine, self._data, upload)
         for store in list_expired(self._engine):
             with write_transaction(self._engine) as connection:
                 connection.execute(text("DELETE FROM vector_store_files WHERE store_id = :id"), {"id": store.id})

@@ -56,7 +56,7 @@ from core.logs import configure_logging
 from core.manifest import BaseIdentity
 from retrieval.indexes import measure_vectors
 from retrieval.searcher import Searcher
-from retrieval.uploads import remove_expired, remove_leftovers
+from retrieval.uploads import remove_leftovers
 from serve.answering import Answering
 from serve.archive import Archive
 from serve.connections import make_server_config
@@ -123,7 +123,6 @@ def open_archive(config: ServeConfig, data: DataDir) -> Iterator[tuple[Archive, 
     archive = Archive(data, config.gateway.max_file_mib * 2**20)
     try:
         remove_leftovers(archive.engine, data)
-        remove_expired(archive.engine, data)
         keys = KeyRing(archive.engine, os.environ.get("LOAM_API_KEY") or None)
         yield archive, keys
         keys.close()
