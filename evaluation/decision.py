@@ -382,7 +382,7 @@ def _find_tippings(
     for kind in sorted(set(kinds)):
         rows = np.array([one == kind for one in kinds])
         share_now = float(weights[rows].sum() / weights.sum())
-        if rows.sum() < MIN_KIND_QUESTIONS or rows.all() or share_now == 1:
+        if rows.sum() < MIN_KIND_QUESTIONS or not weights[~rows].any():  # no other kind counts
             continue
         best: Tipping | None = None
         for name, scores in by_name.items():

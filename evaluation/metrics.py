@@ -156,7 +156,7 @@ def score_answer(question: Question, answer: Answer, abstentions: Sequence[str] 
     is_unanswerable = question.kind is Kind.unanswerable
     abstained = not answer.error and is_abstention(text, abstentions)
     content = None if is_unanswerable else judge_content(question, text)
-    formed = follows_format(question, text)
+    formed = follows_format(question, answer.text)
     demands = [demand for demand in (content, formed, abstained if is_unanswerable else None) if demand is not None]
     answers = () if is_unanswerable else question.answers
     precision, recall = measure_citations(question, answer)
@@ -249,9 +249,16 @@ def is_abstention(text: str, abstentions: Sequence[str] = ABSTENTIONS) -> bool:
 
 
 def follows_format(question: Question, text: str) -> bool | None:
-    """Tell whether an answer without marks has the demanded form; None where none is demanded."""
+    """Tell whether an answer has the demanded form, as it came or without marks; None where none is demanded.
+
+    As it came, because a list of one number in JSON looks like a mark.
+    """
     if question.regex is None and question.schema is None:
         return None
+    return any(_follows(question, form) for form in dict.fromkeys((text, remove_marks(text))))
+
+
+def _follows(question: Question, text: str) -> bool:
     matches = question.regex is None or re.search(question.regex, text) is not None
     return matches and (question.schema is None or follows_schema(text, question.schema))
 

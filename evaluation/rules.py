@@ -33,7 +33,7 @@ class Situation:
     """What a user says about the task; None where it is not known.
 
     Attributes:
-        changes_per_month: How often the knowledge changes a month; 0.1 is less than once a year.
+        changes_per_month: How often the knowledge changes a month; 0.1 is about once a year.
         needs_citations: Whether answers must name their source.
         needs_format: Whether answers must keep a format or a tone.
         prompt_keeps_format: Whether instructions alone make the base model keep it.

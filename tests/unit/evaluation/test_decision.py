@@ -202,6 +202,12 @@ def test_questions_without_weight_do_not_count() -> None:
     assert verdict.means["rag"].low < 0.7  # six right answers, not sixty-six
 
 
+def test_one_kind_may_have_all_the_weight_however_many_questions_share_it() -> None:
+    for n in range(24, 54):
+        verdict = decide(*plant(RAG, n, n), DecisionConfig(resamples=1000, kind_weights={"knowledge": 0.7}))
+        assert "knowledge" not in {tipping.kind for tipping in verdict.tippings}
+
+
 def _leader(verdict: Verdict) -> str:
     return max(verdict.means, key=lambda name: verdict.means[name].mean)
 

@@ -163,6 +163,14 @@ def test_formats_are_patterns_and_schemas() -> None:
     assert follows_format(make_question(schema=schema, regex="46"), '{"days": 45}') is False
 
 
+def test_a_list_in_json_is_no_mark() -> None:
+    schema = {"type": "object", "required": ["days"], "properties": {"days": {"type": "array", "minItems": 1}}}
+    question = make_question(schema=schema)
+    for text in ('{"days": [45]}', '{"days": ["45"]} [1]'):
+        assert score_answer(question, make_answer(text)).format_ok == 1.0
+    assert score_answer(question, make_answer('{"days": []} [1]')).format_ok == 0.0
+
+
 def test_success_needs_every_demand() -> None:
     question = make_question(accept=("45 days",), regex=r"^Desk: ")
     assert score_answer(question, make_answer("Desk: 45 days")).success == 1.0
