@@ -70,7 +70,8 @@ def fit_budget(
         The hits that fit, in their order, and the history that fits, oldest first.
 
     Raises:
-        ContextTooLong: Instructions and question alone do not fit, or not with the history that has to be kept.
+        ContextTooLong: Instructions and question alone do not fit, or not with the history that has to be kept; or they
+            leave no room for any of the passages.
     """
     chat = inquiry.chat
     left = budget - TOKENS_A_CHAT - 2 * TOKENS_A_MESSAGE
@@ -85,8 +86,14 @@ def fit_budget(
             param="messages",
         )
     chosen = []
-    for hit in hits:
-        cost = count_tokens(format_passage(hit)) + 2
+    costs = [count_tokens(format_passage(hit)) + 2 for hit in hits]
+    if costs and min(costs) > left:  # to say that nothing was found would be untrue
+        raise ContextTooLong(
+            f"messages: wanted room for a passage of {min(costs)} tokens beside instructions and question, found "
+            f"{left} tokens of {budget} left. Shorten the question, or ask for a shorter answer.",
+            param="messages",
+        )
+    for hit, cost in zip(hits, costs, strict=True):
         if cost <= left:
             chosen.append(hit)
             left -= cost

@@ -145,7 +145,7 @@ class EventStream:
             upstream: Where it comes from.
             answer: The open answer.
             first: The first bytes of its body.
-            hides_usage: Whether to keep the event that tells the usage, which the client has not asked for.
+            hides_usage: Whether to leave out the event that tells the usage alone: the client has not asked for it.
         """
         self.usage: dict[str, Any] | None = None
         self._upstream = upstream
@@ -249,7 +249,7 @@ async def open_stream(
         path: One of vLLM's routes.
         body: JSON with `stream: true`.
         deadline_s: Longest wait in seconds for the first byte of the body.
-        hides_usage: Whether to keep the event that tells the usage, which the client has not asked for.
+        hides_usage: Whether to leave out the event that tells the usage alone: the client has not asked for it.
 
     Returns:
         The stream; the caller closes it.

@@ -88,7 +88,7 @@ def test_a_history_that_has_to_be_kept_goes_before_passages() -> None:
         fit_budget(INSTRUCTIONS, inquiry, HITS, count_words, 120)
 
 
-@given(st.integers(90, 600), st.lists(st.integers(0, 60), max_size=6))
+@given(st.integers(120, 600), st.lists(st.integers(0, 60), max_size=6))
 def test_the_prompt_never_exceeds_its_budget(budget: int, turns: list[int]) -> None:
     roles = ["user", "assistant"] * 3
     history = [{"role": role, "content": "w " * size} for role, size in zip(roles, turns, strict=False)]
@@ -100,9 +100,11 @@ def test_the_prompt_never_exceeds_its_budget(budget: int, turns: list[int]) -> N
     assert not kept or kept[0]["role"] == "user"
 
 
-def test_a_question_alone_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ContextTooLong):
-        fit_budget(INSTRUCTIONS, Inquiry(Chat("why " * 100, [], "")), HITS, count_words, 150)
+def test_a_question_that_leaves_no_room_is_refused_and_not_taken_for_one_that_finds_nothing() -> None:
+    for words, message in ((100, "instructions and question in 150 tokens"), (60, "room for a passage of 30 tokens")):
+        with pytest.raises(ContextTooLong, match=message):
+            fit_budget(INSTRUCTIONS, Inquiry(Chat("why " * words, [], "")), HITS, count_words, 150)
+    assert fit_budget(INSTRUCTIONS, Inquiry(Chat("why " * 60, [], "")), [], count_words, 150) == ([], [])
 
 
 def test_a_plain_chat_loses_its_oldest_turns_and_neither_instructions_nor_question() -> None:
