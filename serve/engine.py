@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import logging
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -27,6 +28,7 @@ from serve.model_server import Adapter, EngineState, Health, ModelServer, choose
 logger = logging.getLogger(__name__)
 
 LOG_LINES_SHOWN = 12
+LOG_TAIL_BYTES = 8192
 POLL_INTERVAL_S = 0.25
 SILENCES_ALLOWED = 3
 MAX_TEMPORARY_PATH = 50
@@ -337,8 +339,11 @@ class Engine:
             await asyncio.gather(ended, hung, return_exceptions=True)
 
     def _read_log_tail(self, lines: int = LOG_LINES_SHOWN) -> str:
-        """Return the last lines of the engine's log, at most 8 KiB."""
-        with self._log_path.open("rb") as log:
-            log.seek(max(0, self._log_path.stat().st_size - 8192))
-            text = log.read().decode(errors="replace")
+        """Return the last lines of the engine's log, at most 8 KiB; nothing where somebody has taken the log away."""
+        try:
+            with self._log_path.open("rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_TAIL_BYTES))
+                text = log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
         return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])

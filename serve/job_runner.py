@@ -218,8 +218,11 @@ class JobRunner:
                     await self._handle(job, handle)
                     continue
                 pause_s = IDLE_S
-            except (Conflict, StorageFull, OSError) as error:
+            except (LoamError, OSError) as error:
                 logger.warning("jobs wait: %s", error)
+                pause_s = RETRY_S
+            except Exception:  # whatever it was: without this task no job would ever be looked at again
+                logger.exception("the queue of jobs cannot be worked on")
                 pause_s = RETRY_S
             finally:
                 if job is not None:

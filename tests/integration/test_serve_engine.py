@@ -138,6 +138,18 @@ def test_kill_9_brings_it_back_with_its_adapters(tmp_path: Path, adapter: Adapte
     asyncio.run(run())
 
 
+def test_one_whose_log_was_taken_away_comes_back_all_the_same(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running_engine(tmp_path) as engine:
+            (tmp_path / "vllm.log").unlink()
+            for pid in find_processes(str(engine.socket)):
+                os.kill(pid, signal.SIGKILL)
+            await wait_until(engine, EngineState.RESTARTING)
+            await wait_until(engine, EngineState.READY)
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("script", [{"is_sick": True}, {"is_deaf": True}])
 def test_one_that_is_alive_but_answers_no_health_is_replaced(
     tmp_path: Path, script: dict[str, bool], monkeypatch: pytest.MonkeyPatch
