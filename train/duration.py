@@ -6,6 +6,7 @@ this machine in less than a second. What lies between it and a real step (norms,
 measured on one CPU (docs/experiments.md) and is an assumption on cards.
 """
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -110,7 +111,7 @@ def count_work(
 ) -> Work:
     """Count the operations of a whole run."""
     rows, batch = len(lengths), config.trainer.batch_size
-    steps = max(1, round(config.trainer.epochs * -(-rows // batch)))
+    steps = max(1, math.ceil(config.trainer.epochs * -(-rows // batch)))  # as the Trainer counts them
     if config.trainer.max_steps is not None:
         steps = min(steps, config.trainer.max_steps)
     epochs = min(config.trainer.epochs, steps * batch / rows)

@@ -182,7 +182,7 @@ def encode_rows(
     spans: list[list[tuple[int, int]]] = []
     for row in rows:
         rendered: Any = render_jinja_template(
-            [[_plain_message(message) for message in row["messages"]]],
+            [[plain_message(message) for message in row["messages"]]],
             tools=row.get("tools") or None,
             chat_template=template.text,
             return_assistant_tokens_mask=True,
@@ -224,7 +224,7 @@ def _mark_learned(encoding: Any, spans: list[tuple[int, int]]) -> tuple[np.ndarr
     return ids, labels
 
 
-def _plain_message(message: dict[str, Any]) -> dict[str, Any]:
+def plain_message(message: dict[str, Any]) -> dict[str, Any]:
     """Return a message as templates expect it: no null keys, and tool arguments parsed (OpenAI sends them as text)."""
     plain = {key: value for key, value in message.items() if value is not None}
     if "tool_calls" in plain:

@@ -15,6 +15,7 @@ import torch
 from core.errors import InvalidFile, NotFound
 from train.config import TrainConfig, resolve_path
 from train.data import DataFile
+from train.encoding import plain_message
 from train.template import TrainingTemplate
 
 
@@ -101,7 +102,7 @@ def make_prompt(
 ) -> Prompt:
     """Render messages up to where the assistant's answer begins."""
     rendered = tokenizer.apply_chat_template(
-        [{key: value for key, value in message.items() if value is not None} for message in messages],
+        [plain_message(message) for message in messages],
         tools=tools or None,
         chat_template=template.text,
         add_generation_prompt=True,

@@ -119,8 +119,8 @@ def plan_validation(
     best = Best(options.early_stopping, options.min_delta)
     for event in evaluations:
         best.note(event["step"], event["loss"])
-    # Kept may be a later one than the checkpoint knows of: it stays the one to beat.
-    best.loss, best.step = read_saved(folder)
+    if options.keep is Keep.best:  # kept may be a later one than the checkpoint knows of: it stays the one to beat
+        best.loss, best.step = read_saved(folder)
     return Validation(
         best=best,
         folder=folder if options.keep is Keep.best else None,

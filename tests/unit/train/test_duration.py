@@ -27,6 +27,8 @@ def test_a_frozen_base_needs_four_operations_a_weight_and_token() -> None:
 def test_steps_are_those_of_epochs_and_of_the_limit() -> None:
     whole = TrainConfig(trainer=TrainerConfig(epochs=3, batch_size=4))
     assert count_work(whole, SHAPE, [10] * 10, 0, is_recomputed=False).steps == 9
+    part = TrainConfig(trainer=TrainerConfig(epochs=0.25, batch_size=1))
+    assert count_work(part, SHAPE, [10] * 10, 0, is_recomputed=False).steps == 3  # as the Trainer: it rounds up
     limited = TrainConfig(trainer=TrainerConfig(epochs=3, batch_size=4, max_steps=2))
     assert count_work(limited, SHAPE, [10] * 10, 0, is_recomputed=False).tokens == 80
 

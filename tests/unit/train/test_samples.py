@@ -7,8 +7,9 @@ import pytest
 
 from core.errors import InvalidFile, NotFound
 from tests.fakes.small_run import TOKENIZER, make_model
+from train.encoding import encode_chat
 from train.samples import answer_prompts, choose_prompts, read_prompts
-from train.template import SMOLLM2
+from train.template import QWEN_2_5, SMOLLM2
 
 ROW: dict[str, Any] = {
     "messages": [
@@ -26,6 +27,22 @@ def test_a_chat_is_asked_for_its_last_answer() -> None:
     assert text.endswith("Two<|im_end|>\n<|im_start|>assistant\n")
     assert "assistant\n1<|im_end|>" in text
     assert (prompt.text, prompt.wanted) == ("Two", "2")
+
+
+def test_calls_are_rendered_as_in_training_however_their_arguments_are_written() -> None:
+    texts = []
+    for arguments in ({"day": 1}, '{"day": 1}'):
+        call = {"type": "function", "function": {"name": "look", "arguments": arguments}}
+        asked = {"role": "assistant", "content": None, "tool_calls": [call]}
+        told = {"role": "tool", "content": "Monday"}
+        row = {"messages": [ROW["messages"][0], asked, told, {**ROW["messages"][1], "tool_calls": []}]}
+        row["messages"] += [ROW["messages"][2], ROW["messages"][3]]
+        (prompt,) = choose_prompts([row], 1, TOKENIZER, QWEN_2_5, None)
+        ids = encode_chat(row, TOKENIZER, QWEN_2_5, None)["input_ids"]
+        assert ids[: len(prompt.ids)] == prompt.ids
+        texts.append(TOKENIZER.decode(prompt.ids))
+    assert texts[0] == texts[1]
+    assert '"arguments": {"day": 1}' in texts[0]
 
 
 def test_a_pair_is_asked_for_its_chosen_answer() -> None:

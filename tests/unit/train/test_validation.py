@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from train.config import Keep, TrainerConfig
 from train.encoding import Encoded
 from train.sharding import gather_trained
 from train.tokens import IGNORED
-from train.validation import Best, read_saved, restore_trained, save_trained
+from train.validation import Best, plan_validation, read_saved, restore_trained, save_trained
 
 
 def rows_that_say(token: int, count: int) -> Encoded:
@@ -62,6 +63,14 @@ def test_a_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
     run = overfit(tmp_path, early_stopping=2)
     assert run.result.steps < 12
     assert any("early stopping" in event["message"] for event in run.read("log"))
+
+
+def test_a_run_that_goes_on_knows_the_best_before_it_whether_or_not_it_keeps_one(tmp_path: Path) -> None:
+    callback = SimpleNamespace(note_answer=print, note_early_end=print)
+    earlier = [{"step": 2, "loss": 0.5}, {"step": 4, "loss": 0.9}]
+    for keep, wanted in ((Keep.last, (0.5, 2)), (Keep.best, (math.inf, 0))):
+        plan = plan_validation(TrainerConfig(keep=keep), [], 0, tmp_path / "best", earlier, callback)
+        assert (plan.best.loss, plan.best.step, plan.best.waited) == (*wanted, 1)
 
 
 def test_answers_are_taken_at_each_evaluation(tmp_path: Path) -> None:
