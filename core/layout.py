@@ -10,6 +10,8 @@
 Does not know what the files mean; the manifests, events and stores do.
 """
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +29,7 @@ from core.failpoints import reach
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model, run or store may be called: it becomes a folder's name, so nothing that could leave the folder."""
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +213,7 @@ def write_folder(path: Path, *, is_cache: bool = False) -> Iterator[Path]:
     """Fill a folder under a temporary name and publish it whole by one rename.
 
     An existing folder is replaced only when the body has ended well; on any error the temporary folder is removed.
+    Whoever reads, and whoever comes after a kill, finds the old folder or the new one.
 
     Args:
         path: The final name.
@@ -219,8 +223,7 @@ def write_folder(path: Path, *, is_cache: bool = False) -> Iterator[Path]:
         The temporary folder to write into.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(4)
-    temporary = path.with_name(f".{path.name}.{token}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
         yield temporary
@@ -228,10 +231,7 @@ def write_folder(path: Path, *, is_cache: bool = False) -> Iterator[Path]:
             sync_tree(temporary)
         reach("folder.synced")
         if path.exists():
-            retired = path.with_name(f".{path.name}.{token}.old")
-            path.rename(retired)
-            temporary.rename(path)
-            shutil.rmtree(retired)
+            _exchange(temporary, path)  # the temporary name is the old folder's from here on
         else:
             temporary.rename(path)
         reach("folder.renamed")
@@ -241,3 +241,20 @@ def write_folder(path: Path, *, is_cache: bool = False) -> Iterator[Path]:
         raise describe_os_error(error, f"write {path}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two paths change places in one step. Source: rename(2), RENAME_EXCHANGE.
+
+    A file system that cannot do it (some over a network) is given two renames, between which a kill leaves neither.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return
+    number = ctypes.get_errno()
+    if number not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(number, os.strerror(number), os.fspath(other))
+    retired = one.with_name(f"{one.name}.old")
+    other.rename(retired)
+    one.rename(other)
+    retired.rename(one)

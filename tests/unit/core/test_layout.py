@@ -1,9 +1,12 @@
 """core.layout: names cannot escape, writes are whole or not at all."""
 
+import ctypes
 import errno
 import json
 import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -71,6 +74,43 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
     assert [path.name for path in final.iterdir()] == ["a"]
     with write_folder(final) as partial:
         (partial / "b").write_text("2")
+    assert [path.name for path in final.iterdir()] == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_folder_that_is_replaced_is_there_at_every_moment(tmp_path: Path) -> None:
+    final, missing, is_over = tmp_path / "adapter", [0], threading.Event()
+
+    def look() -> None:
+        while not is_over.is_set():
+            missing[0] += not os.path.lexists(final)
+
+    with write_folder(final):
+        pass
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for _ in range(300):
+            with write_folder(final, is_cache=True):
+                pass
+    finally:
+        is_over.set()
+        reader.join()
+    assert missing == [0]
+
+
+def test_a_file_system_that_cannot_exchange_is_given_two_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(errno.EINVAL)
+        return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(renameat2=refuse))
+    final = tmp_path / "adapter"
+    for name in ("a", "b"):
+        with write_folder(final) as partial:
+            (partial / name).write_text("1")
     assert [path.name for path in final.iterdir()] == ["b"]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
