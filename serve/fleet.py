@@ -207,10 +207,10 @@ class Fleet:
             raise EngineError(f"wanted it to serve {self._model} (--served-model-name), found {server.model}")
         if not await server.generate_token(self.config.canary_timeout_s):
             raise EngineUnavailable("it takes requests and generates nothing")
-        for adapter in list(self._adapters):
-            if adapter.name in names or adapter.name in self.refused:
-                continue
-            await server.load_at_start(adapter, self.refused)
+        while missing := [one for one in self._adapters if one.name not in names and one.name not in self.refused]:
+            for adapter in missing:  # while these are loaded, one more may be added
+                await server.load_at_start(adapter, self.refused)
+                names.add(adapter.name)
 
     async def _wait_until_bad(self, server: ModelServer) -> str:
         """Return why a server can no longer be given requests."""

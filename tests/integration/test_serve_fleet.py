@@ -81,6 +81,36 @@ def test_one_that_is_down_is_left_out_and_comes_back_with_its_adapters(adapter: 
     asyncio.run(run())
 
 
+def test_one_that_is_taken_in_while_an_adapter_is_added_has_it(adapter: Adapter, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "adapter_config.json").write_text("{}")
+    more = Adapter("ft:tiny-base:local:more:0123abcd", tmp_path / "more")
+
+    async def run() -> None:
+        async with running_fleet(adapters=[adapter], health_interval_s=60.0) as running:
+            server, begun, goes_on = running.fleet.servers[0], asyncio.Event(), asyncio.Event()
+            load = server.load
+
+            async def load_slowly(adapter: Adapter) -> None:
+                begun.set()
+                await goes_on.wait()
+                await load(adapter)
+
+            running.others[0].kill()
+            server.suspect()
+            await running.wait_until(0, is_ready=False)
+            server.load = load_slowly  # type: ignore[method-assign]
+            running.others[0].start()
+            await begun.wait()
+            await running.fleet.add_adapter(more)
+            goes_on.set()
+            await running.wait_until(0, is_ready=True)
+            for number in range(2):
+                assert set((await running.state(number))["adapters"]) == {adapter.name, more.name}
+
+    asyncio.run(run())
+
+
 def test_with_none_left_it_is_unavailable_and_then_works_again() -> None:
     async def run() -> None:
         async with running_fleet() as running:
