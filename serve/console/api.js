@@ -89,8 +89,10 @@ export async function fetchText(path, query) {
   return (await ask("GET", path, { query })).text();
 }
 
-/** Return every object of a list, page by page. */
-export async function listAll(path, query = {}, most = 1000) {
+export const MOST_LISTED = 1000;
+
+/** Return the objects of a list, page by page: all of them, or the first so many. */
+export async function listAll(path, query = {}, most = MOST_LISTED) {
   const found = [];
   let after = null;
   do {

@@ -17,8 +17,17 @@ let leave = () => {};
 /** Return the page, the parts behind it and the settings that the URL names: #/page/part?name=value. */
 function readRoute() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?", 2);
-  const [page, ...parts] = path.split("/").map(decodeURIComponent);
-  return { page: page in PAGES ? page : "ask", parts, query: new URLSearchParams(query ?? "") };
+  const [page, ...parts] = path.split("/").map(decode);
+  return { page: Object.hasOwn(PAGES, page) ? page : "ask", parts, query: new URLSearchParams(query ?? "") };
+}
+
+/** Read a part of the address; one that was cut or mistyped is taken as it stands. */
+function decode(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function readLabel(page) {
@@ -136,6 +145,17 @@ async function showPage() {
   }
 }
 
+const refusal = h("div");
+
+/** Tell what no other place tells: that what a button was pressed for has been refused. */
+function tellRefusal(event) {
+  const page = document.querySelector("#page .page");
+  if (page === null || !(event.reason instanceof ApiError)) return;
+  event.preventDefault();
+  page.prepend(put(refusal, problem(event.reason)));
+  refusal.scrollIntoView({ block: "nearest" });
+}
+
 function switchTheme() {
   const isDark = getComputedStyle(document.documentElement).colorScheme === "dark";
   localStorage.setItem("loam.theme", isDark ? "light" : "dark");
@@ -170,6 +190,7 @@ onRefusal(() => {
 });
 window.addEventListener("hashchange", () => account !== null && showPage());
 window.addEventListener("keydown", readKey);
+window.addEventListener("unhandledrejection", tellRefusal);
 window.addEventListener("resize", () => document.querySelector("nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
 applyTheme();

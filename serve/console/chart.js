@@ -47,15 +47,19 @@ export function drawBars(label, { bars, width }, unit) {
 }
 
 function makeScale(points) {
-  const xs = points.map(([value]) => value);
   const ys = points.map(([, value]) => value).filter(Number.isFinite);
-  const [left, right] = [Math.min(...xs), Math.max(...xs)];
-  let [low, high] = ys.length ? [Math.min(...ys), Math.max(...ys)] : [0, 1];
+  const [left, right] = findEnds(points.map(([value]) => value));
+  let [low, high] = ys.length ? findEnds(ys) : [0, 1];
   if (low > 0 && low < high * 0.6) low = 0;
   if (high === low) [low, high] = [Math.min(low, 0), high + (Math.abs(high) || 1)]; // one value: in the middle, over nothing
   const across = (WIDTH - LEFT - RIGHT) / (right - left || 1);
   const up = (HEIGHT - TOP - BOTTOM) / (high - low);
   return { left, right, low, high, x: (value) => LEFT + (value - left) * across, y: (value) => HEIGHT - BOTTOM - (value - low) * up };
+}
+
+/** Return the least and the largest of some values, of which there may be more than a call takes as arguments. */
+function findEnds(values) {
+  return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 }
 
 function drawGrid(scale, x) {

@@ -1,6 +1,6 @@
 // Documents: the stores, what is in each, bringing files in, and searching them with every stage's ranks.
 
-import { call, listAll, upload } from "./api.js";
+import { MOST_LISTED, call, listAll, upload } from "./api.js";
 import { confirmThat } from "./dialog.js";
 import { bytes, empty, h, next, problem, put, table, when } from "./dom.js";
 import { drawAssistantForm, listChatting } from "./names.js";
@@ -60,7 +60,7 @@ async function showStore(root, storeId, context) {
   const [list, following] = [h("div"), h("div")];
   const refresh = async () => {
     view.documents = await listAll(`loam/documents/${encodeURIComponent(store.id)}`);
-    put(list, drawFiles(view, refresh));
+    put(list, drawFiles(view, again));
     put(following, drawNext(view));
     const isWorking = view.documents.some((one) => one.status === "in_progress") || view.uploads.some((one) => one.isRunning);
     clearTimeout(view.timer);
@@ -78,7 +78,7 @@ async function showStore(root, storeId, context) {
     h("div", { class: "row" }, store.name === store.id ? null : h("code", { class: "quiet small" }, store.id), h("a", { class: "button", href: `#/ask?${new URLSearchParams({ store: store.id })}` }, "Ask these documents"),
       h("button", { class: "danger", onclick: () => removeStore(store) }, "Delete the store")),
   );
-  put(root, head, drawDrop(view, refresh), following, drawSearch(store, context), drawAssistant(store), list);
+  put(root, head, drawDrop(view, again), following, drawSearch(store, context), drawAssistant(store), list);
   return () => clearTimeout(view.timer);
 }
 
@@ -99,9 +99,8 @@ function drawAssistant(store) {
 
 async function removeStore(store) {
   const question = `Delete the store «${store.name || store.id}» with its ${store.file_counts.total} documents? The uploaded files stay.`;
-  if (!(await confirmThat(question, "Delete"))) return;
-  await call("DELETE", `vector_stores/${encodeURIComponent(store.id)}`);
-  location.hash = "#/documents";
+  const remove = () => call("DELETE", `vector_stores/${encodeURIComponent(store.id)}`);
+  if (await confirmThat(question, "Delete", remove)) location.hash = "#/documents";
 }
 
 /** A place to drop files on, and a button for those who do not drag. */
@@ -155,16 +154,17 @@ function drawFiles(view, refresh) {
   if (!view.documents.length && !view.uploads.length) {
     return empty("This store is empty", h("p", {}, "Drop some files above. Each is read, cut into passages and made searchable; then ask about it under Ask."));
   }
-  const uploads = view.uploads.map((one, at) => h(
+  const uploads = view.uploads.map((one) => h(
     "tr", {},
     h("td", {}, one.file.name),
     h("td", {}, one.error ? h("span", { class: "badge failed" }, "failed") : one.bar),
     h("td", { class: "number" }, bytes(one.file.size)),
     h("td", {}, one.error ? one.error.message : one.state),
-    h("td", {}, one.error ? h("button", { class: "plain", onclick: () => { view.uploads.splice(at, 1); refresh(); } }, "Dismiss") : null),
+    h("td", {}, one.error ? h("button", { class: "plain", onclick: () => { view.uploads.splice(view.uploads.indexOf(one), 1); refresh(); } }, "Dismiss") : null),
   ));
   const counts = view.documents.reduce((sums, one) => ({ ...sums, [one.status]: (sums[one.status] ?? 0) + 1 }), {});
-  const summary = Object.entries(counts).map(([status, count]) => `${count} ${status.replace("_", " ")}`).join(", ");
+  const listed = Object.entries(counts).map(([status, count]) => `${count} ${status.replace("_", " ")}`).join(", ");
+  const summary = view.documents.length < MOST_LISTED ? listed : `${listed}; only the newest ${MOST_LISTED.toLocaleString("en")} are listed here`;
   const rows = view.documents.map((one) => drawFile(view.store, one, refresh));
   const head = ["Document", "Status", "Size", "Detail", "Actions"].map((text, at) => h("th", { class: at === 2 ? "number" : "" }, text));
   return h(
@@ -189,10 +189,8 @@ function drawFile(store, one, refresh) {
   const remove = async () => {
     const isUpload = one.id.startsWith("file-");
     const question = isUpload ? `Delete «${one.filename}» for good, from every store?` : `Take «${one.filename}» out of this store?`;
-    if (!(await confirmThat(question, "Delete"))) return;
     const path = isUpload ? `files/${one.id}` : `vector_stores/${encodeURIComponent(store.id)}/files/${one.id}`;
-    await call("DELETE", path);
-    await refresh();
+    if (await confirmThat(question, "Delete", () => call("DELETE", path))) await refresh();
   };
   const reason = one.last_error ? h("span", { class: "reason" }, one.last_error.message) : drawAttributes(one.attributes);
   return h(

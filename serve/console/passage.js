@@ -4,6 +4,7 @@ import { call } from "./api.js";
 import { h, icon, problem, put } from "./dom.js";
 
 const STEP = 4000;
+const MOST = 1_000_000; // characters on either side that the API gives
 
 /**
  * Open a passage beside the page.
@@ -38,7 +39,8 @@ async function load(chunkId, around, title, body) {
   const letters = Array.from(around_it.text); // offsets count characters as Unicode has them, not JavaScript's halves
   const cut = (from, to) => letters.slice(from - around_it.start, to - around_it.start).join("");
   const mark = h("mark", { tabindex: -1 }, cut(passage.start, passage.end));
-  const more = (label) => h("button", { class: "plain", onclick: () => load(chunkId, around * 4, title, body) }, label);
+  const next = Math.min(around * 4, MOST);
+  const more = (label) => next > around ? h("button", { class: "plain", onclick: () => load(chunkId, next, title, body) }, label) : null;
   put(
     body,
     describePlace(passage),

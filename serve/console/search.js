@@ -12,7 +12,10 @@ const STATED = ["path", "folder", "extension", "size", "modified"];
 
 export function drawSearch(store, { query, noteQuery }) {
   const field = h("input", { type: "search", id: "search", value: query.get("q") ?? "", placeholder: "Search these documents …", "data-main-field": true });
-  const filters = query.getAll("where").map((text) => text.split("|", 3));
+  const filters = query.getAll("where").map((text) => {
+    const [name, operator = "eq", ...value] = text.split("|");
+    return [name, operator, value.join("|")];
+  });
   const places = h("div", { class: "stack" });
   const results = h("div");
   const drawFilters = () => put(places, filters.map((filter, at) => drawFilter(filter, () => { filters.splice(at, 1); drawFilters(); })));

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="wanted Playwright (the dev extra), found none; the console was not looked at")
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from core.layout import DataDir
 from evaluation.report import Link, Section, draw_bars, write_report
@@ -222,6 +222,56 @@ def test_a_dropped_file_is_found_by_its_attributes(served: Served, watched: Watc
     expect(page.locator(".hits tbody tr")).to_contain_text("one.md")
     page.reload()
     expect(page.locator(".hits tbody tr")).to_have_count(1)
+
+
+def test_what_is_refused_is_told_where_it_was_asked_for(served: Served, watched: Watched) -> None:
+    page = watched.page
+    fault = {"error": {"message": "Not now: the store is being changed.", "code": "conflict"}}
+
+    def refuse(route: Route) -> None:
+        if route.request.method == "DELETE":
+            route.fulfill(status=409, json=fault)
+        else:
+            route.continue_()
+
+    page.route("**/v1/**", refuse)
+    page.goto(f"{served.gateway.url}/console/#/documents/acme")
+    for name in ("Delete the store", "Delete returns.md"):
+        page.get_by_role("button", name=name).click()
+        box = page.get_by_role("dialog")
+        box.get_by_role("button", name="Delete", exact=True).click()
+        expect(box.get_by_role("alert")).to_contain_text("Not now")
+        box.get_by_role("button", name="Cancel").click()
+    served.gateway.script(reply=FLOW)
+    page.goto(f"{served.gateway.url}/console/#/ask")
+    ask(page, QUESTION)
+    page.get_by_role("button", name="Bad").click()
+    page.get_by_role("button", name="Keep").click()
+    page.get_by_role("button", name="Take it back").click()
+    expect(page.locator(".page > div").first.get_by_role("alert")).to_contain_text("Not now")
+
+
+def test_a_long_document_is_shown_as_far_as_the_api_gives_it(served: Served, watched: Watched, tmp_path: Path) -> None:
+    words = "The pump needs water and a filter before it starts. " * 21_000
+    (tmp_path / "long.txt").write_text(f"{words}\nThe code word is heron.\n")
+    sizes = ChunkingConfig(max_tokens=1000, overlap_tokens=0)
+    ingest(
+        DataDir(served.gateway.folder), "long", tmp_path, embedder=HashEmbedder(), chunking=sizes,
+        parsing=ParsingConfig(),
+    )  # fmt: skip
+    page = watched.page
+    page.goto(f"{served.gateway.url}/console/#/documents/long?q=heron&where=path|ne|a|b")
+    page.reload()
+    expect(page.get_by_label("Value")).to_have_value("a|b")
+    page.locator(".hits button").first.click()
+    passage = page.get_by_role("dialog")
+    more = passage.get_by_role("button", name="Show more of the document before this")
+    for _ in range(4):
+        with page.expect_response("**/v1/loam/passages/**") as answered:
+            more.click()
+        assert answered.value.status == 200
+    expect(more).to_have_count(0)
+    expect(passage.locator("mark")).to_contain_text("heron")
 
 
 def test_a_report_is_shown_and_nothing_in_it_runs(served: Served, watched: Watched) -> None:
