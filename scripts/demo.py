@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from core import offline
@@ -232,7 +233,7 @@ def draw_summary(questions: list[dict[str, Any]], answers: list[Answer]) -> Tabl
         sourced = [a for a in right if rows[a.question]["file"] in [citation.file for citation in a.citations]]
         styled = [answer for answer in found if is_in_style(answer)]
         counts = (f"{len(part)}/{len(found)}" for part in (right, sourced, styled))
-        table.add_row(mode, *counts, f"{sorted(answer.seconds for answer in found)[len(found) // 2]:.1f}")
+        table.add_row(mode, *counts, f"{median(answer.seconds for answer in found):.1f}")
     return table
 
 
