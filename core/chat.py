@@ -155,3 +155,20 @@ def _check_order(line: int, messages: list[dict[str, Any]], locate: Locate) -> l
         problem = f"wanted the assistant last, found {before}"
         faults.append(Fault(line, locate(len(messages) - 1, "role"), problem, "Add the answer"))
     return faults
+
+
+def plain_message(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message as templates expect it: no null keys, and tool arguments parsed (OpenAI sends them as text)."""
+    plain = {key: value for key, value in message.items() if value is not None}
+    if "tool_calls" in plain:
+        plain["tool_calls"] = [_plain_call(call) for call in plain["tool_calls"]]
+        if not plain["tool_calls"]:
+            del plain["tool_calls"]
+    return plain
+
+
+def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = dict(call["function"])
+    if isinstance(function.get("arguments"), str):
+        function["arguments"] = json.loads(function["arguments"])
+    return {**call, "function": function}

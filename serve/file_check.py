@@ -9,6 +9,7 @@ jobs.
 import asyncio
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,7 @@ async def ask_module(module: str, arguments: list[str], timeout_s: float, name: 
         field: The request's field that named the file.
 
     Raises:
-        TrainingDataError: It refused the file, or ended without an answer.
-        TimeoutError: It took too long.
+        TrainingDataError: It refused the file, ended without an answer, or took too long.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, *arguments,
@@ -72,9 +72,14 @@ async def ask_module(module: str, arguments: list[str], timeout_s: float, name: 
     try:
         async with asyncio.timeout(timeout_s):
             output, _ = await process.communicate()
-    except BaseException:
-        process.kill()
+    except BaseException as error:
+        with suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
+        if isinstance(error, TimeoutError):
+            raise TrainingDataError(
+                f"{name}: it could not be checked within {timeout_s:g} s. Split it.", param=field
+            ) from error
         raise
     if process.returncode:
         raise TrainingDataError(f"{name}: it could not be checked (exit code {process.returncode}).", param=field)

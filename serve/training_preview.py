@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from core.chat import plain_message
 from core.errors import LoamError
 from core.faults import NOTHING_FOUND
 from core.formats import choose_layout
@@ -92,7 +93,8 @@ def open_tokenizer(folder: Path) -> tuple[Render, Count]:
     )
 
     def render(messages: list[dict[str, Any]], tools: Any) -> str:
-        return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False))
+        plain = [plain_message(message) for message in messages]
+        return str(tokenizer.apply_chat_template(plain, tools=tools or None, tokenize=False))
 
     return render, lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from core.chat import plain_message
 from core.faults import Fault, Record, refuse_faults
 from core.layout import write_json
 from train.config import TrainConfig
@@ -222,23 +223,6 @@ def _mark_learned(encoding: Any, spans: list[tuple[int, int]]) -> tuple[np.ndarr
         if first is not None and last is not None:
             labels[first : last + 1] = ids[first : last + 1]
     return ids, labels
-
-
-def plain_message(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message as templates expect it: no null keys, and tool arguments parsed (OpenAI sends them as text)."""
-    plain = {key: value for key, value in message.items() if value is not None}
-    if "tool_calls" in plain:
-        plain["tool_calls"] = [_plain_call(call) for call in plain["tool_calls"]]
-        if not plain["tool_calls"]:
-            del plain["tool_calls"]
-    return plain
-
-
-def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = dict(call["function"])
-    if isinstance(function.get("arguments"), str):
-        function["arguments"] = json.loads(function["arguments"])
-    return {**call, "function": function}
 
 
 def encode_all(

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from core.chat import plain_message
 from core.errors import InvalidFile, NotFound
 from train.config import TrainConfig, resolve_path
 from train.data import DataFile
-from train.encoding import plain_message
 from train.template import TrainingTemplate
 
 

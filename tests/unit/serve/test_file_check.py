@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import TrainingDataError
-from serve.file_check import check_rows, check_upload_rows
+from serve.file_check import ask_module, check_rows, check_upload_rows
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 PAIR = {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}
@@ -43,3 +43,9 @@ def test_the_process_counts_too(tmp_path: Path) -> None:
 def test_rows_of_the_other_method_are_refused(tmp_path: Path, row: object, method: str) -> None:
     with pytest.raises(TrainingDataError, match=f"method {method}.*line 1"):
         check_rows(write(tmp_path / "file-a", row), "a.jsonl", "training_file", method)
+
+
+def test_a_file_that_takes_too_long_is_refused_and_not_tried_for_ever(tmp_path: Path) -> None:
+    path = write(tmp_path / "file-a", CHAT)
+    with pytest.raises(TrainingDataError, match=r"a.jsonl: it could not be checked within 0.01 s"):
+        asyncio.run(ask_module("serve.file_check", [str(path), "a.jsonl", "f", "supervised"], 0.01, "a.jsonl", "f"))

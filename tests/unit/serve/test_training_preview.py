@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.training_preview import BARS, MAX_FAULTS, describe_lengths, preview_file
+from tests.fakes.byte_tokenizer import make_byte_tokenizer
+from tests.fakes.tiny_llama import read_llama_template
 
 GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 
@@ -47,3 +49,20 @@ def test_a_pair_is_read_with_its_better_answer(tmp_path: Path) -> None:
     found = preview_file(write(tmp_path / "a", {"prompt": "q", "chosen": "good", "rejected": "bad"}), "a.jsonl", None)
     assert found["format"] == "preference"
     assert found["sample"]["rendered"] == "user: q\n\nassistant: good"
+
+
+def test_a_row_with_calls_is_shown_as_it_is_trained_on(tmp_path: Path) -> None:
+    tokenizer = make_byte_tokenizer()
+    tokenizer.chat_template = read_llama_template()
+    tokenizer.save_pretrained(tmp_path / "model")
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"day": 1}'}}
+    row = {
+        "messages": [
+            {"role": "user", "content": "a", "tool_calls": None},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "Monday"},
+            {"role": "assistant", "content": "b", "tool_calls": []},
+        ]
+    }
+    found = preview_file(write(tmp_path / "a", row), "a.jsonl", tmp_path / "model")
+    assert '{"name": "look", "parameters": {"day": 1}}' in found["sample"]["rendered"]
