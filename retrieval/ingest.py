@@ -11,9 +11,9 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -304,14 +304,15 @@ class Ingestion:
         self._known = known
         begin_documents(self._engine, self._store, {file.name: file.stamp for file in files if file.name not in known})
         reach("documents.begun")
-        for file, fingerprint, outcome in self._parse(self._find_changed(files, verify=verify, retry=retry)):
-            if isinstance(outcome, Document):
-                chunks = cut_document(outcome, self._chunking, self._embedder.token_starts)
-                self._waiting.append(_Cut(file, fingerprint, outcome, chunks))
-                if sum(len(cut.chunks) for cut in self._waiting) >= BATCH_CHUNKS:
-                    self._commit_waiting()
-            else:
-                self._fail(file, fingerprint, outcome)
+        with closing(self._parse(self._find_changed(files, verify=verify, retry=retry))) as parsed:
+            for file, fingerprint, outcome in parsed:
+                if isinstance(outcome, Document):
+                    chunks = cut_document(outcome, self._chunking, self._embedder.token_starts)
+                    self._waiting.append(_Cut(file, fingerprint, outcome, chunks))
+                    if sum(len(cut.chunks) for cut in self._waiting) >= BATCH_CHUNKS:
+                        self._commit_waiting()
+                else:
+                    self._fail(file, fingerprint, outcome)
         self._commit_waiting()
 
     def _find_changed(
@@ -366,7 +367,7 @@ class Ingestion:
 
     def _parse(
         self, files: Iterable[tuple[SourceFile, _Fingerprint]]
-    ) -> Iterator[tuple[SourceFile, _Fingerprint, Document | LoamError]]:
+    ) -> Generator[tuple[SourceFile, _Fingerprint, Document | LoamError], None, None]:
         """Yield each file's document or the reason why there is none, parsing a few files ahead."""
         limits = self._parsing
         pending: deque[tuple[SourceFile, _Fingerprint, Future[Document]]] = deque()
@@ -374,12 +375,16 @@ class Ingestion:
             ParserPool(limits.workers, timeout_s=limits.timeout_s, memory_bytes=limits.memory_mib * 2**20) as pool,
             ThreadPoolExecutor(limits.workers, thread_name_prefix="parse") as threads,
         ):
-            for file, fingerprint in files:
-                pending.append((file, fingerprint, threads.submit(pool.parse, file.path, file.name)))
-                if len(pending) > limits.workers * PARSED_AHEAD:
+            try:
+                for file, fingerprint in files:
+                    pending.append((file, fingerprint, threads.submit(pool.parse, file.path, file.name)))
+                    if len(pending) > limits.workers * PARSED_AHEAD:
+                        yield _settle(*pending.popleft())
+                while pending:
                     yield _settle(*pending.popleft())
-            while pending:
-                yield _settle(*pending.popleft())
+            finally:
+                for _, _, future in pending:
+                    future.cancel()  # whoever stops an ingestion waits for no file that has not been begun
 
     def _fail(self, file: SourceFile, fingerprint: _Fingerprint, error: LoamError) -> None:
         """Record a file that could not be read."""

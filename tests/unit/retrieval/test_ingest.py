@@ -3,17 +3,21 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from core.errors import Conflict, InputError, NotFound, StorageFull
+from core.errors import Conflict, InputError, InvalidFile, NotFound, StorageFull
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import open_database
+from retrieval.document import Document
 from retrieval.ingest import IngestReport, ingest, lock_store, rebuild
+from retrieval.parsing import ParserPool
 from retrieval.snapshot import snapshot_folder
 from retrieval.source import list_files
 from retrieval.status import list_stores
@@ -200,6 +204,31 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_committed(
             run(data, source)
     assert list_stores(open_database(data.database))[0].files == 1
     assert run(data, source).ingested == 1
+
+
+def test_who_stops_waits_for_no_file_that_has_not_been_begun(
+    data: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+
+    class SlowPool(ParserPool):
+        def parse(self, path: Path, name: str | None = None) -> Document:
+            parsed.append(name or path.name)
+            time.sleep(0.1)
+            raise InvalidFile("It holds nothing.")
+
+    def stop(_: IngestReport) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("retrieval.ingest.ParserPool", SlowPool)
+    source = tmp_path / "many"
+    source.mkdir()
+    for number in range(20):
+        (source / f"{number}.md").write_text("x")
+    tools: dict[str, Any] = {"embedder": HashEmbedder(), "chunking": ChunkingConfig()}
+    with pytest.raises(KeyboardInterrupt):
+        ingest(data, "acme", source, parsing=ParsingConfig(workers=1), progress=stop, **tools)
+    assert len(parsed) < 4
 
 
 def test_a_rebuild_needs_the_database_only(data: DataDir, source: Path) -> None:
