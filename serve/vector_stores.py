@@ -53,8 +53,6 @@ class VectorStore:
         last_active_at: Unix seconds.
         expires_after_days: Days without use after which it ends; None: never.
         metadata: The owner's notes.
-        counts: Files by status.
-        usage_bytes: Of the files that can be found.
     """
 
     id: str
@@ -64,8 +62,6 @@ class VectorStore:
     last_active_at: int
     expires_after_days: int | None
     metadata: dict[str, str] | None
-    counts: dict[str, int]
-    usage_bytes: int
 
     @property
     def expires_at(self) -> int | None:
@@ -76,6 +72,29 @@ class VectorStore:
     def is_expired(self) -> bool:
         """Whether it has ended."""
         return self.expires_at is not None and self.expires_at <= time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a store holds; it takes longer to find out than the store itself, because every file is looked at.
+
+    Attributes:
+        counts: Files by status.
+        usage_bytes: Of the files that can be found.
+    """
+
+    counts: dict[str, int]
+    usage_bytes: int
+
+
+def read_holdings(engine: Engine, store: VectorStore) -> Holdings:
+    """Return what a store holds."""
+    counting = text(f"SELECT status, COUNT(*) AS files, SUM(size) AS size FROM ({ENTRIES}) GROUP BY status")  # noqa: S608
+    with read_transaction(engine) as connection:
+        found = connection.execute(counting, {"store": store.number}).all()
+    counts = {part.status: int(part.files) for part in found}
+    used = sum(int(part.size) for part in found if part.status == "completed")
+    return Holdings({status: counts.get(status, 0) for status in STATUSES}, used)
 
 
 def create_vector_store(
@@ -138,14 +157,10 @@ def select_vector_store(connection: Connection, store_id: str, owner: str) -> Ve
     row = connection.execute(text(f"{_SELECT} AND s.name = :id"), {"id": store_id, "owner": owner}).mappings().first()
     if row is None:
         raise NotFound(f"vector store {store_id!r}: there is none. Make it first.", param="vector_store_id")
-    return _to_vector_store(connection, row)
+    return _to_vector_store(row)
 
 
-def _to_vector_store(connection: Connection, row: RowMapping) -> VectorStore:
-    counting = text(f"SELECT status, COUNT(*) AS files, SUM(size) AS size FROM ({ENTRIES}) GROUP BY status")  # noqa: S608
-    found = connection.execute(counting, {"store": row["number"]}).all()
-    counts = {part.status: int(part.files) for part in found}
-    used = sum(int(part.size) for part in found if part.status == "completed")
+def _to_vector_store(row: RowMapping) -> VectorStore:
     return VectorStore(
         id=row["id"],
         number=row["number"],
@@ -154,8 +169,6 @@ def _to_vector_store(connection: Connection, row: RowMapping) -> VectorStore:
         last_active_at=row["last_active_at"],
         expires_after_days=row["expires_after_days"],
         metadata=json.loads(row["metadata"]) if row["metadata"] else None,
-        counts={status: counts.get(status, 0) for status in STATUSES},
-        usage_bytes=used,
     )
 
 
@@ -203,7 +216,7 @@ def list_vector_stores(engine: Engine, owner: str, window: Window) -> tuple[list
         query = text(f"{_SELECT} ORDER BY s.created_at {order}, s.id {order}")
         rows = {row["id"]: row for row in connection.execute(query, {"owner": owner}).mappings()}
         chosen, has_more = cut_window(list(rows), window)
-        return [_to_vector_store(connection, rows[name]) for name in chosen], has_more
+        return [_to_vector_store(rows[name]) for name in chosen], has_more
 
 
 def update_vector_store(engine: Engine, store_id: str, owner: str, changes: Mapping[str, Any]) -> VectorStore:

@@ -23,12 +23,14 @@ from serve.schemas.vector_stores import (
 )
 from serve.scores import read_score, read_threshold
 from serve.vector_stores import (
+    Holdings,
     VectorStore,
     Window,
     create_vector_store,
     delete_vector_store,
     find_vector_store,
     list_vector_stores,
+    read_holdings,
     refuse_expired,
     touch_vector_store,
     update_vector_store,
@@ -56,8 +58,7 @@ async def create_store(body: VectorStoreCreate, gateway: CurrentGateway, caller:
         attachments = [Attachment(upload, {}, chunking) for upload in uploads.values()]
         await archive.run(attach_files, archive.engine, store.id, caller.owner, attachments, is_batch=False)
         gateway.worker.wake()
-        store = await archive.run(find_vector_store, archive.engine, store.id, caller.owner)
-    return shape_store(store)
+    return await describe_store(gateway, store)
 
 
 @router.get("")
@@ -67,13 +68,13 @@ async def list_stores(
     """List an owner's stores."""
     found = gateway.archive.run(list_vector_stores, gateway.archive.engine, caller.owner, read_window(query))
     stores, has_more = await found
-    return shape_list([shape_store(store) for store in stores], has_more=has_more)
+    return shape_list([await describe_store(gateway, store) for store in stores], has_more=has_more)
 
 
 @router.get("/{vector_store_id}")
 async def get_store(vector_store_id: str, gateway: CurrentGateway, caller: CurrentCaller) -> dict[str, Any]:
     """Return one of them."""
-    return shape_store(await find_store(gateway, vector_store_id, caller.owner))
+    return await describe_store(gateway, await find_store(gateway, vector_store_id, caller.owner))
 
 
 @router.post("/{vector_store_id}")
@@ -90,7 +91,7 @@ async def update_store(
         changes["expires_after_days"] = body.expires_after.days if body.expires_after else None
     archive = gateway.archive
     store = await archive.run(update_vector_store, archive.engine, vector_store_id, caller.owner, changes)
-    return shape_store(store)
+    return await describe_store(gateway, store)
 
 
 @router.delete("/{vector_store_id}")
@@ -169,9 +170,14 @@ def read_window(query: ListQuery) -> Window:
     return Window(query.after, query.before, query.limit, query.order == "asc")
 
 
-def shape_store(store: VectorStore) -> dict[str, Any]:
+async def describe_store(gateway: Gateway, store: VectorStore) -> dict[str, Any]:
+    """Return a store as OpenAI's object, with what it holds."""
+    return shape_store(store, await gateway.archive.run(read_holdings, gateway.archive.engine, store))
+
+
+def shape_store(store: VectorStore, held: Holdings) -> dict[str, Any]:
     """Return a store as OpenAI's object."""
-    status = "expired" if store.is_expired else "in_progress" if store.counts["in_progress"] else "completed"
+    status = "expired" if store.is_expired else "in_progress" if held.counts["in_progress"] else "completed"
     days = store.expires_after_days
     return {
         "id": store.id,
@@ -179,8 +185,8 @@ def shape_store(store: VectorStore) -> dict[str, Any]:
         "created_at": store.created_at,
         "name": store.title,
         "status": status,
-        "usage_bytes": store.usage_bytes,
-        "file_counts": shape_counts(store.counts),
+        "usage_bytes": held.usage_bytes,
+        "file_counts": shape_counts(held.counts),
         "last_active_at": store.last_active_at,
         "expires_after": None if days is None else {"anchor": "last_active_at", "days": days},
         "expires_at": store.expires_at,

@@ -6,12 +6,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from core.errors import NotFound
 from core.layout import DataDir
 from retrieval.database import open_database
 from retrieval.store import EmbedderIdentity, find_store
-from serve.vector_stores import Window, create_vector_store, cut_window
+from serve.vector_stores import (
+    STATUSES,
+    Holdings,
+    Window,
+    create_vector_store,
+    cut_window,
+    find_vector_store,
+    read_holdings,
+)
 
 IDS = st.lists(st.text("abc", min_size=1, max_size=4), unique=True, max_size=20)
 
@@ -53,3 +62,13 @@ def test_a_store_is_made_in_the_language_that_it_is_given(tmp_path: Path) -> Non
     for language, kept in ((None, "english"), ("german", "german")):
         made = create_vector_store(engine, EmbedderIdentity("hash", 4, "abc"), "me", {**values, "language": language})
         assert find_store(engine, made.id).language == kept
+
+
+def test_a_store_is_found_without_a_look_at_what_it_holds(tmp_path: Path) -> None:
+    engine = open_database(DataDir(tmp_path).database)
+    made = create_vector_store(engine, EmbedderIdentity("hash", 4, "abc"), "me", {"title": "a"})
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _k, statement, *_: statements.append(statement))
+    assert find_vector_store(engine, made.id, "me") == made
+    assert not [one for one in statements if "documents" in one or "vector_store_files" in one]
+    assert read_holdings(engine, made) == Holdings(dict.fromkeys(STATUSES, 0), 0)
