@@ -19,7 +19,7 @@ from sqlalchemy import Engine, text
 from core.errors import Conflict, LoamError, NotFound, StorageFull
 from core.failpoints import reach
 from core.layout import DataDir
-from retrieval.config import ChunkingConfig, ParsingConfig
+from retrieval.config import ChunkingConfig, ChunkingMode, ParsingConfig
 from retrieval.database import read_transaction, truncate_log, write_transaction
 from retrieval.documents import delete_documents, put_attributes, read_documents
 from retrieval.embedding import Embedder
@@ -59,7 +59,12 @@ class IngestionWorker:
     """Ingests what waits, in a thread of its own."""
 
     def __init__(
-        self, data: DataDir, engine: Engine, open_embedder: Callable[[], Embedder], parsing: ParsingConfig
+        self,
+        data: DataDir,
+        engine: Engine,
+        open_embedder: Callable[[], Embedder],
+        parsing: ParsingConfig,
+        mode: ChunkingMode = ChunkingMode.auto,
     ) -> None:
         """Prepare; nothing happens before `start`.
 
@@ -68,11 +73,13 @@ class IngestionWorker:
             engine: The database.
             open_embedder: Returns the embedder, loading it at the first call.
             parsing: What parsing one file may cost.
+            mode: How documents are cut; a request says only how large.
         """
         self._data = data
         self._engine = engine
         self._open_embedder = open_embedder
         self._parsing = parsing
+        self._mode = mode
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
@@ -182,7 +189,7 @@ class IngestionWorker:
         ]
         if not any(row.is_whole for row in waiting):
             return store, ChunkingConfig(), waiting  # nothing will be cut, and a damaged row may name no lengths
-        return store, ChunkingConfig(head["max_tokens"], head["overlap_tokens"]), waiting
+        return store, ChunkingConfig(head["max_tokens"], head["overlap_tokens"], self._mode), waiting
 
     def _find_sources(self, waiting: Sequence[_Waiting]) -> tuple[list[SourceFile], list[_Waiting]]:
         """Return where the files' bytes lie, and the rows whose upload has gone."""

@@ -182,7 +182,7 @@ async def serve(
     jobs = JobRunner(archive, engine, models, config.jobs, str(config.hardware.get("name", "auto")))
     metrics = Metrics()
     library = Library(searcher, config.embedder.name, metrics.time_search)
-    worker = IngestionWorker(data, archive.engine, library.open_embedder, config.parsing)
+    worker = IngestionWorker(data, archive.engine, library.open_embedder, config.parsing, config.chunking.mode)
     try:
         progress = StartProgress()
         if not await finish_unless_stopped(start(start_engine, engine_config, library, plan, progress), stop):

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 from core.config import PathsConfig
 from core.errors import Conflict
 from core.layout import DataDir
-from retrieval.config import ChunkingConfig, ParsingConfig
+from retrieval.config import ChunkingConfig, ChunkingMode, ParsingConfig
 from retrieval.database import open_database, write_transaction
 from retrieval.documents import KnownDocument, read_documents
 from retrieval.ingest import Tools, ingest_files
@@ -50,9 +50,9 @@ class Place:
         assert batch is not None
         return batch
 
-    def start_worker(self) -> IngestionWorker:
+    def start_worker(self, mode: ChunkingMode = ChunkingMode.auto) -> IngestionWorker:
         """Return a worker that is started by hand."""
-        return IngestionWorker(self.data, self.engine, HashEmbedder, ParsingConfig(workers=1))
+        return IngestionWorker(self.data, self.engine, HashEmbedder, ParsingConfig(workers=1), mode)
 
     def read_documents(self) -> Mapping[str, KnownDocument]:
         """Return what the store holds."""
@@ -115,6 +115,12 @@ def test_a_file_attached_again_while_it_is_made_is_cut_as_was_said_last(
     assert worker.work_once()
     assert not worker.work_once()
     assert place.read_documents()[NAME].recipe.endswith(":100:10")
+
+
+def test_files_are_cut_as_the_gateway_is_configured(place: Place) -> None:
+    place.attach(ChunkingConfig(100, 10))
+    assert place.start_worker(ChunkingMode.static).work_once()
+    assert place.read_documents()[NAME].recipe.endswith(":static:100:10")
 
 
 def test_what_stores_made_of_an_expired_file_goes_whatever_comes_between(
