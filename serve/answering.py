@@ -27,7 +27,7 @@ from serve.library import Library
 from serve.model_server import Upstream
 from serve.prompting import Disarm, build_prompt, drop_covered, fit_budget, read_passage_text
 from serve.relay import fetch, open_stream, read_chunks
-from serve.sentences import SENTENCE_END, MarkRemover, Piece, SentenceSplitter
+from serve.sentences import SENTENCE_END, AnswerSplitter, Piece
 
 logger = logging.getLogger(__name__)
 
@@ -247,8 +247,7 @@ class Answering:
         self, body: bytes, sources: list[Source], *, is_marked: bool
     ) -> AsyncGenerator[AnswerEvent, None]:
         """Let the model write, and put the marks in, unless the text may not be touched."""
-        ending, support = _Ending(), Support(self.library, sources)
-        remover, splitter = MarkRemover(), SentenceSplitter()
+        ending, support, splitter = _Ending(), Support(self.library, sources), AnswerSplitter()
         async with aclosing(self._read_deltas(body, ending)) as deltas:
             async for delta in deltas:
                 text = delta.get("content") or ""
@@ -256,10 +255,10 @@ class Answering:
                     if text:
                         yield TextEvent(text)
                     continue
-                for piece in splitter.feed(remover.feed(text)):
+                for piece in splitter.feed(text):
                     for event in await support.cite(piece):
                         yield event
-        for piece in splitter.feed(remover.finish()) + splitter.finish():
+        for piece in splitter.finish():
             is_cut = ending.finish_reason == "length" and not SENTENCE_END.search(piece.sentence or "")
             for event in await support.cite(Piece(piece.text) if is_cut else piece):
                 yield event

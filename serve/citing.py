@@ -152,7 +152,8 @@ def find_quoted(sentence: str, sources: Sequence[Source]) -> Source | None:
     if not is_citable(sentence):
         return None
     words = " ".join(strip_list_number(sentence).split()).rstrip(".!").casefold()
-    quoted = re.compile(rf"(?<!\w){re.escape(words)}(?!\w|[.,]\d)")  # £1 is not said by £11 nor by £1.40
+    # £1 is not said by £11 nor by £1.40, and 5 bar neither by 2.5 bar nor by -5 bar
+    quoted = re.compile(rf"(?<![\w−-])(?<!\d[.,]){re.escape(words)}(?!\w|[.,]\d)")
     return next((source for source in sources if quoted.search(" ".join(source.text.split()).casefold())), None)
 
 

@@ -1,11 +1,17 @@
 """Sentences of a text that is still being written: where one ends, piece by piece as it comes.
 
-Removes citation marks that the model made up, and finds the ends of sentences. However the text is cut into pieces, the
-result is the same as for the whole. Does not know what a source is.
+Removes citation marks that the model made up, finds the ends of sentences, and leaves code as it is: values[0] is no
+mark, and one put behind a block's last line would keep the block open. However the text is cut into pieces, the result
+is the same as for the whole. Does not know what a source is.
 """
 
 import re
 from dataclasses import dataclass
+from typing import Literal
+
+BACKTICKS_OR_LINE_END = re.compile(r"`+|\n")
+BLOCK_FENCE = 3
+"""Backticks that begin a block of code; fewer begin a span, which ends with its line at the latest."""
 
 MARK = re.compile(r"(?<![ \t])[ \t]*(?:\[\d[\d ,;\u2013-]{0,29}\]|【[^】\n]{0,60}】)")
 """A citation mark as models make them up, such as [1], [1, 2], 【3†source】, with the blanks in front of it. The look
@@ -35,6 +41,65 @@ NUMBER_ABBREVIATIONS = frozenset({"no", "nr", "art", "sec", "fig", "p", "pp", "c
 """Words whose dot ends no sentence before a number."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The next stretch of a text.
+
+    Attributes:
+        text: What comes next, backticks included.
+        kind: `text`, or code: a `span` within a sentence or a `block` of its own.
+    """
+
+    text: str
+    kind: Literal["text", "span", "block"]
+
+
+class CodeSplitter:
+    """Parts a stream of text from the code in it, as Markdown marks it by backticks."""
+
+    def __init__(self) -> None:
+        """Begin a text."""
+        self._held = ""
+        self._fence = ""  # the backticks that began the code that is being written
+
+    def feed(self, text: str) -> list[Stretch]:
+        """Take the next piece; return what is certain by now: backticks wait for the character after them."""
+        text = self._held + text
+        end = len(text.rstrip("`"))
+        self._held = text[end:]
+        return self._part(text[:end])
+
+    def finish(self) -> list[Stretch]:
+        """Return the backticks that were held back."""
+        held, self._held = self._held, ""
+        return self._part(held)
+
+    def _part(self, text: str) -> list[Stretch]:
+        stretches, start = [], 0
+        for match in BACKTICKS_OR_LINE_END.finditer(text):
+            kind, found = self._kind, match[0]
+            if kind == "text" and found != "\n":
+                stretches.append(Stretch(text[start : match.start()], kind))
+                start, self._fence = match.start(), found
+            elif self._is_end(found):
+                stretches.append(Stretch(text[start : match.end()], kind))
+                start, self._fence = match.end(), ""
+        stretches.append(Stretch(text[start:], self._kind))
+        return [stretch for stretch in stretches if stretch.text]
+
+    @property
+    def _kind(self) -> Literal["text", "span", "block"]:
+        if not self._fence:
+            return "text"
+        return "block" if len(self._fence) >= BLOCK_FENCE else "span"
+
+    def _is_end(self, found: str) -> bool:
+        """Tell whether backticks or a line's end end the code that is being written."""
+        if self._kind == "block":
+            return found.startswith(self._fence)
+        return self._kind == "span" and found in (self._fence, "\n")
+
+
 class MarkRemover:
     """Removes the model's own citation marks from a stream of text, holding back only what may become one."""
 
@@ -57,8 +122,10 @@ class MarkRemover:
 
 
 def remove_marks(text: str) -> str:
-    """Return a whole text without citation marks."""
-    return MARK.sub("", text)
+    """Return a whole text without citation marks; what looks like one in code stays."""
+    code = CodeSplitter()
+    stretches = code.feed(text) + code.finish()
+    return "".join(MARK.sub("", one.text) if one.kind == "text" else one.text for one in stretches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +253,34 @@ class SentenceSplitter:
         self._is_list_item = False
 
 
-def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a whole text."""
-    splitter = SentenceSplitter()
-    pieces = splitter.feed(text) + splitter.finish()
-    return [piece.sentence for piece in pieces if piece.sentence]
+class AnswerSplitter:
+    """Parts an answer that is being written at the ends of its sentences, without the model's own citation marks.
+
+    A block of code ends the sentence before it and is part of none.
+    """
+
+    def __init__(self) -> None:
+        """Begin an answer."""
+        self._code = CodeSplitter()
+        self._marks = MarkRemover()
+        self._sentences = SentenceSplitter()
+
+    def feed(self, text: str) -> list[Piece]:
+        """Take the next stretch of the answer; return what is certain by now."""
+        return [piece for stretch in self._code.feed(text) for piece in self._take(stretch)]
+
+    def finish(self) -> list[Piece]:
+        """End the answer: return all that was held back."""
+        pieces = [piece for stretch in self._code.finish() for piece in self._take(stretch)]
+        return pieces + self._sentences.feed(self._marks.finish()) + self._sentences.finish()
+
+    def _take(self, stretch: Stretch) -> list[Piece]:
+        if stretch.kind == "text":
+            return self._sentences.feed(self._marks.feed(stretch.text))
+        pieces = self._sentences.feed(self._marks.finish())
+        if stretch.kind == "span":
+            return pieces + self._sentences.feed(stretch.text)
+        return [*pieces, *self._sentences.finish(), Piece(stretch.text)]
 
 
 def is_boundary(sentence: str, following: str) -> bool:

@@ -141,11 +141,13 @@ def test_kill_9_brings_it_back_with_its_adapters(tmp_path: Path, adapter: Adapte
 def test_one_whose_log_was_taken_away_comes_back_all_the_same(tmp_path: Path) -> None:
     async def run() -> None:
         async with running_engine(tmp_path) as engine:
+            before = await read_state(engine)
             (tmp_path / "vllm.log").unlink()
             for pid in find_processes(str(engine.socket)):
                 os.kill(pid, signal.SIGKILL)
             await wait_until(engine, EngineState.RESTARTING)
             await wait_until(engine, EngineState.READY)
+            assert (await read_state(engine))["pid"] != before["pid"]
 
     asyncio.run(run())
 

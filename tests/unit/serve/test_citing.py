@@ -111,6 +111,14 @@ def test_a_sentence_of_the_passage_itself_needs_no_further_proof(sentence: str, 
     assert find_quoted(sentence, SOURCES) is expected
 
 
+@pytest.mark.parametrize(
+    "held", ["2.5 bar is too much", "2,5 bar is too much", "-5 bar is too much", "−5 bar is too much"]
+)
+def test_the_end_of_another_number_is_no_quotation(held: str) -> None:
+    assert find_quoted("5 bar is too much.", [Source(1, "a.md", None, "u", f"For the pump {held}.")]) is None
+    assert find_quoted("5 bar is too much.", [Source(1, "a.md", None, "u", "For the pump 5 bar is too much.")])
+
+
 def test_the_better_of_two_is_taken_and_the_first_of_equals() -> None:
     twin = Source(3, "copy.md", None, "u", RETURNS.text)
     sources = [RETURNS, twin]

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.sentences import MarkRemover, Piece, SentenceSplitter, remove_marks, split_sentences
+from serve.sentences import AnswerSplitter, Piece, SentenceSplitter, remove_marks
 
-ALPHABET = 'aB1 .!?\n\t[]()【】,;-:"”)0e.gé'
+ALPHABET = 'aB1 .!?\n\t[]()【】,;-:"”)0e.gé`'
 texts = st.text(alphabet=ALPHABET, max_size=80)
 
 
@@ -21,9 +21,13 @@ def cut(text: str, sizes: list[int]) -> list[str]:
     return [*pieces, text[start:]]
 
 
-def run_remover(pieces: list[str]) -> str:
-    remover = MarkRemover()
-    return "".join(remover.feed(piece) for piece in pieces) + remover.finish()
+def run_answer(pieces: list[str]) -> list[Piece]:
+    splitter = AnswerSplitter()
+    return [piece for part in pieces for piece in splitter.feed(part)] + splitter.finish()
+
+
+def join_answer(pieces: list[str]) -> str:
+    return "".join(piece.text for piece in run_answer(pieces))
 
 
 def run_splitter(pieces: list[str]) -> list[Piece]:
@@ -65,7 +69,7 @@ def run_splitter(pieces: list[str]) -> list[Piece]:
     ],
 )
 def test_sentences_end_where_people_end_them(text: str, sentences: list[str]) -> None:
-    assert split_sentences(text) == sentences
+    assert [piece.sentence for piece in run_splitter([text]) if piece.sentence] == sentences
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,15 @@ def test_sentences_end_where_people_end_them(text: str, sentences: list[str]) ->
         ("Both [1, 2] and [3-5]; 【6†source】 end", "Both and; end"),
         ("array[i] and [a] and [ ] stay", "array[i] and [a] and [ ] stay"),
         ("unfinished [12", "unfinished [12"),
+        (
+            "Take `values[0]` [1]. A lone ` ends [2]\nwith its line [3].",
+            "Take `values[0]`. A lone ` ends [2]\nwith its line.",
+        ),
+        (
+            "So [1]:\n```py\nrun(values[0])  # ``x`` [2]\n```\nDone [3].",
+            "So:\n```py\nrun(values[0])  # ``x`` [2]\n```\nDone.",
+        ),
+        ("````\n```\na[0]\n```\nb[1]\n````\nEnd [2]", "````\n```\na[0]\n```\nb[1]\n````\nEnd"),
     ],
 )
 def test_the_models_own_marks_go(text: str, expected: str) -> None:
@@ -84,12 +97,12 @@ def test_the_models_own_marks_go(text: str, expected: str) -> None:
 
 @given(texts, st.lists(st.integers(0, 9), max_size=12))
 def test_marks_go_alike_however_the_text_is_cut(text: str, sizes: list[int]) -> None:
-    assert run_remover(cut(text, sizes)) == remove_marks(text)
+    assert join_answer(cut(text, sizes)) == remove_marks(text)
 
 
 @given(texts, st.lists(st.integers(0, 9), max_size=12))
 def test_sentences_end_alike_however_the_text_is_cut(text: str, sizes: list[int]) -> None:
-    whole, parts = run_splitter([text]), run_splitter(cut(text, sizes))
+    whole, parts = run_answer([text]), run_answer(cut(text, sizes))
     assert [piece.sentence for piece in parts if piece.sentence] == [
         piece.sentence for piece in whole if piece.sentence
     ]
@@ -99,7 +112,7 @@ def test_sentences_end_alike_however_the_text_is_cut(text: str, sizes: list[int]
 def test_long_runs_of_blanks_cost_no_more_than_other_text() -> None:
     start = time.monotonic()
     assert remove_marks("a" + " " * 1_000_000 + "b") == "a" + " " * 1_000_000 + "b"
-    assert run_remover(["a" + " " * 100_000, "b"]) == "a" + " " * 100_000 + "b"
+    assert join_answer(["a" + " " * 100_000, "b"]) == "a" + " " * 100_000 + "b"
     assert time.monotonic() - start < 2
 
 
@@ -111,6 +124,20 @@ def find_ends(pieces: list[Piece]) -> list[int]:
         if piece.sentence is not None:
             ends.append(length)
     return ends
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Run\n```sh\npump --bar 5.\n\nEnd it.\n```\nThen wait. Go on.", ["Run", "Then wait.", "Go on."]),
+        ("```\nIt runs. It hums.\n```", []),
+        ("Not closed:\n```\nIt runs.\n", ["Not closed:"]),
+        ("Set `bar` to 5. Use `pump[0]` then.", ["Set `bar` to 5.", "Use `pump[0]` then."]),
+    ],
+)
+def test_no_sentence_ends_in_a_block_of_code(text: str, sentences: list[str]) -> None:
+    assert [piece.sentence for piece in run_answer([text]) if piece.sentence] == sentences
+    assert join_answer([text]) == text
 
 
 @given(texts)
