@@ -123,10 +123,15 @@ async def examine(root: Path, checks: str) -> dict[str, Any]:
     try:
         async with asyncio.timeout(DOCTOR_TIMEOUT_S):
             output, _ = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
+    except TimeoutError as error:
+        raise InputError(
+            f"the doctor had not ended after {DOCTOR_TIMEOUT_S:g} s. Run it at the machine: python scripts/doctor.py "
+            f"{root}"
+        ) from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     try:
         found: dict[str, Any] = json.loads(output)
     except ValueError as error:
