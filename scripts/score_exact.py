@@ -302,13 +302,14 @@ def draw_accuracy(path: Path, scores: list[Score]) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def show(scores: list[Score]) -> None:
-    """Print the table."""
+def show(scores: list[Score], report: Path, run: str) -> None:
+    """Print the table, where it is kept, and what comes next."""
     table = Table("model", "step", "minutes in steps", "minutes elapsed", "exact match", "n")
     for score in scores:
         times = (f"{score.training_minutes:.1f}", f"{score.elapsed_minutes:.1f}")
         table.add_row(score.model, str(score.step), *times, f"{score.exact:.1%}", str(score.n))
     console.print(table)
+    console.print(f"wrote {report}\nnext: python serve/run.py adapters=[{run}]", soft_wrap=True, markup=False)
 
 
 async def score_all(
@@ -360,8 +361,7 @@ def main(composed: DictConfig) -> None:
     )
     write_file(report / "answers.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     draw_accuracy(report / "accuracy.png", scores)
-    show(scores)
-    console.print(f"wrote {report}\nnext: python serve/run.py adapters=[{config.run}]", soft_wrap=True)
+    show(scores, report, config.run)
 
 
 if __name__ == "__main__":

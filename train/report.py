@@ -88,7 +88,7 @@ def write_report(
     path = folder / "report.md"
     text = TEMPLATE.format(
         run_id=manifest.run_id,
-        next_command=next_command(manifest.run_id),
+        next_command=next_command(manifest.run_id, arguments),
         folder=folder / "tensorboard",
         base=manifest.base.name,
         method=manifest.method,
@@ -113,9 +113,10 @@ def write_report(
     return path
 
 
-def next_command(run_id: str) -> str:
-    """Return what to type after a run."""
-    return f"python serve/run.py adapters=[{run_id}]"
+def next_command(run_id: str, arguments: list[str]) -> str:
+    """Return what to type after a run; it names the data directory where the run's own command line did."""
+    where = [shlex.quote(argument) for argument in arguments if argument.startswith("paths.data_dir=")]
+    return " ".join([f"python serve/run.py adapters=[{run_id}]", *where])
 
 
 def describe_figures(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], published: int) -> str:

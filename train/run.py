@@ -196,7 +196,8 @@ def conclude(
     hardware = str(manifest.hardware["name"])
     path = report.write_report(checked.folder, manifest, to_plain(config), sys.argv[1:], hardware, lengths)
     events.write("done", **manifest.metrics)
-    print(f"adapter: {checked.folder / 'adapter'}\nreport:  {path}\nnext:    {report.next_command(checked.run_id)}")
+    following = report.next_command(checked.run_id, sys.argv[1:])
+    print(f"adapter: {checked.folder / 'adapter'}\nreport:  {path}\nnext:    {following}")
 
 
 def describe_adapter(

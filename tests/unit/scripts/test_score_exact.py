@@ -21,6 +21,7 @@ from scripts.score_exact import (
     measure_minutes,
     read_questions,
     score_answers,
+    show,
     stage_adapters,
 )
 from serve.progress import CountProgress
@@ -136,6 +137,11 @@ def test_all_are_asked_greedily_under_the_candidates_name_and_scored_in_order(tm
     assert all((body["model"], body["temperature"]) == (BASE, 0) for body in asked)
     score = score_answers(Candidate(BASE, 0, None), tmp_path, questions, ["red", "green ", "blue!"])
     assert (score.exact, score.n, score.training_minutes) == (round(1 / 3, 4), 3, 0.0)
+
+
+def test_the_next_command_names_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show([Score("base", 0, 0.0, 0.0, 0.02, 50)], tmp_path, "mine")
+    assert "next: python serve/run.py adapters=[mine]\n" in capsys.readouterr().out
 
 
 def test_the_curve_is_a_picture(tmp_path: Path) -> None:

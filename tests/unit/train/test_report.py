@@ -37,15 +37,15 @@ def test_the_report_holds_figures_plots_and_commands(tmp_path: Path) -> None:
         for step in (1, 2):
             events.write("step", step=step, loss=3.0 / step, learning_rate=1e-3, tokens_per_s=250.0)
         events.write("eval", step=2, loss=2.0, token_accuracy=0.5)
-    arguments = ["run_id=mine", "resume=auto", "data.train=my chats.jsonl"]
+    arguments = ["run_id=mine", "resume=auto", "data.train=my chats.jsonl", "paths.data_dir=my data"]
     text = write_report(tmp_path, make_manifest(), {"seed": 17}, arguments, "a machine", [12, 40]).read_text()
     assert "2 steps in 1 min 35 s" in text
     assert "290 chats (51,537 tokens)" in text
     assert "| loss | 3.0000 | 1.5000 | 2.0000 |" in text
     assert "31% of them learned" in text
     assert "2 rows were longer" in text
-    assert "python train/run.py 'data.train=my chats.jsonl' run_id=mine-again" in text
-    assert "python serve/run.py adapters=[mine]" in text
+    assert "python train/run.py 'data.train=my chats.jsonl' 'paths.data_dir=my data' run_id=mine-again" in text
+    assert "python serve/run.py adapters=[mine] 'paths.data_dir=my data'\n" in text
     assert "seed: 17" in text
     for name in ("loss", "learning_rate", "tokens_per_s"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
