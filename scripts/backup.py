@@ -253,6 +253,12 @@ def main() -> None:
             print(f"next: python scripts/doctor.py {data.root}")
     except OSError as error:
         raise describe_os_error(error, f"{arguments.action} {arguments.backup}") from error
+    except KeyboardInterrupt:
+        made = {"create": arguments.backup / MANIFEST, "restore": data.database}.get(arguments.action)
+        if made is not None:
+            state = "is whole: it was finished before" if made.exists() else "was not made. Give the same command again"
+            print(f"stopped: {made.parent} {state}.", file=sys.stderr)
+        raise
 
 
 def parse_arguments() -> argparse.Namespace:

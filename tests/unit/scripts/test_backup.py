@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from retrieval.database import open_database, write_transaction
 from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
 from retrieval.uploads import delete_upload, list_uploads, save_upload
-from scripts.backup import create_backup, restore_backup, verify_backup
+from scripts.backup import create_backup, main, restore_backup, verify_backup
 from scripts.doctor import examine
 from tests.fakes.hash_embedder import HashEmbedder
 
@@ -175,3 +176,27 @@ def test_a_file_deleted_meanwhile_is_not_in_the_backup(
     engine.dispose()
     assert find(new, range(2)) == [False, True]
     assert find(data, range(1)) == [True]
+
+
+@pytest.mark.parametrize("action", ["create", "restore"])
+def test_an_interrupted_command_leaves_nothing_and_says_so(
+    data: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    def interrupt(_source: Path, _target: Path) -> Path:
+        raise KeyboardInterrupt  # as Ctrl-C would, in the middle of the copying
+
+    create_backup(data, tmp_path / "good", has_runs=False)
+    before = sorted(tmp_path.iterdir())
+    words = {
+        "create": ["create", str(tmp_path / "backup"), "--data-dir", str(data.root)],
+        "restore": ["restore", str(tmp_path / "good"), "--data-dir", str(tmp_path / "new")],
+    }[action]
+    monkeypatch.setattr(sys, "argv", ["backup.py", *words])
+    monkeypatch.setattr(shutil, "copyfile", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main()
+    assert sorted(tmp_path.iterdir()) == before
+    assert capsys.readouterr().err.endswith("was not made. Give the same command again.\n")
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "argv", ["backup.py", *words])
+    main()
