@@ -70,10 +70,10 @@ def read_whole_lines(path: Path) -> Iterator[str]:
     """
     if not path.exists():
         return
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open("rb") as file:
         for line in file:
-            if line.endswith("\n"):
-                yield line
+            if line.endswith(b"\n"):  # else it may end in the middle of a character, too
+                yield line.decode()
 
 
 def _cut_unfinished_line(path: Path) -> None:

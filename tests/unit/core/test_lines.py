@@ -17,7 +17,7 @@ def test_lines_come_back_as_they_went_in(tmp_path: Path) -> None:
     assert list(read_whole_lines(path)) == ["one\n", "with \u2028 and \r inside\n", "\n"]
 
 
-@pytest.mark.parametrize("rest", [b"tw", b"two"])
+@pytest.mark.parametrize("rest", [b"tw", b"two", "twó".encode()[:-1]])
 def test_a_half_written_line_is_not_there(tmp_path: Path, rest: bytes) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"one\n" + rest)
