@@ -31,6 +31,8 @@ APPROXIMATE_FROM_ROWS = 4_000_000
 """Vectors from which on not all are scanned: by then a scan of float16 reads some 3 GB a query. Not measured yet."""
 MOST_FOUND = 2048
 """Most vectors that a GPU index finds at once."""
+MOST_WALKED = 1024
+"""Most that a graph is asked for: beyond, cuVS takes another way through it than the one that was tuned."""
 SCRATCH_BYTES = 256 * 2**20
 """FAISS's own working memory on the card; it would take 1.5 GiB, beside vLLM."""
 GRAPH_DEGREE = 64
@@ -98,9 +100,9 @@ class CardIndex:
 
         Args:
             queries: (queries, dimension) float32 of unit length.
-            count: How many are wanted; at most MOST_FOUND.
+            count: How many are wanted; at most MOST_FOUND, of a graph MOST_WALKED.
         """
-        wanted = min(count, self.size, MOST_FOUND)
+        wanted = min(count, self.size, MOST_WALKED if self.kind == GRAPH else MOST_FOUND)
         with self._place.lock:
             _, rows = self._index.search(queries, wanted, **self._make_parameters(wanted))
         return np.asarray(rows, dtype=np.int64)

@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import logging
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,33 +22,24 @@ from core.config import Device
 from core.errors import ContractError, NotFound
 from core.layout import DataDir
 from core.manifest import MODEL_MANIFEST, ModelManifest, hash_files, refuse_code_bearing
+from retrieval.batches import CARD_BATCH_TOKENS, pad_rows, set_budget, share_out
 from retrieval.config import Dtype, EmbedderConfig, EncoderEngine
-from retrieval.encoder import Batch, TokenEncoder, open_encoder, pick_engine
+from retrieval.encoder import TokenEncoder, open_encoder, pick_engine
 from retrieval.spans import quantise
 from retrieval.store import EmbedderIdentity
 from retrieval.vectors import ChunkVectors, no_spans
+from retrieval.windows import (
+    TokenReader,
+    copy_tokenizer,
+    copy_untruncated,
+    cut_windows,
+    find_token_starts,
+    use_all_cores,
+)
 
 logger = logging.getLogger(__name__)
 
-WINDOW_OVERLAP_TOKENS = 32
-MAX_HEADING_SHARE = 0.3
-"""Most of a window that a repeated heading may take; of a longer one the innermost end is repeated."""
 QUERY_CACHE_SIZE = 1024
-BATCHES_A_LANE = 2
-"""Batches that few texts are shared out into for each lane of the encoder, so that none ends long before another."""
-LEAST_BATCH_TOKENS = 512
-"""Fewer tokens than these are not worth a batch of their own."""
-
-
-class TokenReader(Protocol):
-    """What reads texts up to some length: an embedder, or a reranker beside a query."""
-
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens of a text that are read at once, special tokens left out."""
-
-    def token_starts(self, text: str) -> Sequence[int]:
-        """Return where each token of a text starts, as rising character offsets; nothing is cut off."""
 
 
 class Embedder(TokenReader, Protocol):
@@ -85,6 +75,7 @@ class _Network:
         max_length: Most tokens that it reads, special ones counted.
         pools_by_mean: Whether a text's vector is the mean of its token vectors, so that spans are comparable to it.
         pooling_threads: Threads of torch for what follows the encoder; None: as many as it has.
+        least_budget: Tokens that a batch may have whatever is configured.
     """
 
     tokenizer: Any
@@ -94,6 +85,7 @@ class _Network:
     max_length: int
     pools_by_mean: bool
     pooling_threads: int | None
+    least_budget: int
 
 
 class SentenceEmbedder:
@@ -132,7 +124,7 @@ class SentenceEmbedder:
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        return _copy_untruncated(self._network.tokenizer)
+        return copy_untruncated(self._network.tokenizer)
 
     @property
     def makes_spans(self) -> bool:
@@ -187,9 +179,9 @@ class SentenceEmbedder:
         spans = [no_spans(self._identity.dimension)] * len(texts)
         encodings = network.tokenizer.encode_batch_fast(texts)
         lengths = [len(encoding.ids) for encoding in encodings]
-        most = self._config.batch_size * network.max_length
+        most = max(self._config.batch_size * network.max_length, network.least_budget)
         places = list(share_out(lengths, set_budget(lengths, most, network.encoder.lanes)))
-        batches = [_pad([encodings[place].ids for place in batch], network.padding) for batch in places]
+        batches = [pad_rows([encodings[place].ids for place in batch], network.padding) for batch in places]
         for batch, (_, mask), states in zip(places, batches, network.encoder.encode(batches), strict=True):
             with torch.inference_mode(), _use_threads(network.pooling_threads):
                 features = {"token_embeddings": states, "attention_mask": torch.from_numpy(mask).to(states.device)}
@@ -214,35 +206,6 @@ def _use_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def set_budget(lengths: Sequence[int], most: int, lanes: int) -> int:
-    """Return the tokens of a batch: at most `most`, and no more than lets every lane of the encoder work."""
-    if lanes == 1:
-        return most
-    return min(most, max(LEAST_BATCH_TOKENS, math.ceil(sum(lengths) / (BATCHES_A_LANE * lanes))))
-
-
-def share_out(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield places of texts of like length, the longest first, as many as fit a budget of tokens with their padding."""
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
-
-
-def _pad(rows: Sequence[Sequence[int]], padding: int) -> Batch:
-    """Return token numbers and mask; the first text is the longest."""
-    ids = np.full((len(rows), len(rows[0])), padding, dtype=np.int64)
-    mask = np.zeros(ids.shape, dtype=np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = row
-        mask[place, : len(row)] = 1
-    return ids, mask
 
 
 def _find_own_tokens(encoding: Any) -> tuple[int, int]:
@@ -332,6 +295,8 @@ def _load_network(folder: Path, config: EmbedderConfig, identity: EmbedderIdenti
         str(folder), device="cuda" if is_cuda else "cpu", local_files_only=True, model_kwargs={"dtype": loaded}
     )
     model.eval()
+    if is_cuda:
+        use_all_cores()
     found = model.get_embedding_dimension()
     if found != identity.dimension:
         raise ContractError(f"{folder}: wanted vectors of {identity.dimension}, found {found}. Import it again.")
@@ -347,28 +312,8 @@ def _load_network(folder: Path, config: EmbedderConfig, identity: EmbedderIdenti
     # The encoder keeps every core busy; threads of torch that wait for work would only stand in its way.
     pooling_threads = 1 if engine is EncoderEngine.openvino else None
     logger.info("embedder %s on %s by %s in %s", identity.name, model.device, engine.value, dtype.value)
-    return _Network(
-        tokenizer, encoder, heads, model.tokenizer.pad_token_id or 0, max_length, pools_by_mean, pooling_threads
-    )
-
-
-def copy_tokenizer(model: Any) -> Any:
-    """Return a model's fast tokenizer alone, without truncation and padding: safe in any thread."""
-    return _copy_untruncated(model.tokenizer.backend_tokenizer)
-
-
-def _copy_untruncated(tokenizer: Any) -> Any:
-    from tokenizers import Tokenizer
-
-    copy = Tokenizer.from_str(tokenizer.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return copy
-
-
-def find_token_starts(tokenizer: Any, text: str) -> list[int]:
-    """Return where each token of a text starts, as rising character offsets; special tokens are left out."""
-    return [start for start, _ in tokenizer.encode(text, add_special_tokens=False).offsets]
+    padding, least_budget = model.tokenizer.pad_token_id or 0, CARD_BATCH_TOKENS if is_cuda else 0
+    return _Network(tokenizer, encoder, heads, padding, max_length, pools_by_mean, pooling_threads, least_budget)
 
 
 def wants_cuda(device: Device) -> bool:
@@ -409,47 +354,6 @@ def normalise_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return rows of unit length; a row of zeros stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
-
-
-def contextualise(heading: str | None, text: str) -> str:
-    """Return what is embedded for a chunk: its heading path, then its text."""
-    return f"{heading}\n{text}" if heading else text
-
-
-def cut_windows(heading: str | None, text: str, reader: TokenReader) -> list[str]:
-    """Cut what is read for a chunk into windows that the reader reads to their end.
-
-    Args:
-        heading: Heading path, repeated in every window.
-        text: The chunk's text.
-        reader: Tells how long a window may be.
-
-    Returns:
-        One window where all fits, else several that overlap; nothing is left out.
-    """
-    whole = contextualise(heading, text)
-    limit = reader.max_tokens
-    if len(reader.token_starts(whole)) <= limit:
-        return [whole]
-    heading = _shorten_heading(heading, int(limit * MAX_HEADING_SHARE), reader)
-    room = limit - len(reader.token_starts(contextualise(heading, "")))
-    starts = reader.token_starts(text)
-    overlap = min(WINDOW_OVERLAP_TOKENS, room // 4)
-    windows = []
-    for first in range(0, max(1, len(starts) - overlap), room - overlap):
-        last = first + room
-        end = starts[last] if last < len(starts) else len(text)
-        begin = starts[first] if first else 0
-        windows.append(contextualise(heading, text[begin:end].strip()))
-    return windows
-
-
-def _shorten_heading(heading: str | None, limit: int, reader: TokenReader) -> str | None:
-    """Return the innermost end of a heading that is longer than the limit, in tokens."""
-    if heading is None:
-        return None
-    starts = reader.token_starts(heading)
-    return heading if len(starts) <= limit else heading[starts[len(starts) - limit] :]
 
 
 def embed_passages(passages: Sequence[tuple[str | None, str]], embedder: Embedder) -> list[ChunkVectors]:

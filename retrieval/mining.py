@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from retrieval.config import IndexDevice, SearchConfig
 from retrieval.dense import build_dense, gather_candidates
-from retrieval.embedding import Embedder, contextualise, embed_passages
+from retrieval.embedding import Embedder, embed_passages
 from retrieval.fusion import ScoredChunks, order_chunks
 from retrieval.lexical import build_lexical, pick_best, score_lexical
 from retrieval.question_set import QuestionSet
 from retrieval.spans import make_span_run, score_spans
 from retrieval.stop_words import LANGUAGE
 from retrieval.vectors import ChunkVectors
+from retrieval.windows import contextualise
 
 EMBEDDED_AT_ONCE = 128
 NEGATIVE_DEPTH = 30

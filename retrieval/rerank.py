@@ -24,20 +24,14 @@ from numpy.typing import NDArray
 from core.errors import ContractError, NotFound
 from core.manifest import refuse_code_bearing
 from retrieval.config import DEFAULT_RERANK_WEIGHT, Dtype, EmbedderConfig, EncoderEngine
-from retrieval.embedding import (
-    contextualise,
-    copy_tokenizer,
-    cut_windows,
-    find_token_starts,
-    normalise_rows,
-    settle_dtype,
-    wants_cuda,
-)
+from retrieval.embedding import normalise_rows, settle_dtype, wants_cuda
 from retrieval.encoder import compile_forward, pick_engine
 from retrieval.interaction import Reading, Weighting, mix_scores, read_weighting, score_evenly, score_stretches
+from retrieval.pairs import is_plain, score_pairs
+from retrieval.windows import contextualise, copy_tokenizer, cut_windows, find_token_starts, use_all_cores
 
 BATCH_SIZES = {"cuda": 64, "cpu": 8}
-"""Pairs at once, sorted by length: on a CPU few, so that short ones are not padded to the longest."""
+"""Texts at once, sorted by length, where the library makes the batches."""
 LATE_TYPES = frozenset({"MultiVectorEncoder", "ColBERT"})
 """What sentence-transformers and PyLate call models of late interaction."""
 MAX_QUERY_SHARE = 0.5
@@ -158,9 +152,8 @@ class Reranker:
             scores = self._compare(query, rows)
         else:
             query, room = self._fit_query(query)
-            cut = [cut_windows(heading, text, room) for heading, text in passages]
-            sizes = [len(group) for group in cut]
-            scores = self._predict([(query, window) for group in cut for window in group])
+            score = self._score_pairs if is_plain(self._model) else self._predict
+            scores, sizes = score(query, passages, room)
         firsts = np.cumsum([0, *sizes[:-1]])
         return np.asarray(np.maximum.reduceat(scores, firsts), dtype=np.float32)
 
@@ -240,10 +233,33 @@ class Reranker:
     def _batch_size(self) -> int:
         return BATCH_SIZES.get(self._model.device.type, BATCH_SIZES["cpu"])
 
-    def _predict(self, pairs: list[tuple[str, str]]) -> NDArray[np.float32]:
-        """Return (pairs,) float32 probabilities."""
+    def _score_pairs(
+        self, query: str, passages: Sequence[tuple[str | None, str]], room: _Room
+    ) -> tuple[NDArray[np.float32], list[int]]:
+        """Return (windows,) float32 probabilities, and how many windows each passage has."""
+        model, limit = self._model, int(self._model.max_seq_length)
+        encodings: list[Any] = []
+        sizes: list[int] = []
+        wholes = self._tokenizer.encode_batch_fast([(query, contextualise(*passage)) for passage in passages])
+        for passage, whole in zip(passages, wholes, strict=True):
+            is_long = len(whole) > limit
+            pairs = [(query, window) for window in cut_windows(*passage, room)] if is_long else []
+            windows = self._tokenizer.encode_batch_fast(pairs) if is_long else [whole]
+            encodings += windows
+            sizes.append(len(windows))
+        with self._lock:
+            logits = score_pairs(model, encodings).astype(np.float64)
+        margin = logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+        return (1 / (1 + np.exp(-margin))).astype(np.float32), sizes
+
+    def _predict(
+        self, query: str, passages: Sequence[tuple[str | None, str]], room: _Room
+    ) -> tuple[NDArray[np.float32], list[int]]:
+        """Return what `_score_pairs` does, by the library's own way: for models that want more than two texts."""
         import torch
 
+        cut = [cut_windows(*passage, room) for passage in passages]
+        pairs = [(query, window) for group in cut for window in group]
         model = self._model
         is_single = model.num_labels == 1
         with self._lock:  # sentence-transformers sorts by length itself; a tokenizer that pads is for one thread
@@ -253,9 +269,10 @@ class Reranker:
                 activation_fn=torch.nn.Sigmoid() if is_single else torch.nn.Identity(),
                 apply_softmax=not is_single,
                 show_progress_bar=False,
+                convert_to_tensor=True,  # fetched from a card at once
             )
-        values = np.asarray(scores, dtype=np.float32)
-        return values if is_single else values[:, 1]
+        values = _to_rows(scores)
+        return values if is_single else values[:, 1], [len(group) for group in cut]
 
 
 def _to_rows(tokens: Any) -> NDArray[np.float32]:
@@ -296,6 +313,8 @@ def load_reranker(folder: Path, config: EmbedderConfig) -> Any:
             f"{folder}: wanted a cross-encoder with 1 or 2 labels, found {model.num_labels}. Choose another reranker."
         )
     model.eval()
+    if is_cuda:
+        use_all_cores()
     if engine is EncoderEngine.openvino:
         engine = _compile(model, dtype, is_late=is_late)
     logger.info("reranker %s on %s by %s in %s", folder.name, model.device, engine.value, dtype.value)

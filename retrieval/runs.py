@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from retrieval import approximate
 from retrieval.config import IndexDevice
 from retrieval.dense import VectorRun, join_vectors, make_run
-from retrieval.embedding import contextualise
 from retrieval.lexical import build_run
 from retrieval.postings import Postings, join_postings
 from retrieval.spans import SpanRun, join_spans, make_span_run
 from retrieval.stop_words import LANGUAGE
 from retrieval.store import ChunkRow
+from retrieval.windows import contextualise
 
 Mask = NDArray[np.bool_] | None
 

@@ -9,6 +9,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,8 @@ from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, t
 DEPTH = 10
 RERANKED = 20
 PAIR_TOKENS = 256
-RERANKED_AT_ONCE = 64
-"""Pairs that the server's reranker takes at once on a card: retrieval/rerank.py, whose imports a bare machine lacks."""
+RERANKED_AT_ONCE = 128
+"""Pairs that the server's reranker takes at once on a card: CARD_BATCH_TOKENS of retrieval/batches.py."""
 NEEDS = ("faiss",)
 
 
@@ -184,7 +186,7 @@ def measure_encoders(setting: Setting, batches: Sequence[int] | None = None) -> 
 
     Args:
         setting: Where and at which size.
-        batches: Texts at once; None: as many as the server's reranker takes, and a bulk of them.
+        batches: Texts at once; None: those of a search, as many as the server's reranker takes, and a bulk of them.
     """
     model = make_encoder(setting)
     tokens = setting.pick(PAIR_TOKENS, 32)
@@ -196,7 +198,7 @@ def measure_encoders(setting: Setting, batches: Sequence[int] | None = None) -> 
         gap = float((model(input_ids=few).logits.float() - exact).abs().max())
         if not gap < 0.05:
             raise Wrong(f"scores are {gap:g} off those in float32")
-        for batch in batches or setting.pick((RERANKED_AT_ONCE, 1024), (8,)):
+        for batch in batches or setting.pick((RERANKED, RERANKED_AT_ONCE, 1024), (8,)):
             ids = torch.randint(model.config.vocab_size, (batch, tokens), device=setting.device)
             timed = partial(time_calls, device=setting.device, repeats=setting.pick(10, 3), at_once=setting.pick(5, 1))
             pairs = timed(partial(model, input_ids=ids))
@@ -204,6 +206,86 @@ def measure_encoders(setting: Setting, batches: Sequence[int] | None = None) -> 
             figures.append(Figure(f"cross-encoder, {batch} at once", batch / pairs, "pairs/s", "25,000"))
             figures.append(Figure(f"embedder, {batch} at once", batch / passages, "passages/s"))
     return [*figures, Figure("scores' largest error", gap, "", "at most 0.05")]
+
+
+def write_reranker(setting: Setting, folder: Path) -> list[str]:
+    """Write a cross-encoder of MiniLM-L6's shape with random weights and a tokenizer of made-up words; return words.
+
+    A word is one or two of the tokenizer's pieces, as English words are.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    model = make_encoder(setting).to("cpu")
+    chance = np.random.default_rng(0)
+    letters = list("abcdefghijklmnopqrstuvwxyz")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
+    drawn = chance.choice(letters, (2 * model.config.vocab_size, 7))
+    starts = sorted({"".join(row[: 3 + place % 5]) for place, row in enumerate(drawn)})
+    starts = starts[: (model.config.vocab_size - len(pieces)) // 2]
+    ends = [f"##{start[:3]}" for start in starts]
+    pieces = list(dict.fromkeys([*pieces, *starts, *ends]))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    vocabulary = {piece: place for place, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk_token"]))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=model.config.max_position_embeddings, **names
+    )
+    fast.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return [start + (end[2:] if chance.random() < 0.25 else "") for start, end in zip(starts, ends[::-1], strict=True)]
+
+
+def open_reranker(setting: Setting, folder: Path) -> tuple[Any, list[str]]:
+    """Write a reranker and return it as the server runs it, and passages of which each is PAIR_TOKENS with a query."""
+    from core.config import Device
+    from retrieval.config import EmbedderConfig, EncoderEngine
+    from retrieval.rerank import Reranker
+
+    words = write_reranker(setting, folder)
+    device = Device.cuda if setting.device.type == "cuda" else Device.cpu
+    reranker = Reranker(folder, EmbedderConfig(device=device, engine=EncoderEngine.torch))
+    chance = np.random.default_rng(1)
+    wanted = setting.pick(PAIR_TOKENS, 32) - 12
+    passages = []
+    for _ in range(setting.pick(2048, 16)):
+        text = chance.choice(words, wanted).tolist()
+        while (tokens := reranker.count_tokens(" ".join(text))) > wanted:
+            del text[min(len(text) - 1, len(text) * wanted // tokens) :]
+        passages.append(" ".join(text))
+    return reranker, passages
+
+
+def measure_reranker(setting: Setting) -> list[Figure]:
+    """Time the server's reranker from texts to scores: tokenizing on the CPU's cores, padding, copies and all."""
+    from sentence_transformers import CrossEncoder
+    from tokenizers import Tokenizer
+
+    query = "what holds the duck and the pump"
+    with TemporaryDirectory() as folder:
+        reranker, texts = open_reranker(setting, Path(folder))
+        passages = [(None, text) for text in texts]
+        few = passages[:RERANKED]
+        model = CrossEncoder(folder, device="cpu", local_files_only=True)
+        exact = model.predict([(query, text) for _, text in few], show_progress_bar=False)
+        gap = float(np.abs(reranker.score(query, few) - exact).max())
+        tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    if not gap < 0.02:
+        raise Wrong(f"scores are {gap:g} off those of the library in float32")
+    waits = torch.device("cpu")  # each call waits itself
+    read = time_calls(lambda: tokenizer.encode_batch_fast([(query, text) for text in texts]), waits, setting.pick(5, 3))
+    all_at_once = time_calls(lambda: reranker.score(query, passages), waits, setting.pick(5, 3))
+    search = time_calls(lambda: reranker.score(query, few), waits, setting.pick(50, 3))
+    return [
+        Figure("scores' largest error", gap, "", "at most 0.02"),
+        Figure(f"from texts, {len(texts):,} at once", len(texts) / all_at_once, "pairs/s"),
+        Figure("tokenizing alone", len(texts) / read, "pairs/s"),
+        Figure(f"from texts, the {len(few)} of a search", search * 1e3, "ms"),
+    ]
 
 
 def measure_search(setting: Setting) -> list[Figure]:
@@ -216,16 +298,14 @@ def measure_search(setting: Setting) -> list[Figure]:
     vectors = make_vectors(rows, dimension)
     run = make_run(vectors, np.arange(rows), IndexDevice.cpu)
     index = make_dense([replace(run, on_gpu=build_card_index(vectors, find_place(setting), kinds=["flat"]))])
-    model = make_encoder(setting).to(setting.dtype)
-    tokens = setting.pick(PAIR_TOKENS, 32)
-    passages = torch.randint(model.config.vocab_size, (1000, tokens), device=setting.device)
     queries = itertools.cycle(draw_queries(vectors)[0])
+    with TemporaryDirectory() as folder:
+        reranker, texts = open_reranker(setting, Path(folder))
+        reranker.score("ready", [(None, texts[0])])
 
     def search() -> None:
         found, _ = search_dense(index, next(queries), RERANKED)
-        with torch.inference_mode():
-            pairs = passages[torch.from_numpy(found % len(passages)).to(setting.device)]
-            model(input_ids=pairs).logits.float().cpu()
+        reranker.score("what holds the duck and the pump", [(None, texts[place % len(texts)]) for place in found])
 
     seconds = time_calls(search, torch.device("cpu"), setting.pick(100, 3), warm_up=5)  # it waits itself
     return [Figure(f"dense search of {rows:,} and {RERANKED} pairs reranked, p50", seconds * 1000, "ms", "12")]
@@ -235,9 +315,10 @@ STEPS = (
     Step("filters and deletions", prove_filters, needs=NEEDS),
     Step("torch's own scan", measure_torch_scan),
     Step("encoders", measure_encoders),
+    Step("reranker from texts", measure_reranker, needs=("sentence_transformers",)),
     Step("flat, 384", measure_flat, needs=NEEDS),
     Step("flat, 1024", measure_flat_wide, needs=NEEDS),
-    Step("search and rerank", measure_search, needs=NEEDS),
+    Step("search and rerank", measure_search, needs=(*NEEDS, "sentence_transformers")),
     Step("lists", measure_lists, needs=NEEDS),
     Step("graph", measure_graph, needs=NEEDS),
 )

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from retrieval.embedding import Embedder, cut_windows, embed_passages, embed_texts
+from retrieval.embedding import Embedder, embed_passages, embed_texts
 from retrieval.spans import LARGEST, make_span_run, score_spans
+from retrieval.windows import cut_windows
 
 TEXTS = ("The pump has a warranty of 26 months.", "Ducks eat grain, grass and small fish.", "äöü 漢字 🙂")
 LONG = " ".join(f"Sentence number {number} names the word w{number}." for number in range(120)) + " The end is zebra."

@@ -1,5 +1,6 @@
 """Any cross-encoder by its folder orders the hits, on one scale, reading long passages to their end."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from core.errors import ContractError, InvalidFile, NotFound
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, Dtype, EmbedderConfig, EncoderEngine, ParsingConfig, SearchConfig
 from retrieval.ingest import ingest
+from retrieval.pairs import is_plain
 from retrieval.rerank import Reranker
 from retrieval.searcher import Searcher, SearchResult
 from tests.fakes.hash_embedder import HashEmbedder
@@ -66,6 +68,20 @@ def test_scores_are_the_probabilities_of_the_library(
     assert found.dtype == np.float32
     assert len(np.unique(found)) > 5
     assert np.allclose(found, wanted, atol=most)
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_model_with_a_prompt_goes_the_librarys_way_to_the_same_scores(data: DataDir, labels: int) -> None:
+    passages = [("Pump", "The filter. " * (1 + number**3)) for number in range(6)]
+    scores = []
+    for prompts in ({}, {"none": ""}):
+        reranker = Reranker(data.models / f"tiny-{labels}", replace(CPU, engine=EncoderEngine.torch))
+        reranker._model.prompts |= prompts
+        reranker._model.default_prompt_name = next(iter(prompts), None)
+        assert is_plain(reranker._model) == (not prompts)
+        scores.append(reranker.score(QUERY, passages))
+    assert len(np.unique(scores[0].round(4))) > 3
+    assert np.allclose(scores[0], scores[1], atol=0.01)
 
 
 def test_a_model_of_more_labels_is_refused(data: DataDir) -> None:

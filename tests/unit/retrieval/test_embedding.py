@@ -10,17 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import ContractError, InvalidFile, NotFound
+from retrieval.batches import set_budget, share_out
 from retrieval.config import Dtype, EmbedderConfig, EncoderEngine
-from retrieval.embedding import (
-    Embedder,
-    SentenceEmbedder,
-    cut_windows,
-    normalise_rows,
-    pick_dtype,
-    set_budget,
-    settle_dtype,
-    share_out,
-)
+from retrieval.embedding import Embedder, SentenceEmbedder, normalise_rows, pick_dtype, settle_dtype
+from retrieval.windows import cut_windows
 from tests.fakes.embedder_contract import CHECKS
 from tests.fakes.hash_embedder import HashEmbedder
 

@@ -18,7 +18,7 @@ import torch
 from core.config import Device
 from core.errors import ConfigError
 from core.layout import DataDir
-from retrieval.rerank import BATCH_SIZES
+from retrieval.batches import CARD_BATCH_TOKENS
 from scripts import bench_gpu, bench_gpu_peers
 from scripts.bench_gpu import (
     BOOK,
@@ -34,7 +34,7 @@ from scripts.bench_gpu import (
 from scripts.bench_gpu_memory import CARD_BYTES, TRAINED_LENGTH, answer, make_demand, measure_budget
 from scripts.bench_gpu_models import LLAMA_3B, make_shape
 from scripts.bench_gpu_probe import describe_machine
-from scripts.bench_gpu_retrieval import RERANKED_AT_ONCE
+from scripts.bench_gpu_retrieval import PAIR_TOKENS, RERANKED_AT_ONCE
 from scripts.bench_gpu_steps import Book, Figure, LeftOut, Setting, Step, Unavailable, Wrong, compare, run_steps
 from tests.fakes.bare_python import BARE, list_installed, list_required, make_python
 from tests.rules.checkout import REPO
@@ -317,7 +317,7 @@ def test_a_job_of_its_own_says_which_package_it_lacks(tmp_path: Path, monkeypatc
 
 
 def test_the_bench_reranks_as_many_pairs_at_once_as_the_server() -> None:
-    assert BATCH_SIZES["cuda"] == RERANKED_AT_ONCE
+    assert CARD_BATCH_TOKENS == RERANKED_AT_ONCE * PAIR_TOKENS
 
 
 MISSING = {
