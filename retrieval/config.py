@@ -171,6 +171,8 @@ class SearchConfig:
         fusion: How the two scores become one.
         dense_weight: Share of the dense score in the sum, 0 to 1; the lexical one has the rest.
         span_weight: Share of a chunk's best span in its dense score, 0 to 1; the whole chunk has the rest.
+        pair_weight: Share of the query's word pairs in the lexical score of the ten best, 0 to 1: neighbouring words
+            that stand in a chunk as they do in the query (docs/decisions/0082). BM25 has the rest.
         likeness_weight: Share of the likeness to the best hit in the final score, 0 to 1, times `dense_weight`: for
             stores whose questions have many answers, which are alike. `action=tune` finds it (docs/decisions/0063).
         candidates: Best chunks that each side brings before they are fused.
@@ -194,6 +196,7 @@ class SearchConfig:
     fusion: FusionMethod = FusionMethod.weighted
     dense_weight: float = 0.75
     span_weight: float = 0.6
+    pair_weight: float = 0.3
     likeness_weight: float = 0.0
     candidates: int = 100
     index_device: IndexDevice = IndexDevice.auto
@@ -213,6 +216,7 @@ class SearchConfig:
             {
                 "dense_weight": (self.dense_weight, 0, 1),
                 "span_weight": (self.span_weight, 0, 1),
+                "pair_weight": (self.pair_weight, 0, 1),
                 "likeness_weight": (self.likeness_weight, 0, 1),
                 "candidates": (self.candidates, 1, 10_000),
                 "rerank_depth": (self.rerank_depth, 1, 1000),

@@ -8,6 +8,7 @@ Source: Bruch, Gai, Ingber, «An Analysis of Fusion Functions for Hybrid Retriev
 «Regularizing ad hoc retrieval scores», CIKM 2005, for scores that like hits share.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,8 @@ class ScoredChunks:
         lexical: (candidates,) float32: BM25 scores.
         places: Where their vectors lie: indexes with positions in them, which together are the candidates in order.
             Empty: nothing is known of likeness.
+        pairs: (candidates,) float32, 0 to 1: how much of the query's word pairs each holds, as far as it was looked at
+            (proximity.py). None: the query has none, or nobody looked.
     """
 
     numbers: NDArray[np.int64]
@@ -39,6 +42,20 @@ class ScoredChunks:
     spans: NDArray[np.float32]
     lexical: NDArray[np.float32]
     places: tuple[tuple[DenseIndex, NDArray[np.int64]], ...] = ()
+    pairs: NDArray[np.float32] | None = None
+
+
+def join_chunks(found: Sequence[ScoredChunks]) -> ScoredChunks:
+    """Put candidates of several stores one after the other."""
+    pairs = [np.zeros(len(part.numbers), np.float32) if part.pairs is None else part.pairs for part in found]
+    return ScoredChunks(
+        np.concatenate([part.numbers for part in found]),
+        np.concatenate([part.dense for part in found]),
+        np.concatenate([part.spans for part in found]),
+        np.concatenate([part.lexical for part in found]),
+        tuple(place for part in found for place in part.places),
+        None if all(part.pairs is None for part in found) else np.concatenate(pairs),
+    )
 
 
 def order_chunks(found: ScoredChunks, search: SearchConfig) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -47,7 +64,8 @@ def order_chunks(found: ScoredChunks, search: SearchConfig) -> tuple[NDArray[np.
     Of equal scores the older chunk comes first, so that ties are stable.
     """
     dense = mix_dense(found.dense, found.spans, search.span_weight)
-    fused = fuse_scores(dense, found.lexical, search.fusion, search.dense_weight)
+    pairs = (found.pairs, search.pair_weight)
+    fused = fuse_scores(dense, found.lexical, search.fusion, search.dense_weight, *pairs)
     order = np.lexsort((found.numbers, -fused))
     share = search.likeness_weight * search.dense_weight  # likeness is a matter of vectors: words alone know none
     if not share or not found.places or not len(order):
@@ -76,7 +94,12 @@ def _count_up(found: ScoredChunks) -> list[int]:
 
 
 def fuse_scores(
-    dense: NDArray[np.float32], lexical: NDArray[np.float32], method: FusionMethod, dense_weight: float
+    dense: NDArray[np.float32],
+    lexical: NDArray[np.float32],
+    method: FusionMethod,
+    dense_weight: float,
+    pairs: NDArray[np.float32] | None = None,
+    pair_weight: float = 0.0,
 ) -> NDArray[np.float32]:
     """Return one score for each candidate, from 0 (worst) to 1 (best on both sides).
 
@@ -85,12 +108,15 @@ def fuse_scores(
         lexical: (candidates,) BM25 scores, complete; 0 where no word matches.
         method: Weighted sum or reciprocal ranks.
         dense_weight: Share of the dense side, 0 to 1.
+        pairs: (candidates,) 0 to 1, what word pairs say; None: nothing.
+        pair_weight: Their share of the lexical side, 0 to 1.
     """
     if method is FusionMethod.rrf:
         sides = reciprocal_ranks(dense), np.where(lexical > LEAST_BM25, reciprocal_ranks(lexical), 0)
     else:
         sides = scale(dense, LEAST_COSINE), scale(lexical, LEAST_BM25)
-    return (dense_weight * sides[0] + (1 - dense_weight) * sides[1]).astype(np.float32)
+    words = sides[1] if pairs is None else (1 - pair_weight) * sides[1] + pair_weight * pairs
+    return (dense_weight * sides[0] + (1 - dense_weight) * words).astype(np.float32)
 
 
 def mix_dense(whole: NDArray[np.float32], spans: NDArray[np.float32], span_weight: float) -> NDArray[np.float32]:

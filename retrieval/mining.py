@@ -19,6 +19,7 @@ from retrieval.dense import build_dense, gather_candidates
 from retrieval.embedding import Embedder, embed_passages
 from retrieval.fusion import ScoredChunks, order_chunks
 from retrieval.lexical import build_lexical, pick_best, score_lexical
+from retrieval.proximity import LOOKED_AT, look_closer
 from retrieval.question_set import QuestionSet
 from retrieval.spans import make_span_run, score_spans
 from retrieval.stop_words import LANGUAGE
@@ -76,6 +77,10 @@ def find_candidates(
     dense = build_dense(np.concatenate([group.windows for group in groups]), owners, IndexDevice.cpu)
     spans = make_span_run([group.spans for group in groups], embedder.identity.dimension)
     lexical = build_lexical([contextualise(title, text) for title, text in questions.passages], language)
+
+    def read_texts(numbers: NDArray[np.int64]) -> list[str]:
+        return [questions.passages[int(number)][1] for number in numbers[:LOOKED_AT]]
+
     found = []
     for question in questions.questions:
         vector = embedder.embed_query(question)
@@ -84,6 +89,7 @@ def find_candidates(
         places, cosine = gather_candidates(dense, vector, search.candidates, by_words)
         near_spans = score_spans([spans], vector, places, cosine)
         scored = ScoredChunks(places, cosine, near_spans, words[places], ((dense, places),))
+        scored = look_closer(scored, lexical, question, search, read_texts)
         order, fused = order_chunks(scored, search)
         found.append(Candidates(places[order], fused[order]))
     return found

@@ -1,8 +1,13 @@
-"""What one search may do otherwise than it is configured, because its request says so. Does not know how it is done."""
+"""What one search is asked for: that it can be done, and what it does otherwise than configured. Not how it is done."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from retrieval.config import SearchConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import InputError
+from retrieval.config import MAX_K, SearchConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +35,23 @@ class Ranking:
 
 
 AS_CONFIGURED = Ranking()
+
+
+def drop_below(order: NDArray[np.int64], values: NDArray[np.float32], least: float) -> tuple[NDArray[np.int64], int]:
+    """Return the places whose value reaches the threshold, and how many do not."""
+    kept = order[values[order] >= least]
+    return kept, len(order) - len(kept)
+
+
+def check_query(stores: Sequence[str], query: str, k: int | None) -> None:
+    """Refuse a search that cannot be done.
+
+    Raises:
+        InputError: The query is empty, k is out of range or no store is named.
+    """
+    if not stores:
+        raise InputError("store: wanted at least one store's name, found none.", param="store")
+    if not query.strip():
+        raise InputError("query: wanted some text, found none.", param="query")
+    if k is not None and not 1 <= k <= MAX_K:
+        raise InputError(f"k: wanted 1 to {MAX_K}, found {k}.", param="k")

@@ -175,7 +175,8 @@ def run_search(config: RetrievalConfig) -> None:
 
 def search_and_show(config: RetrievalConfig, store_name: str, query: str) -> None:
     """Search a store and print the hits."""
-    from retrieval.searcher import Searcher, check_query
+    from retrieval.ranking import check_query
+    from retrieval.searcher import Searcher
 
     check_query([store_name], query, config.k)
     filters = read_filter(config.filters) if config.filters else None

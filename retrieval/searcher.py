@@ -15,21 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from core.errors import InputError, NotFound
+from core.errors import NotFound
 from core.layout import DataDir
 from retrieval import embedding, store
-from retrieval.config import DEFAULT_K, MAX_K, Ann, EmbedderConfig, SearchConfig
+from retrieval.config import DEFAULT_K, Ann, EmbedderConfig, SearchConfig
 from retrieval.database import open_database
 from retrieval.dense import gather_candidates
 from retrieval.diversity import pick_diverse, read_vectors
 from retrieval.embedding import Embedder
 from retrieval.erasure import erase_deleted
 from retrieval.filters import Filter, select_chunks
-from retrieval.fusion import ScoredChunks, order_chunks
+from retrieval.fusion import ScoredChunks, join_chunks, order_chunks
 from retrieval.indexes import StoreIndexes
 from retrieval.interaction import Reading
 from retrieval.lexical import pick_best, score_lexical
-from retrieval.ranking import AS_CONFIGURED, Ranking
+from retrieval.proximity import LOOKED_AT, look_closer
+from retrieval.ranking import AS_CONFIGURED, Ranking, check_query, drop_below
 from retrieval.rerank import Reranker
 from retrieval.settings import StoreSettings
 from retrieval.snapshot import StoreIndex
@@ -123,8 +124,8 @@ class SearchResult:
         query: As it was given.
         hits: Best first.
         searched: Each store.
-        timings_ms: By stage: refresh, embed, filter, lexical, dense, spans, fuse, read, rerank, diversify, expand,
-            total.
+        timings_ms: By stage: refresh, embed, filter, lexical, dense, spans, pairs, fuse, read, rerank, diversify,
+            expand, total.
         below_min_score: Candidates that were left out by `search.min_score`.
     """
 
@@ -225,7 +226,8 @@ class Searcher:
         """
         index = self._indexes.read(store_name, self._embedder.identity)
         vector = self._embedder.embed_query(query)
-        return self._find_candidates(index, query, vector, self._config.candidates, Stopwatch(), None)
+        found = self._find_candidates(index, query, vector, self._config.candidates, Stopwatch(), None)
+        return self._weigh_pairs(index, query, found, self._config, {})
 
     def rerank(self, query: str, numbers: NDArray[np.int64]) -> Reading:
         """Return what the reranker makes of some chunks; zeros for one that has gone."""
@@ -289,16 +291,19 @@ class Searcher:
         config = ranking.apply(config)
         k = k or tuned_k
         depth = max(k, config.candidates)
-        found = []
+        found: list[ScoredChunks] = []
+        passages: dict[int, Passage] = {}
         for index in indexes:
             with watch.stage("filter"):
                 allowed = None if filters is None else self._read_allowed(index, filters)
-            found.append(self._find_candidates(index, query, vector, depth, watch, allowed))
+            candidates = self._find_candidates(index, query, vector, depth, watch, allowed)
+            with watch.stage("pairs"):
+                found.append(self._weigh_pairs(index, query, candidates, config, passages, k))
         searched = [
             SearchedStore(index.store.name, index.store.generation, index.lexical.count, len(candidates.numbers))
             for index, candidates in zip(indexes, found, strict=True)
         ]
-        hits, below = self._order(_join(found), query, k, config, watch)
+        hits, below = self._order(join_chunks(found), passages, query, k, config, watch)
         return SearchResult(query, hits, searched, watch.finish(), below)
 
     def _choose_settings(self, indexes: Sequence[StoreIndex]) -> tuple[SearchConfig, int]:
@@ -342,8 +347,31 @@ class Searcher:
         places = ((index.dense, positions),)
         return ScoredChunks(index.slots[positions], dense, spans, lexical[positions], places)
 
+    def _weigh_pairs(
+        self,
+        index: StoreIndex,
+        query: str,
+        found: ScoredChunks,
+        config: SearchConfig,
+        passages: dict[int, Passage],
+        depth: int = 0,
+    ) -> ScoredChunks:
+        """Return candidates with what the query's word pairs say; the `depth` best that are read go into `passages`."""
+
+        def read_texts(numbers: NDArray[np.int64]) -> list[str]:
+            passages.update(store.read_passages(self._engine, numbers[: max(depth, LOOKED_AT)].tolist()))
+            return [passages[number].text if number in passages else "" for number in numbers[:LOOKED_AT].tolist()]
+
+        return look_closer(found, index.lexical, query, config, read_texts)
+
     def _order(
-        self, found: ScoredChunks, query: str, k: int, config: SearchConfig, watch: Stopwatch
+        self,
+        found: ScoredChunks,
+        passages: dict[int, Passage],
+        query: str,
+        k: int,
+        config: SearchConfig,
+        watch: Stopwatch,
     ) -> tuple[list[Hit], int]:
         """Fuse, rerank where wanted and read the texts; return the hits and how many were below the threshold."""
         reranker = self.reranker if config.reranker is not None else None
@@ -351,10 +379,10 @@ class Searcher:
             order, fused = order_chunks(found, config)
         below = 0
         if reranker is None and config.min_score is not None:
-            order, below = _drop_below(order, found.spans, config.min_score)
+            order, below = drop_below(order, found.spans, config.min_score)
         depth = max(k, config.rerank_depth) if reranker else k if config.mmr_lambda is None else MMR_POOL * k
         with watch.stage("read"):
-            order, passages = self._read_best(found, order, depth)
+            order = self._read_best(found, order, depth, passages)
         scores, reranked = fused, None
         if reranker is not None and len(order):
             with watch.stage("rerank"):
@@ -364,7 +392,7 @@ class Searcher:
                 scores[order], reranked[order] = reranker.rank(query, pairs, fused[order], config.rerank_weight)
                 order = order[np.argsort(-scores[order], kind="stable")]
             if config.min_score is not None:
-                order, below = _drop_below(order, reranked, config.min_score)
+                order, below = drop_below(order, reranked, config.min_score)
         order = self._diversify(order, scores, found, k, watch)
         hits = [
             _make_hit(passages[int(found.numbers[place])], rank, found, place, fused, scores, reranked)
@@ -373,16 +401,17 @@ class Searcher:
         return self._expand(hits, watch), below
 
     def _read_best(
-        self, found: ScoredChunks, order: NDArray[np.int64], depth: int
-    ) -> tuple[NDArray[np.int64], dict[int, Passage]]:
-        """Return the best so many of an order whose chunks have not gone since the index was made, and their texts."""
-        kept, passages = order[:0], dict[int, Passage]()
+        self, found: ScoredChunks, order: NDArray[np.int64], depth: int, passages: dict[int, Passage]
+    ) -> NDArray[np.int64]:
+        """Return the best so many of an order whose chunks have not gone since the index was made; read their texts."""
+        kept = order[:0]
         while len(kept) < depth and len(order):
             batch, order = np.split(order, [depth - len(kept)])
-            passages |= store.read_passages(self._engine, found.numbers[batch].tolist())
+            new = [number for number in found.numbers[batch].tolist() if number not in passages]
+            passages |= store.read_passages(self._engine, new) if new else {}
             there = [number in passages for number in found.numbers[batch].tolist()]
             kept = np.concatenate([kept, batch[np.array(there, dtype=np.bool_)]])
-        return kept, passages
+        return kept
 
     def _diversify(
         self, order: NDArray[np.int64], scores: NDArray[np.float32], found: ScoredChunks, k: int, watch: Stopwatch
@@ -431,36 +460,6 @@ class Searcher:
                 folder = self._data.model(self._config.reranker)
                 self._loaded_reranker = Reranker(folder, self._embedder_config)
             return self._loaded_reranker
-
-
-def check_query(stores: Sequence[str], query: str, k: int | None) -> None:
-    """Refuse a search that cannot be done.
-
-    Raises:
-        InputError: The query is empty, k is out of range or no store is named.
-    """
-    if not stores:
-        raise InputError("store: wanted at least one store's name, found none.", param="store")
-    if not query.strip():
-        raise InputError("query: wanted some text, found none.", param="query")
-    if k is not None and not 1 <= k <= MAX_K:
-        raise InputError(f"k: wanted 1 to {MAX_K}, found {k}.", param="k")
-
-
-def _join(found: Sequence[ScoredChunks]) -> ScoredChunks:
-    return ScoredChunks(
-        np.concatenate([candidates.numbers for candidates in found]),
-        np.concatenate([candidates.dense for candidates in found]),
-        np.concatenate([candidates.spans for candidates in found]),
-        np.concatenate([candidates.lexical for candidates in found]),
-        tuple(part for candidates in found for part in candidates.places),
-    )
-
-
-def _drop_below(order: NDArray[np.int64], values: NDArray[np.float32], least: float) -> tuple[NDArray[np.int64], int]:
-    """Return the places whose value reaches the threshold, and how many do not."""
-    kept = order[values[order] >= least]
-    return kept, len(order) - len(kept)
 
 
 def _make_hit(

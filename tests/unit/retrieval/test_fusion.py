@@ -31,6 +31,20 @@ def test_scores_lie_between_0_and_1(pairs: list[tuple[float, float]], method: Fu
     assert (scores <= 1 + 1e-6).all()
 
 
+@given(PAIRS, METHODS, WEIGHTS, WEIGHTS, st.integers(0, 99))
+def test_word_pairs_have_their_share_of_the_lexical_side(
+    pairs: list[tuple[float, float]], method: FusionMethod, weight: float, share: float, seed: int
+) -> None:
+    dense, lexical = np.array(pairs, dtype=np.float32).T
+    near = np.random.default_rng(seed).random(len(pairs), dtype=np.float32)
+    found = fuse_scores(dense, lexical, method, weight, near, share)
+    assert (found >= 0).all()
+    assert (found <= 1 + 1e-6).all()
+    words = fuse_scores(dense, lexical, method, 0)
+    wanted = fuse(pairs, method, weight) + (1 - weight) * share * (near - words)
+    assert np.allclose(found, wanted, atol=1e-5)
+
+
 @given(PAIRS, METHODS, st.sampled_from([0, 1]))
 def test_a_weight_of_0_or_1_orders_by_one_side(
     pairs: list[tuple[float, float]], method: FusionMethod, weight: int

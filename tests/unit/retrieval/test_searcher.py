@@ -274,3 +274,20 @@ def test_a_filtered_search_equals_a_search_of_what_is_let_through(data: DataDir,
         kept = [(hit.chunk_id, hit.dense_score, hit.lexical_score) for hit in every if hit.file.endswith(".md")]
         assert sorted(kept) == sorted((hit.chunk_id, hit.dense_score, hit.lexical_score) for hit in some)
     dense_only.close()
+
+
+CASES = [(0.3, 0.75, 0.075), (0.3, 1.0, 0), (0.0, 0.75, 0), (1.0, 0.0, 1)]
+
+
+@pytest.mark.parametrize(("weight", "dense", "gain"), CASES)
+def test_words_that_stand_in_a_chunk_as_in_the_question_rise(
+    data: DataDir, weight: float, dense: float, gain: float
+) -> None:
+    begin = "Near the valve it has a"
+    fill(data, "pairs", {"a.md": f"{begin} garden pump.", "b.md": f"{begin} pump garden."})
+    config = SearchConfig(pair_weight=weight, dense_weight=dense)
+    searcher = Searcher(data, search=config, make_embedder=HashEmbedder)
+    hits = {hit.file: hit for hit in searcher.search(["pairs"], "the pump in a garden").hits}
+    searcher.close()
+    assert hits["b.md"].fused_score - hits["a.md"].fused_score == pytest.approx(gain, abs=1e-4)
+    assert hits["b.md"].fused_score <= 1 + 1e-6

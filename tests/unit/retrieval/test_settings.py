@@ -52,8 +52,8 @@ def test_a_search_takes_a_stores_settings_from_the_next_query_on(tmp_path: Path)
         (source / f"{number}.md").write_text(f"# Pump {number}\n\nThe pump has number {number} and {number} valves.\n")
     for store in ("acme", "zoo"):
         ingest(data, store, source, embedder=HashEmbedder(), chunking=ChunkingConfig(), parsing=ParsingConfig())
-    searcher = Searcher(data, make_embedder=HashEmbedder)
-    stubborn = Searcher(data, search=SearchConfig(use_tuned=False), make_embedder=HashEmbedder)
+    searcher = Searcher(data, search=SearchConfig(pair_weight=0), make_embedder=HashEmbedder)
+    stubborn = Searcher(data, search=SearchConfig(pair_weight=0, use_tuned=False), make_embedder=HashEmbedder)
     before = searcher.search(["acme"], "pump 3").hits
     assert len(before) == 5
     engine = open_database(data.database)
