@@ -32,6 +32,7 @@ from core.config import Device, PathsConfig, load_config, run_app
 from core.errors import ConfigError, LoamError
 from core.layout import DataDir, write_file
 from core.logs import configure_logging
+from train.launch import let_segments_grow
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -155,6 +156,7 @@ def start_part(part: str, config: BenchConfig, limit_s: int, *, is_fresh: bool) 
     command = [sys.executable, __file__, *(f"{key}={value}" for key, value in options.items())]
     found = os.environ.get("PYTHONPATH")  # where the project is not installed, the parts find it all the same
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *([found] if found else [])])}
+    let_segments_grow(config.device, environment)  # as a run has it
     return run_in_group(command, environment, limit_s + GRACE_S)
 
 

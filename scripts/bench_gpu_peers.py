@@ -10,11 +10,14 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from scripts import bench_gpu_waits as waits
 from scripts.bench_gpu_models import PACK_TOKENS, RANK, make_base, make_rows
 from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, synchronize
 
@@ -107,8 +110,9 @@ def time_trainer(trainer: Any, setting: Setting) -> float:
     return statistics.median(read[step] / (ends[step] - ends[step - 1]) for step in range(WARM_UP, len(ends)))
 
 
-def time_loam(setting: Setting, rows: Any) -> float:
-    """Return non-padding tokens a second of Loam's trainer, packed, as train/run.py builds it.
+@contextmanager
+def build_loam(setting: Setting, rows: Any) -> Iterator[Any]:
+    """Yield Loam's trainer on packed rows, as train/run.py builds it.
 
     Args:
         setting: Where and at which size.
@@ -155,7 +159,38 @@ def time_loam(setting: Setting, rows: Any) -> float:
             runner = trainer.build_trainer(
                 adapt(make_base(setting)), make_tokenizer(), packed, None, arguments, callback, config.hardware
             )
-            return time_trainer(runner, setting)
+            yield runner
+
+
+def time_loam(setting: Setting, rows: Any) -> float:
+    """Return non-padding tokens a second of Loam's trainer."""
+    with build_loam(setting, rows) as trainer:
+        return time_trainer(trainer, setting)
+
+
+def prove_trainer_waits_for_nothing(setting: Setting) -> list[Figure]:
+    """Train by Loam's trainer, and refuse whatever waits for the card between a step's begin and its log line."""
+    from transformers import TrainerCallback
+
+    forbidden = ExitStack()
+    ended: list[int] = []
+
+    class Forbid(TrainerCallback):
+        """Forbids waiting from the begin of a step to its end; the loss is read after that."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            if state.global_step >= waits.WARM_UP:
+                forbidden.enter_context(waits.forbid_waits(setting.device))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            forbidden.close()
+            ended.append(state.global_step)
+
+    rows = make_rows(setting, ROWS_A_STEP * setting.pick(STEPS, WARM_UP + 1) * 4)
+    with build_loam(setting, rows) as trainer, waits.name_waits(), forbidden:
+        trainer.add_callback(Forbid())
+        trainer.train()
+    return [Figure("steps that wait for nothing until they are logged", len(ended) - waits.WARM_UP, "steps")]
 
 
 def measure_loam(setting: Setting) -> list[Figure]:
@@ -231,6 +266,7 @@ def ask_unsloth(python: Path, model: Path, rows: list[dict[str, list[int]]], is_
 
 
 PEER_STEPS = (
+    Step("no waits, trainer", prove_trainer_waits_for_nothing, needs=TRL_NEEDS),
     Step("trainer, Loam", measure_loam, needs=TRL_NEEDS),
     Step("trainer, TRL defaults", measure_trl_default, needs=TRL_NEEDS),
     Step("trainer, TRL tuned", measure_trl_tuned, needs=TRL_NEEDS),

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from scripts.bench_gpu_ceiling import compute_ceiling
 from scripts.bench_gpu_steps import Figure, Setting, Step, compare, time_calls
 
 PACKAGES = (
@@ -118,4 +119,8 @@ def measure_copy(setting: Setting) -> list[Figure]:
     return [checked, Figure("memory bandwidth", 2 * 4 * values.numel() / seconds / 1e9, "GB/s")]
 
 
-STEPS = (Step("products", measure_products), Step("copy", measure_copy))
+STEPS = (
+    Step("products", measure_products),
+    Step("copy", measure_copy),
+    Step("a token at least, computed", compute_ceiling),
+)

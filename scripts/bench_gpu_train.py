@@ -7,6 +7,7 @@ has that). Operations are counted by train/operations.py: 4N + 6P + 3A, never 6N
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,10 +28,11 @@ from scripts.bench_gpu_steps import (
     synchronize,
     time_calls,
 )
+from scripts.bench_gpu_waits import FREE_STEPS, WARM_UP, forbid_waits, name_waits
 from train.attention import Attention
 from train.decoder import Decoder, find_obstacle
 from train.flat_attention import FUNCTIONS, LibraryAttention
-from train.flat_batch import FlatBatch, flatten_packs
+from train.flat_batch import LAYOUT, FlatBatch, flatten_packs, lay_out
 from train.head import score_hidden
 from train.kernels import (
     CPU_KERNELS,
@@ -44,6 +46,7 @@ from train.kernels import (
 from train.operations import count_token_operations, find_used_share
 from train.passes import IN_PLACE, compile_passes
 
+CPU = torch.device("cpu")
 FASTEST_GOAL, LEAST_GOAL = 31_000, 26_000
 PACKED_GAP = 1e-2
 HEADS_3B: dict[str, Any] = {"hidden_size": 512, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 128}
@@ -68,10 +71,9 @@ def flatten(inputs: dict[str, Tensor], kernels: Kernels) -> FlatBatch:
     return flatten_packs(inputs["input_ids"], inputs["position_ids"], inputs["labels"], share=kernels.shares_prefix)
 
 
-def compute_loss(model: Any, decoder: Decoder, inputs: dict[str, Tensor]) -> Tensor:
+def compute_loss(model: Any, decoder: Decoder, input_ids: Tensor, batch: FlatBatch) -> Tensor:
     """Return the mean loss of learned tokens, through the layers and the head of every run."""
-    batch = flatten(inputs, decoder.kernels)
-    hidden = decoder.run(inputs["input_ids"], batch)
+    hidden = decoder.run(input_ids, batch)
     weight = model.get_base_model().get_output_embeddings().weight
     log_probs: Tensor = score_hidden(hidden, weight, batch.labels, decoder)[0]
     return -log_probs.mean()
@@ -96,7 +98,7 @@ def prove_gradients(setting: Setting) -> list[Figure]:
     reference.backward()
     expected = join_gradients(exact)
     kernels = make_kernels(setting, Widths.of_model(base))
-    loss = compute_loss(model, Decoder(base, kernels), inputs)
+    loss = compute_loss(model, Decoder(base, kernels), inputs["input_ids"], flatten(inputs, kernels))
     loss.backward()
     limit = 5e-2 if setting.dtype is torch.bfloat16 else 1e-4
     return [
@@ -245,6 +247,50 @@ def time_passes(setting: Setting) -> list[Figure | LeftOut]:
     return found
 
 
+def load_batch(inputs: dict[str, Tensor], kernels: Kernels, device: torch.device) -> dict[str, Any]:
+    """Return a micro-batch with its layout on a device, as the trainer's data loader does it ahead of a step.
+
+    Args:
+        inputs: Of `make_packs`, on the CPU.
+        kernels: What the layers run with.
+        device: Where it goes.
+    """
+    batch: dict[str, Any] = {**inputs, LAYOUT: lay_out(inputs, inputs["labels"], share=kernels.shares_prefix)}
+    ready = {name: values.pin_memory() for name, values in batch.items()} if device.type == "cuda" else batch
+    return {name: values.to(device, non_blocking=True) for name, values in ready.items()}
+
+
+def make_step(model: Any, decoder: Decoder) -> Callable[[dict[str, Any]], Tensor]:
+    """Return a function that trains on a micro-batch of `load_batch` and returns its loss, on its device."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
+
+    def step(batch: dict[str, Any]) -> Tensor:
+        loss = compute_loss(model, decoder, batch["input_ids"], batch[LAYOUT])
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return step
+
+
+def prove_no_waits(setting: Setting, *, is_packed: bool = False) -> list[Figure]:
+    """Train two layers for a few steps, and refuse whatever would make Python wait for the card."""
+    kernels, shape = make_kernels(setting), setting.pick(LLAMA_3B | {"num_hidden_layers": 2}, SMALL)
+    model = adapt(make_base(setting, is_packed=is_packed, shape=shape))
+    step = make_step(model, Decoder(model.get_base_model(), kernels, is_recomputed=is_packed))
+    inputs, _ = make_packs(replace(setting, device=CPU), 1, setting.pick(PACK_TOKENS, 96))
+    batches = [load_batch(inputs, kernels, setting.device) for _ in range(WARM_UP + FREE_STEPS)]
+    for batch in batches[:WARM_UP]:
+        step(batch)
+    with name_waits(), forbid_waits(setting.device):
+        for batch in batches[WARM_UP:]:
+            step(batch)
+    return [Figure(f"steps that wait for nothing ({', '.join(kernels.names)})", FREE_STEPS, "steps")]
+
+
 def time_step(setting: Setting, *, is_packed: bool, keeps: bool, is_recomputed: bool, packs: int) -> list[Figure]:
     """Time whole training steps on packs and read the most memory that they took.
 
@@ -270,20 +316,13 @@ def time_step(setting: Setting, *, is_packed: bool, keeps: bool, is_recomputed: 
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()  # loading is not what is measured: a run reads its codes from disk
     decoder = Decoder(model.get_base_model(), kernels, is_recomputed=is_recomputed)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=device.type == "cuda")
-    inputs, lengths = make_packs(setting, packs, setting.pick(PACK_TOKENS, 96))
-    losses = []
+    step, losses = make_step(model, decoder), list[Tensor]()
+    inputs, lengths = make_packs(replace(setting, device=CPU), packs, setting.pick(PACK_TOKENS, 96))
 
-    def step() -> None:
-        loss = compute_loss(model, decoder, inputs)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.detach())
+    def run() -> None:
+        losses.append(step(load_batch(inputs, kernels, device)))
 
-    seconds = time_calls(step, device, setting.pick(8, 2))
+    seconds = time_calls(run, device, setting.pick(8, 2))
     if not bool(torch.stack(losses).isfinite().all()):
         raise Wrong("the loss is no longer a number")
     tokens = sum(lengths)
@@ -337,6 +376,8 @@ def _with_goal(figures: list[Figure]) -> list[Figure]:
 STEPS = (
     Step("loss and gradients", prove_gradients),
     Step("packed = unpacked", prove_packing),
+    Step("no waits", prove_no_waits),
+    Step("no waits, true NF4, recomputed", partial(prove_no_waits, is_packed=True), needs=("bitsandbytes",)),
     Step("attention", time_attention),
     Step("passes", time_passes),
     Step("step, bf16 LoRA", time_plain),

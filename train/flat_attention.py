@@ -34,7 +34,7 @@ class Borders:
     starts: Tensor
 
     @classmethod
-    def of_batch(cls, batch: FlatBatch, device: torch.device) -> "Borders":
+    def of_batch(cls, batch: FlatBatch) -> "Borders":
         """Read them from a batch that shares no beginning.
 
         Raises:
@@ -42,8 +42,7 @@ class Borders:
         """
         if batch.shared:
             raise ValueError(f"wanted a batch that shares no beginning, found {batch.shared} shared tokens")
-        starts = functional.pad(torch.tensor(batch.widths).cumsum(0), (1, 0)).to(device, torch.int32)
-        return cls(batch.widths, starts)
+        return cls(batch.widths, batch.starts)
 
     @property
     def longest(self) -> int:
@@ -53,8 +52,10 @@ class Borders:
     @functools.cached_property
     def documents(self) -> Tensor:
         """(N,) int64: the document of each token."""
-        device = self.starts.device
-        return torch.arange(len(self.lengths), device=device).repeat_interleave(self.starts.diff())
+        numbers = torch.arange(len(self.lengths), device=self.starts.device)
+        return numbers.repeat_interleave(
+            self.starts.diff(), output_size=sum(self.lengths)
+        )  # known: nothing is waited for
 
     @functools.cached_property
     def block_mask(self) -> Any:
@@ -100,7 +101,7 @@ class LibraryAttention:
         sizes = [attention.heads, attention.key_value_heads, attention.key_value_heads]
         q, k, v = (part.detach().requires_grad_() for part in heads.split(sizes, dim=1))
         with torch.enable_grad():
-            mixed = self.function(q, k, v, self._find_borders(batch, heads.device))
+            mixed = self.function(q, k, v, self._find_borders(batch))
         return mixed.detach().flatten(1), [q, k, v, mixed]
 
     def attend_backward(
@@ -115,10 +116,10 @@ class LibraryAttention:
         *parts, mixed = kept
         return torch.cat(torch.autograd.grad(mixed, parts, d_mixed.view(mixed.shape)), dim=1).to(heads.dtype)
 
-    def _find_borders(self, batch: FlatBatch, device: torch.device) -> Borders:
+    def _find_borders(self, batch: FlatBatch) -> Borders:
         """Return a batch's borders; all layers of one pass ask for the same."""
         if self._borders is None or self._borders[0] is not batch:
-            self._borders = batch, Borders.of_batch(batch, device)
+            self._borders = batch, Borders.of_batch(batch)
         return self._borders[1]
 
 

@@ -3,15 +3,22 @@
 A row is a document: what a pack joins (packing.py) is taken apart again. Rows of one run mostly open with the same
 tokens: a system message, the frame of the first question. What a token becomes depends on the tokens before it and on
 nothing else, so a common beginning is computed once and every row attends to it; losses and gradients are those of the
-padded batch. Does not know the model.
+padded batch. How many tokens are learned decides the sizes of what follows, so on a card this would wait for the card:
+the layout is found where the rows are put together, on the CPU, and goes along (`LayingOut`). Does not know the model.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from train.tokens import IGNORED
+
+LAYOUT = "layout"
+"""Under which a micro-batch carries its `FlatBatch`."""
 
 LEAST_SAVED = 0.1
 """Share of a micro-batch's tokens that a common beginning must save: attending in two parts costs something too."""
@@ -29,6 +36,7 @@ class FlatBatch:
         positions: (N,) place of each token in its row, from 0.
         shared: P, tokens that all rows begin with; 0 where nothing is shared.
         widths: Own tokens of each of the B rows, falling.
+        starts: (B + 1,) int32: flat index of each row's first own token, and N.
         places: (N - P,) index of each own token in the flattened (B, S).
         scored: (M,) flat index of the tokens whose successor is learned.
         scored_from: (M,) index of the same in the flattened input.
@@ -39,6 +47,7 @@ class FlatBatch:
     positions: Tensor
     shared: int
     widths: tuple[int, ...]
+    starts: Tensor
     places: Tensor
     scored: Tensor
     scored_from: Tensor
@@ -53,6 +62,48 @@ class FlatBatch:
     def width(self) -> int:
         """S, the most own tokens of a row."""
         return self.widths[0]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "FlatBatch":
+        """Return it on a device; accelerate and micro_batch.py move batches so."""
+        return self._map(lambda values: values.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "FlatBatch":
+        """Return it in memory that a card can read by itself; torch's data loader asks for it."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "FlatBatch":
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return FlatBatch(**values)
+
+
+class LayingOut:
+    """A collator whose batches say where their tokens go."""
+
+    def __init__(self, collate: Callable[[list[Any]], dict[str, Any]], *, share: bool) -> None:
+        """Remember how rows become a batch.
+
+        Args:
+            collate: Makes `input_ids`, beside `position_ids` where it packs, else `attention_mask`; `labels`, or
+                `completion_mask` as TRL's DPO has it.
+            share: Look for a common beginning.
+        """
+        self.collate, self.share = collate, share
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        """Return the batch with its layout."""
+        batch = self.collate(examples)
+        labels = batch.get("labels")
+        if labels is None:
+            labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+        return {**batch, LAYOUT: lay_out(batch, labels, share=self.share)}
+
+
+def lay_out(batch: dict[str, Any], labels: Tensor, *, share: bool) -> FlatBatch:
+    """Find a flat place for every token of what a collator made, padded or packed."""
+    if batch.get("position_ids") is not None:
+        return flatten_packs(batch["input_ids"], batch["position_ids"], labels, share=share)
+    return flatten_batch(batch["input_ids"], batch.get("attention_mask"), labels, share=share)
 
 
 def flatten_packs(input_ids: Tensor, position_ids: Tensor, labels: Tensor, *, share: bool = True) -> FlatBatch:
@@ -105,6 +156,7 @@ def flatten_batch(input_ids: Tensor, attention_mask: Tensor | None, labels: Tens
     take = torch.cat([flat[0, :shared], own[is_own]])
     columns_own = steps.expand(rows, width)[:, shared:]
     positions = torch.cat([steps[:shared], columns_own[is_own]])
+    starts = functional.pad((lengths - shared).cumsum(0), (1, 0)) + shared
     widths = (lengths - shared).tolist()
     is_own = is_own[:, : widths[0]]
     # In the flat order: the shared tokens are never scored.
@@ -115,6 +167,7 @@ def flatten_batch(input_ids: Tensor, attention_mask: Tensor | None, labels: Tens
         positions=positions,
         shared=shared,
         widths=tuple(widths),
+        starts=starts.int(),
         places=is_own.flatten().nonzero().squeeze(1),
         scored=scored,
         scored_from=take[scored],

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from train.decoder import Decoder
-from train.flat_batch import FlatBatch, flatten_batch, flatten_packs
+from train.flat_batch import LAYOUT, lay_out
 from train.passes import IN_PLACE, Passes
 from train.tokens import IGNORED
 
@@ -102,6 +102,7 @@ def score_trained_tokens(model: Any, decoder: Decoder | None = None, *, share_pr
 
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        layout = kwargs.pop(LAYOUT, None)
         if not fused_lm_head or labels is None:
             kwargs |= {} if labels is None else {"labels": labels}
             return forward_with_logits(*args, fused_lm_head=fused_lm_head, **kwargs)
@@ -109,7 +110,7 @@ def score_trained_tokens(model: Any, decoder: Decoder | None = None, *, share_pr
         mask = labels[:, 1:] != IGNORED  # (B, T - 1)
         given = {name for name, value in kwargs.items() if value is not None}  # PEFT hands on every name it knows
         if decoder is not None and not args and given <= DECODER_INPUTS:
-            batch = _flatten(kwargs, labels, share=share_prefix and decoder.kernels.shares_prefix)
+            batch = layout or lay_out(kwargs, labels, share=share_prefix and decoder.kernels.shares_prefix)
             hidden, learned, places = decoder.run(kwargs["input_ids"], batch), batch.labels, batch.scored_from
         else:
             states = self.base_model(*args, **{**kwargs, "use_cache": False}).last_hidden_state[:, :-1]  # (B, T-1, D)
@@ -127,13 +128,6 @@ def score_trained_tokens(model: Any, decoder: Decoder | None = None, *, share_pr
         )
 
     model.forward = types.MethodType(forward, model)
-
-
-def _flatten(inputs: dict[str, Any], labels: Tensor, *, share: bool) -> FlatBatch:
-    """Find a flat place for every token of what a collator made, padded or packed."""
-    if inputs.get("position_ids") is not None:
-        return flatten_packs(inputs["input_ids"], inputs["position_ids"], labels, share=share)
-    return flatten_batch(inputs["input_ids"], inputs.get("attention_mask"), labels, share=share)
 
 
 def can_score_trained_tokens(model: Any) -> bool:

@@ -8,6 +8,7 @@ know what is trained, nor how the weights are shared out.
 import os
 import re
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from core.config import Device
@@ -18,6 +19,8 @@ LAUNCHED = "LOAM_LAUNCHED_RUN"
 """Set to the run's id in the processes that the launcher starts."""
 SCRIPT = Path(__file__).resolve().parent / "run.py"
 FIRST_PORT = 29500
+ALLOCATOR, OLD_ALLOCATOR = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
+"""What torch reads of its allocator's options; the second is the name before torch 2.9, which still holds."""
 
 
 def is_launched() -> bool:
@@ -33,6 +36,20 @@ def rank() -> int:
 def is_main() -> bool:
     """Whether this process is the one that writes."""
     return rank() == 0
+
+
+def let_segments_grow(device: Device, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have torch's allocator extend its segments on a card, unless somebody has said how it should work.
+
+    Micro-batches differ in their tokens; segments of fixed size are then left half empty, and memory runs out with
+    gigabytes reserved. Torch reads it once: call before it is imported.
+
+    Args:
+        device: As configured.
+        environment: Of this process, handed on to those that it starts.
+    """
+    if device is not Device.cpu and not {ALLOCATOR, OLD_ALLOCATOR} & environment.keys():
+        environment[ALLOCATOR] = "expandable_segments:True"
 
 
 def check_processes(hardware: HardwareConfig, run_id: str | None) -> None:

@@ -117,7 +117,7 @@ def run_trial(trainer: Any, examples: list[Example]) -> float:
     """Go forward and backward once, change nothing, and return the seconds it took."""
     device = trainer.args.device
     made = trainer.data_collator(examples).items()
-    batch = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in made}
+    batch = {name: value.to(device) if hasattr(value, "to") else value for name, value in made}
     trainer.model.train()
     began = time.perf_counter()
     with torch.autocast(device.type, torch.bfloat16, enabled=trainer.args.bf16):

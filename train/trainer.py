@@ -21,8 +21,10 @@ from trl.trainer.sft_trainer import SFTTrainer
 from core.errors import ConfigError
 from train.config import Choice, HardwareConfig, TrainConfig, micro_batch_of
 from train.decoder import Decoder, find_obstacle
+from train.deferral import DeferringTrainer
 from train.encoding import Encoded
 from train.exactness import ExactTrainer
+from train.flat_batch import LayingOut
 from train.hardware import Machine
 from train.head import can_score_trained_tokens, score_trained_tokens
 from train.kernels import Widths, choose_kernels
@@ -76,7 +78,7 @@ class OrderedTrainer:
         return sorted(range(len(lengths)), key=lambda row: -int(lengths[row]))
 
 
-class ChatTrainer(ValidatedTrainer, ExactTrainer, OrderedTrainer, SFTTrainer):
+class ChatTrainer(ValidatedTrainer, ExactTrainer, OrderedTrainer, DeferringTrainer, SFTTrainer):
     """TRL's trainer for chats; the loss is TRL's."""
 
 
@@ -185,11 +187,14 @@ def build_trainer(
     if arguments.should_save:
         trainer.add_callback(open_tensorboard(Path(str(arguments.output_dir)).parent, callback.result.steps))
     restore_float32(model)
-    use_own_kernels(model.get_base_model(), arguments, hardware)
+    decoder = use_own_kernels(model.get_base_model(), arguments, hardware)
+    if decoder is not None:
+        shares = hardware.share_prefix and decoder.kernels.shares_prefix
+        trainer.data_collator = LayingOut(trainer.data_collator, share=shares)
     return trainer
 
 
-def use_own_kernels(base: Any, arguments: SFTConfig | DPOConfig, hardware: HardwareConfig) -> None:
+def use_own_kernels(base: Any, arguments: SFTConfig | DPOConfig, hardware: HardwareConfig) -> Decoder | None:
     """Let a model's forward pass in training go through our head and our layers, where the configuration lets it.
 
     On a card where the layers cannot take the model, Liger's kernels go into its own layers, if they are installed.
@@ -198,6 +203,9 @@ def use_own_kernels(base: Any, arguments: SFTConfig | DPOConfig, hardware: Hardw
         base: The base model inside the adapter.
         arguments: Of the trainer.
         hardware: Says which of our own kernels to use.
+
+    Returns:
+        Our layers, or None where the model's own run.
     """
     decoder = None
     if hardware.fused_head and can_score_trained_tokens(base):
@@ -206,6 +214,7 @@ def use_own_kernels(base: Any, arguments: SFTConfig | DPOConfig, hardware: Hardw
             score_trained_tokens(base, decoder, share_prefix=hardware.share_prefix)
     if decoder is None and not arguments.use_cpu and hardware.fused_layers is not Choice.never:
         logger.info("%s", fuse_with_liger(base))
+    return decoder
 
 
 def make_decoder(base: Any, arguments: SFTConfig | DPOConfig, hardware: HardwareConfig) -> Decoder | None:
@@ -281,6 +290,7 @@ def build_arguments(
         save_steps=options.save_every or 500,
         save_total_limit=None,  # checkpoint.py removes older ones, once a newer one is whole
         logging_steps=1,
+        logging_nan_inf_filter=False,  # it waits for every loss and hides it; recorder.py ends such a run
         disable_tqdm=True,
         report_to=options.report_to or "none",
         use_cpu=machine.device.type == "cpu",
@@ -289,6 +299,7 @@ def build_arguments(
         gradient_checkpointing=plan.gradient_checkpointing and not sharding,
         **sharding,
         dataloader_pin_memory=machine.device.type == "cuda",
+        accelerator_config={"non_blocking": machine.device.type == "cuda"},
         **options.options,
     )
     if config.method.beta is not None:  # DPO

@@ -38,7 +38,7 @@ def test_flex_attention_keeps_documents_apart_forward() -> None:
     heads = torch.randn(63, 8, 16, generator=torch.Generator().manual_seed(4))
     expected, _ = blocks.attend(heads, SHAPE, batch)
     q, k, v = heads.split([4, 2, 2], dim=1)
-    found = FUNCTIONS["flex"](q, k, v, Borders.of_batch(batch, CPU))
+    found = FUNCTIONS["flex"](q, k, v, Borders.of_batch(batch))
     torch.testing.assert_close(found.flatten(1), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -94,14 +94,14 @@ def make_batch(lengths: list[int], *, share: bool = False) -> FlatBatch:
 
 
 def test_borders_are_read_from_a_batch() -> None:
-    borders = Borders.of_batch(make_batch([3, 7, 1]), CPU)
+    borders = Borders.of_batch(make_batch([3, 7, 1]))
     assert (borders.starts.tolist(), borders.longest) == ([0, 7, 10, 11], 7)
     assert borders.documents.tolist() == [0] * 7 + [1] * 3 + [2]
 
 
 def test_a_shared_beginning_is_refused() -> None:
     with pytest.raises(ValueError, match="shares no beginning"):
-        Borders.of_batch(make_batch([6, 5, 5], share=True), CPU)
+        Borders.of_batch(make_batch([6, 5, 5], share=True))
 
 
 def test_a_kernel_that_looks_over_borders_is_seen() -> None:

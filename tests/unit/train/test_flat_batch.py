@@ -1,10 +1,11 @@
 """Every token of a micro-batch stands in the flat order once, at its place, and is scored by its successor."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.flat_batch import FlatBatch, flatten_batch, flatten_packs
+from train.flat_batch import LAYOUT, FlatBatch, LayingOut, flatten_batch, flatten_packs
 from train.tokens import IGNORED
 
 PAD = 0
@@ -108,6 +109,29 @@ def test_packed_documents_are_rows(batch: tuple[list[list[int]], list[list[int]]
     packed = flatten_packs(joined[None], places[None], learned[None], share=share)
     assert joined[packed.take].tolist() == ids.flatten()[padded.take].tolist()
     assert packed.widths == padded.widths
-    for name in ("positions", "places", "scored", "labels"):
+    assert packed.starts.tolist() == [packed.shared + sum(packed.widths[:row]) for row in range(packed.rows + 1)]
+    for name in ("starts", "positions", "places", "scored", "labels"):
         assert torch.equal(getattr(packed, name), getattr(padded, name))
     assert learned[packed.scored_from + 1].tolist() == packed.labels.tolist()
+
+
+@pytest.mark.parametrize("kind", ["rows", "packs", "pairs"])
+def test_a_collator_sends_the_layout_along(kind: str) -> None:
+    ids, labels = torch.tensor([[5, 6, 7, 8, 9, 4]]), torch.tensor([[IGNORED, 6, 7, IGNORED, 9, 4]])
+    batch = {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
+    expected = flatten_batch(ids, None, labels)
+    if kind == "packs":
+        batch["position_ids"] = torch.tensor([[0, 1, 2, 0, 1, 2]])
+        expected = flatten_packs(ids, batch["position_ids"], labels)
+    elif kind == "pairs":
+        del batch["labels"]
+        batch["completion_mask"] = (labels != IGNORED).long()
+    found = LayingOut(lambda _: batch, share=True)([])
+    assert {name: value for name, value in found.items() if name != LAYOUT} == batch
+    for one, other in ((found[LAYOUT], expected), (found[LAYOUT].to("meta", non_blocking=True), expected.to("meta"))):
+        assert (one.shared, one.widths) == (other.shared, other.widths)
+        for name in ("take", "positions", "starts", "places", "scored", "scored_from", "labels"):
+            mine, wanted = getattr(one, name), getattr(other, name)
+            assert mine.device == wanted.device
+            assert mine.shape == wanted.shape
+            assert mine.is_meta or torch.equal(mine, wanted)

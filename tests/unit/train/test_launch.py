@@ -1,11 +1,16 @@
 """The launcher's command line, for one machine and for several, and what is refused before anything starts."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from core.config import Device
 from core.errors import ConfigError
+from tests.rules.checkout import REPO
 from train.config import HardwareConfig
-from train.launch import build_command, check_processes, find_rendezvous, is_launched, is_main
+from train.launch import build_command, check_processes, find_rendezvous, is_launched, is_main, let_segments_grow
 
 CPU = Device.cpu
 
@@ -56,3 +61,47 @@ def test_the_group_is_checked(values: dict[str, object]) -> None:
 def test_a_plain_process_is_the_main_one() -> None:
     assert not is_launched()
     assert is_main()
+
+
+@pytest.mark.parametrize("device", [Device.cuda, Device.auto])
+def test_a_cards_allocator_may_extend_its_segments(device: Device) -> None:
+    environment: dict[str, str] = {}
+    let_segments_grow(device, environment)
+    assert environment == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_what_somebody_says_of_the_allocator_stands(name: str) -> None:
+    environment = {name: "max_split_size_mb:64"}
+    let_segments_grow(Device.cuda, environment)
+    assert environment == {name: "max_split_size_mb:64"}
+
+
+def test_nothing_is_said_of_the_allocator_on_a_cpu() -> None:
+    environment: dict[str, str] = {}
+    let_segments_grow(CPU, environment)
+    assert environment == {}
+
+
+RUN = """
+import os, sys
+from types import SimpleNamespace
+from core.config import Device
+from train import run
+
+def check(_):
+    print(os.environ.get("PYTORCH_ALLOC_CONF"), "torch" in sys.modules)
+    sys.exit()
+
+run.load_config = lambda *_: SimpleNamespace(hardware=SimpleNamespace(device=Device.cuda))
+run.check_run = check
+run.main(SimpleNamespace())
+"""
+
+
+def test_a_run_says_it_before_torch_is_there() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("ALLOC_CONF")}
+    answer = subprocess.run(
+        [sys.executable, "-c", RUN], check=False, cwd=REPO, env=environment, capture_output=True, text=True
+    )
+    assert answer.stdout.split() == ["expandable_segments:True", "False"], answer.stderr
