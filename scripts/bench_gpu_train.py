@@ -49,7 +49,7 @@ from train.passes import IN_PLACE, compile_passes
 CPU = torch.device("cpu")
 FASTEST_GOAL, LEAST_GOAL = 31_000, 26_000
 PACKED_GAP = 1e-2
-HEADS_3B: dict[str, Any] = {"hidden_size": 512, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 128}
+HEADS_3B: dict[str, Any] = {"hidden_size": 768, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 128}
 """Heads as wide as Llama-3.2-3B's, in a small model: kernels differ by the size of a head."""
 MEMORY_GOAL_GB = 4.0
 

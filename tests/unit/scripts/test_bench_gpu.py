@@ -19,7 +19,7 @@ from core.config import Device
 from core.errors import ConfigError
 from core.layout import DataDir
 from retrieval.batches import CARD_BATCH_TOKENS
-from scripts import bench_gpu, bench_gpu_peers
+from scripts import bench_gpu, bench_gpu_peers, bench_gpu_train
 from scripts.bench_gpu import (
     BOOK,
     TOO_LONG,
@@ -57,6 +57,12 @@ def test_every_step_of_a_part_runs_its_small_twin(part: str, tmp_path: Path) -> 
     if part == "serve" and importlib.util.find_spec("vllm") is None:
         pytest.skip("wanted vLLM, found that it is not installed: make setup")
     assert run_twin(part, tmp_path) == {}
+
+
+def test_packing_is_proven_at_the_size_that_a_card_proves_it_at(tmp_path: Path) -> None:
+    setting = Setting(torch.device("cpu"), is_small=False, data=DataDir(tmp_path), folder=tmp_path)
+    found = bench_gpu_train.prove_packing(setting)
+    assert {one.name for one in found if isinstance(one, Figure)} == {"packed logits, blocks", "packed logits, sdpa"}
 
 
 def run_twin(part: str, tmp_path: Path) -> dict[str, str]:
