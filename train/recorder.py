@@ -93,9 +93,7 @@ class EventCallback(TrainerCallback):
         self._step_began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Stop the step's clock; end the run after a signal."""
-        self._step_seconds = time.perf_counter() - self._step_began
-        self._total_seconds += self._step_seconds
+        """End the run after a signal."""
         if self.stop.is_agreed():
             control.should_training_stop = True
             control.should_save = True
@@ -113,6 +111,9 @@ class EventCallback(TrainerCallback):
             ConfigError: The loss is no longer a number.
         """
         logs: dict[str, Any] = kwargs["logs"]
+        if "loss" in logs:  # only now has a card done what it was told: the loss was read
+            self._step_seconds = time.perf_counter() - self._step_began
+            self._total_seconds += self._step_seconds
         if not state.is_world_process_zero:
             return
         if "loss" in logs:

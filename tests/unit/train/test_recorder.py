@@ -49,6 +49,22 @@ def test_steps_evaluations_and_checkpoints_become_events(tmp_path: Path) -> None
     assert (result.eval_loss, result.eval_token_accuracy) == (1.9, 0.6)
 
 
+def test_a_step_takes_until_its_loss_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card is still computing when its step has been handed over."""
+    now = 0.0
+    monkeypatch.setattr("train.recorder.time", SimpleNamespace(perf_counter=lambda: now))
+    with EventWriter(tmp_path / "events.jsonl") as events:
+        callback = EventCallback(events, [])
+        callback.on_step_begin(None, make_state(1), None)
+        now = 1.0
+        callback.on_step_end(None, make_state(1), None)
+        now = 4.0
+        logs = {"loss": 2.0, "learning_rate": 1e-3, "num_tokens": 100.0}
+        callback.on_log(None, make_state(1), None, logs=logs)
+    (event,) = read_events(tmp_path / "events.jsonl")
+    assert (event["tokens_per_s"], callback.result.tokens_per_s) == (25.0, 25.0)
+
+
 def test_a_resumed_run_counts_on(tmp_path: Path) -> None:
     earlier = [{"step": 1, "loss": 3.0, "tokens": 100}, {"step": 2, "loss": 2.0, "tokens": 250}]
     with EventWriter(tmp_path / "events.jsonl") as events:
