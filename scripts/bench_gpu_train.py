@@ -260,6 +260,25 @@ def load_batch(inputs: dict[str, Tensor], kernels: Kernels, device: torch.device
     return {name: values.to(device, non_blocking=True) for name, values in ready.items()}
 
 
+def time_adapters(setting: Setting) -> list[Figure]:
+    """Time the products of gate and up with their adapter: added to the base's product, as now, and put before it."""
+    widths, tokens = make_widths(setting.pick(LLAMA_3B, SMALL)), setting.pick(8192, 96)
+    make: Any = {"device": setting.device, "dtype": setting.dtype}
+    x, base = torch.randn(tokens, widths.hidden, **make), torch.randn(2 * widths.inner, widths.hidden, **make)
+    narrow, up = torch.randn(tokens, 2 * RANK, **make), torch.randn(2 * widths.inner, 2 * RANK, **make)
+    ways: dict[str, Callable[[], Tensor]] = {
+        "product alone": lambda: x @ base.T,
+        "adapter added to it": lambda: (x @ base.T).addmm_(narrow, up.T),
+        "it added to the adapter's": lambda: (narrow @ up.T).addmm_(x, base.T),
+    }
+    exact = (x.double() @ base.double().T).addmm_(narrow.double(), up.double().T)
+    figures = [compare(f"{name}: error", run(), exact, 1e-2) for name, run in list(ways.items())[1:]]
+    del exact
+    for name, run in ways.items():
+        figures.append(Figure(name, time_calls(run, setting.device, setting.pick(20, 2)) * 1e6, "µs"))
+    return figures
+
+
 def make_step(model: Any, decoder: Decoder) -> Callable[[dict[str, Any]], Tensor]:
     """Return a function that trains on a micro-batch of `load_batch` and returns its loss, on its device."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -380,6 +399,7 @@ STEPS = (
     Step("no waits, true NF4, recomputed", partial(prove_no_waits, is_packed=True), needs=("bitsandbytes",)),
     Step("attention", time_attention),
     Step("passes", time_passes),
+    Step("adapters", time_adapters),
     Step("step, bf16 LoRA", time_plain),
     Step("step, bf16 LoRA, 16,384 tokens", time_plain_doubled),
     Step("step, NF4 kept", time_kept, needs=("bitsandbytes",)),
