@@ -42,7 +42,7 @@ from scripts.verdict_plan import read_text
 from serve.answering import INSTRUCTIONS
 from serve.inquiry import Chat
 from serve.progress import CountProgress, say
-from serve.prompting import build_prompt
+from serve.prompting import build_prompt, disarm_chat, format_passage
 
 QUESTIONS, DRAFTS, RAFT_TRAIN, RAFT_VALID = "questions.jsonl", "drafts.jsonl", "raft_train.jsonl", "raft_valid.jsonl"
 WRITTEN = ".written"
@@ -228,9 +228,10 @@ def to_chat(example: Example, instructions: str) -> dict[str, Any]:
 
     Nothing but the instructions may hold control tokens: a document that does would end its message in the training.
     """
-    chat = Chat(example.question.question, [], "")
-    messages = build_prompt(instructions, chat, example.passages, [], disarm_for_any_model)
-    return {"messages": [*messages, {"role": "assistant", "content": disarm_for_any_model(example.answer)}]}
+    disarm = disarm_for_any_model
+    chat = disarm_chat(Chat(example.question.question, [], ""), disarm)
+    messages = build_prompt(instructions, chat, [disarm(format_passage(passage)) for passage in example.passages], [])
+    return {"messages": [*messages, {"role": "assistant", "content": disarm(example.answer)}]}
 
 
 def write_raft(

@@ -25,7 +25,7 @@ from serve.condensing import build_condensing, read_condensed
 from serve.inquiry import Chat, Inquiry
 from serve.library import Library
 from serve.model_server import Upstream
-from serve.prompting import Disarm, build_prompt, drop_covered, fit_budget, read_passage_text
+from serve.prompting import Disarm, drop_covered, fit_prompt, read_passage_text
 from serve.relay import fetch, open_stream, read_chunks
 from serve.sentences import SENTENCE_END, AnswerSplitter, Piece
 
@@ -163,7 +163,7 @@ class Answering:
         engine: The engine.
         library: The stores.
         assistants: Those of the configuration, by name.
-        count_tokens: Length of a text in the base model's tokens, once it is disarmed.
+        count_tokens: Length of a text in the base model's tokens.
         first_byte_timeout_s: Longest wait for the model's first token.
         base_model: The engine's name of the base model, which condenses questions.
         disarm: Makes words of control tokens in what documents and clients say.
@@ -197,15 +197,15 @@ class Answering:
         found = await self.library.search(config.stores, query, config.k, inquiry.filters, ranking)
         limit = self.engine.max_model_len
         answer_tokens = min(inquiry.max_tokens or config.max_tokens, limit // 2)
-        hits, history = await self.library.run(
-            fit_budget, config.instructions, inquiry, drop_covered(found.hits), self.count_tokens, limit - answer_tokens
+        read, budget = drop_covered(found.hits), limit - answer_tokens
+        hits, messages = await self.library.run(
+            fit_prompt, config.instructions, inquiry, read, self.count_tokens, budget, self.disarm
         )
         yield SearchedEvent(found, hits)
         if not hits:
             yield TextEvent(config.nothing_found)
             yield EndEvent("stop", {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0})
             return
-        messages = build_prompt(config.instructions, inquiry.chat, hits, history, self.disarm)
         temperature = config.temperature if inquiry.temperature is None else inquiry.temperature
         options = {**inquiry.sampling, "temperature": temperature, "max_tokens": answer_tokens}
         body = build_body(assistant.engine_model, messages, options)

@@ -52,12 +52,13 @@ def keep(text: str) -> str:
     return text
 
 
-def fit_budget(
-    instructions: str, inquiry: Inquiry, hits: Sequence[Hit], count_tokens: CountTokens, budget: int
+def fit_prompt(
+    instructions: str, inquiry: Inquiry, hits: Sequence[Hit], count_tokens: CountTokens, budget: int, disarm: Disarm
 ) -> tuple[list[Hit], list[Message]]:
-    """Choose the passages and the history that fit the prompt's budget.
+    """Choose the passages and the history that fit the prompt's budget, and build the prompt of them.
 
     Passages go first, the best before the others, then the newest turns; a history that has to be kept goes before all.
+    Nothing but the instructions is believed: control tokens in the words of documents and clients are read as words.
 
     Args:
         instructions: The assistant's.
@@ -65,15 +66,16 @@ def fit_budget(
         hits: The passages, best first.
         count_tokens: Length of a text in the model's tokens.
         budget: Tokens for the prompt.
+        disarm: Makes words of control tokens, as the model's tokenizer knows them.
 
     Returns:
-        The hits that fit, in their order, and the history that fits, oldest first.
+        The hits that fit, in their order, and the messages.
 
     Raises:
         ContextTooLong: Instructions and question alone do not fit, or not with the history that has to be kept; or they
             leave no room for any of the passages.
     """
-    chat = inquiry.chat
+    chat = disarm_chat(inquiry.chat, disarm)
     left = budget - TOKENS_A_CHAT - 2 * TOKENS_A_MESSAGE
     left -= count_tokens(f"{instructions}\n\n{chat.wishes}\n\n{chat.question}")
     if inquiry.keeps_history:
@@ -85,19 +87,28 @@ def fit_budget(
             "shorter answer.",
             param="messages",
         )
-    chosen = []
-    costs = [count_tokens(format_passage(hit)) + 2 for hit in hits]
+    written = [disarm(format_passage(hit)) for hit in hits]
+    costs = [count_tokens(passage) + 2 for passage in written]
     if costs and min(costs) > left:  # to say that nothing was found would be untrue
         raise ContextTooLong(
             f"messages: wanted room for a passage of {min(costs)} tokens beside instructions and question, found "
             f"{left} tokens of {budget} left. Shorten the question, or ask for a shorter answer.",
             param="messages",
         )
-    for hit, cost in zip(hits, costs, strict=True):
+    chosen, passages = [], []
+    for hit, passage, cost in zip(hits, written, costs, strict=True):
         if cost <= left:
             chosen.append(hit)
+            passages.append(passage)
             left -= cost
-    return chosen, chat.history if inquiry.keeps_history else choose_turns(chat.history, count_tokens, left)
+    history = chat.history if inquiry.keeps_history else choose_turns(chat.history, count_tokens, left)
+    return chosen, build_prompt(instructions, chat, passages, history)
+
+
+def disarm_chat(chat: Chat, disarm: Disarm) -> Chat:
+    """Return a chat whose every word is read as one."""
+    history = [{**turn, "content": disarm(turn["content"])} for turn in chat.history]
+    return Chat(disarm(chat.question), history, disarm(chat.wishes))
 
 
 def count_turn(turn: Message, count_tokens: CountTokens) -> int:
@@ -146,27 +157,20 @@ def format_passage(hit: Hit) -> str:
     return f"Document: {title}\n{read_passage_text(hit)}"
 
 
-def build_prompt(
-    instructions: str, chat: Chat, hits: Sequence[Hit], history: Sequence[Message], disarm: Disarm = keep
-) -> list[Message]:
+def build_prompt(instructions: str, chat: Chat, passages: Sequence[str], history: Sequence[Message]) -> list[Message]:
     """Build the messages of a grounded question; the training chats of examples/acme carry the same layout.
-
-    Nothing but the instructions is believed: control tokens in the words of documents and clients are read as words.
 
     Args:
         instructions: The assistant's.
         chat: Question, and wishes that the client's own system message adds.
-        hits: The passages, best first.
+        passages: As `format_passage` writes them, best first.
         history: Earlier turns, oldest first.
-        disarm: Makes words of control tokens, as the model's tokenizer knows them.
 
     Returns:
         System message (instructions, then the passages), the history, the question as it came.
     """
-    parts = [instructions, disarm(chat.wishes), *(disarm(format_passage(hit)) for hit in hits)]
-    system = "\n\n".join(part for part in parts if part)
-    turns = [{**turn, "content": disarm(turn["content"])} for turn in history]
-    return [{"role": "system", "content": system}, *turns, {"role": "user", "content": disarm(chat.question)}]
+    system = "\n\n".join(part for part in (instructions, chat.wishes, *passages) if part)
+    return [{"role": "system", "content": system}, *history, {"role": "user", "content": chat.question}]
 
 
 def cut_messages(messages: Sequence[Message], count_tokens: CountTokens, budget: int) -> list[Message]:

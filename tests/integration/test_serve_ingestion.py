@@ -22,7 +22,7 @@ from serve import ingestion
 from serve.attached_files import Attachment, attach_files, cancel_batch, detach_everywhere
 from serve.ingestion import IngestionWorker
 from serve.preflight import ServeConfig
-from serve.run import open_archive
+from serve.program import open_archive
 from serve.vector_stores import VectorStore, create_vector_store
 from tests.fakes.hash_embedder import HashEmbedder
 

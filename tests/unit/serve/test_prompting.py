@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
+from retrieval.searcher import Hit
 from serve.inquiry import Chat, Inquiry
-from serve.prompting import build_disarm, build_prompt, cut_messages, drop_covered, fit_budget, format_passage, keep
+from serve.prompting import (
+    Message,
+    build_disarm,
+    build_prompt,
+    cut_messages,
+    drop_covered,
+    fit_prompt,
+    format_passage,
+    keep,
+)
 from serve.relay import ContextTooLong
 from tests.fakes.byte_tokenizer import SPECIAL_TOKENS, make_byte_tokenizer
 from tests.fakes.searcher import make_hit, make_passage
@@ -21,11 +31,18 @@ INSTRUCTIONS = "Be good."
 HITS = [
     make_hit(make_passage(f"c{number}", f"passage {number} " + "word " * 20, heading="H > I")) for number in range(4)
 ]
+PASSAGES = [format_passage(hit) for hit in HITS]
 HISTORY = [{"role": "user", "content": "old " * 30}, {"role": "assistant", "content": "yes"}]
 
 
 def count_words(text: str) -> int:
     return len(text.split())
+
+
+def fit(inquiry: Inquiry, budget: int, found: list[Hit] = HITS) -> tuple[list[Hit], list[Message]]:
+    """Return the hits and the history that fit."""
+    hits, messages = fit_prompt(INSTRUCTIONS, inquiry, found, count_words, budget, keep)
+    return hits, messages[1:-1]
 
 
 def test_a_passage_is_titled_by_its_document_and_headings() -> None:
@@ -58,44 +75,45 @@ def test_the_prompt_has_the_layout_of_the_training_chats() -> None:
             title, _, text = passage.partition("\n")
             file, _, heading = title.partition(" | ")
             hits.append(make_hit(make_passage(f"c{number}", text, file=file, heading=heading or None)))
-        assert build_prompt(instructions, Chat(messages[1]["content"], [], ""), hits, []) == messages[:2]
+        written = [format_passage(hit) for hit in hits]
+        assert build_prompt(instructions, Chat(messages[1]["content"], [], ""), written, []) == messages[:2]
 
 
 def test_what_stays_the_same_comes_first() -> None:
     """So that the engine's prefix cache holds instructions and wishes between questions, and all between retries."""
     wishes = "Be brief."
-    one = build_prompt(INSTRUCTIONS, Chat("Why?", HISTORY, wishes), HITS[:2], HISTORY)
-    other = build_prompt(INSTRUCTIONS, Chat("How?", [], wishes), HITS[2:], [])
+    one = build_prompt(INSTRUCTIONS, Chat("Why?", HISTORY, wishes), PASSAGES[:2], HISTORY)
+    other = build_prompt(INSTRUCTIONS, Chat("How?", [], wishes), PASSAGES[2:], [])
     assert one[0]["content"].startswith(f"{INSTRUCTIONS}\n\n{wishes}\n\nDocument: ")
     assert other[0]["content"].startswith(f"{INSTRUCTIONS}\n\n{wishes}\n\nDocument: ")
-    follow_up = build_prompt(INSTRUCTIONS, Chat("How?", HISTORY, wishes), HITS[:2], HISTORY)
+    follow_up = build_prompt(INSTRUCTIONS, Chat("How?", HISTORY, wishes), PASSAGES[:2], HISTORY)
     assert follow_up[:-1] == one[:-1], "the same passages and history are the same prompt up to the question"
-    assert one == build_prompt(INSTRUCTIONS, Chat("Why?", HISTORY, wishes), HITS[:2], HISTORY)
+    assert one == build_prompt(INSTRUCTIONS, Chat("Why?", HISTORY, wishes), PASSAGES[:2], HISTORY)
 
 
 def test_passages_go_before_history_and_the_best_first() -> None:
     inquiry = Inquiry(Chat("Why?", HISTORY, ""))
-    assert fit_budget(INSTRUCTIONS, inquiry, HITS, count_words, 400) == (HITS, HISTORY)
-    assert fit_budget(INSTRUCTIONS, inquiry, HITS, count_words, 210) == (HITS, [])
-    assert fit_budget(INSTRUCTIONS, inquiry, HITS, count_words, 150) == (HITS[:2], [])
+    assert fit(inquiry, 400) == (HITS, HISTORY)
+    assert fit(inquiry, 210) == (HITS, [])
+    assert fit(inquiry, 150) == (HITS[:2], [])
 
 
 def test_a_history_that_has_to_be_kept_goes_before_passages() -> None:
     inquiry = Inquiry(Chat("Why?", HISTORY, ""), keeps_history=True)
-    hits, history = fit_budget(INSTRUCTIONS, inquiry, HITS, count_words, 210)
-    assert (hits, history) == (HITS[:2], HISTORY)
+    assert fit(inquiry, 210) == (HITS[:2], HISTORY)
     with pytest.raises(ContextTooLong, match="history"):
-        fit_budget(INSTRUCTIONS, inquiry, HITS, count_words, 120)
+        fit(inquiry, 120)
 
 
 @given(st.integers(120, 600), st.lists(st.integers(0, 60), max_size=6))
 def test_the_prompt_never_exceeds_its_budget(budget: int, turns: list[int]) -> None:
     roles = ["user", "assistant"] * 3
     history = [{"role": role, "content": "w " * size} for role, size in zip(roles, turns, strict=False)]
-    chat = Chat("Why is it so?", history, "")
-    hits, kept = fit_budget(INSTRUCTIONS, Inquiry(chat), HITS, count_words, budget)
-    messages = build_prompt(INSTRUCTIONS, chat, hits, kept)
+    inquiry = Inquiry(Chat("Why is it so?", history, ""))
+    hits, messages = fit_prompt(INSTRUCTIONS, inquiry, HITS, count_words, budget, keep)
     assert sum(count_words(message["content"]) + 8 for message in messages) <= budget
+    kept = messages[1:-1]
+    assert messages == build_prompt(INSTRUCTIONS, inquiry.chat, [format_passage(hit) for hit in hits], kept)
     assert kept == history[len(history) - len(kept) :]
     assert not kept or kept[0]["role"] == "user"
 
@@ -103,8 +121,8 @@ def test_the_prompt_never_exceeds_its_budget(budget: int, turns: list[int]) -> N
 def test_a_question_that_leaves_no_room_is_refused_and_not_taken_for_one_that_finds_nothing() -> None:
     for words, message in ((100, "instructions and question in 150 tokens"), (60, "room for a passage of 30 tokens")):
         with pytest.raises(ContextTooLong, match=message):
-            fit_budget(INSTRUCTIONS, Inquiry(Chat("why " * words, [], "")), HITS, count_words, 150)
-    assert fit_budget(INSTRUCTIONS, Inquiry(Chat("why " * 60, [], "")), [], count_words, 150) == ([], [])
+            fit(Inquiry(Chat("why " * words, [], "")), 150)
+    assert fit(Inquiry(Chat("why " * 60, [], "")), 150, []) == ([], [])
 
 
 def test_a_plain_chat_loses_its_oldest_turns_and_neither_instructions_nor_question() -> None:
@@ -144,7 +162,29 @@ def test_only_the_instructions_may_hold_control_tokens() -> None:
     hit = make_hit(make_passage("c", f"words {token}system", file=f"{token}.md", heading=token))
     chat = Chat(f"{token}why?", [], f"wish {token}")
     history = [{"role": "user", "content": token}, {"role": "assistant", "content": token}]
-    messages = build_prompt(f"Obey {token}.", chat, [hit], history, build_disarm(BYTES))
+    inquiry = Inquiry(replace(chat, history=history), keeps_history=True)
+    _, messages = fit_prompt(f"Obey {token}.", inquiry, [hit], len, 1000, build_disarm(BYTES))
     assert [message["content"].count(token) for message in messages] == [1, 0, 0, 0]
     assert messages[0]["content"].startswith(f"Obey {token}.\n\n")
     assert history[0]["content"] == token, "what was said stays as it was"
+
+
+def test_what_is_counted_is_what_is_sent_and_nothing_is_disarmed_twice() -> None:
+    seen: list[str] = []
+
+    def shout(text: str) -> str:
+        seen.append(text)
+        return text.upper()
+
+    counted: list[str] = []
+
+    def count(text: str) -> int:
+        counted.append(text)
+        return count_words(text)
+
+    inquiry = Inquiry(Chat("Why?", HISTORY, "Brief."))
+    hits, messages = fit_prompt(INSTRUCTIONS, inquiry, HITS, count, 400, shout)
+    assert hits == HITS
+    assert sorted(seen) == sorted(["Why?", "Brief.", *PASSAGES, *(turn["content"] for turn in HISTORY)])
+    sent = [*messages[0]["content"].split("\n\n")[2:], *(turn["content"] for turn in messages[1:-1])]
+    assert set(sent) < set(counted)

@@ -6,7 +6,7 @@ import gc
 import pytest
 
 from core.errors import EngineUnavailable
-from serve.run import finish_unless_stopped, settle_memory
+from serve.program import finish_unless_stopped, settle_memory
 
 
 def test_work_is_finished_or_stopped_and_its_faults_are_seen() -> None:
