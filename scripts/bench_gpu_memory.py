@@ -2,7 +2,8 @@
 
 The budget of serve/card_budget.py is drawn up for a card of 24 GB with serving, retrieval and a 4-bit training job on
 it; then the trainer and the encoders run in processes that torch lets have no more than their share, as on that
-smaller card. In the small the same processes run on the CPU, without the limit.
+smaller card, and at last everybody at once (bench_gpu_one_card.py). In the small the same processes run on the CPU,
+without the limit.
 """
 
 import json
@@ -15,65 +16,42 @@ from typing import Any
 import torch
 
 from core.errors import ConfigError
-from scripts.bench_gpu_models import LLAMA_3B, RANK, SMALL, make_shape
+from scripts.bench_gpu_budget import (
+    CARD_BYTES,
+    ENCODER_BYTES,
+    TRAINED_LENGTH,
+    draw_budget,
+    limit_memory,
+    make_demand,
+    read_peak,
+)
+from scripts.bench_gpu_models import LLAMA_3B, SMALL, make_shape
+from scripts.bench_gpu_one_card import SHARED_STEP
 from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong, describe_missing, is_ours
-from serve.card_budget import CONTEXT_BYTES, GIB, ModelSize, plan_card
-from serve.engine_command import EngineConfig
-from train.config import Choice, QuantKind
-from train.footprint import Demand, Shape
+from serve.card_budget import GIB
 from train.memory import choose_plan
 
 logger = logging.getLogger(__name__)
 
-CARD_BYTES = 24 * GIB
-ENCODER_BYTES = int(1.0 * GIB)
-INDEX_BYTES = 500_000 * 384 * 4
-TRAINED_LENGTH = 2048
-
-
-def make_demand(length: int) -> Demand:
-    """Return what a 4-bit run of one pack at once asks for, with what saves memory."""
-    return Demand(
-        QuantKind.nf4,
-        rank=RANK,
-        rows=1,
-        length=length,
-        value_bytes=2,
-        keep_dequantized=Choice.never,
-        checkpointing=Choice.always,
-        has_fused_head=True,
-        may_run_by_hand=True,
-    )
-
-
-def size_model(shape: Shape) -> ModelSize:
-    """Return a shape's size as a folder of 16-bit weights would tell it."""
-    weights = 2 * (shape.linear_parameters + shape.embedding_parameters)
-    return ModelSize(weights, 4 * shape.layers * shape.keys, 2 * shape.adapter_parameters(1))
-
 
 def measure_budget(setting: Setting) -> list[Figure]:
     """Divide a card of 24 GB between all users at once."""
-    shape = make_shape(LLAMA_3B)
-    trainer = choose_plan(shape, make_demand(TRAINED_LENGTH), CARD_BYTES).total + CONTEXT_BYTES
-    engine = EngineConfig(device="cuda", max_model_len=8192, max_num_seqs=64, max_loras=8, max_lora_rank=RANK)
-    encoders = {"embedder": ENCODER_BYTES, "reranker": ENCODER_BYTES}
-    budget = plan_card(CARD_BYTES, size_model(shape), engine, encoders, INDEX_BYTES, trainer)
+    budget = draw_budget()
     logger.info("%s", budget.describe())
     (setting.folder / "card_budget.txt").write_text(f"{budget.describe()}\n", encoding="utf-8")
     figures = [Figure(f"share of {name}", size / GIB, "GiB") for name, size in budget.shares.items()]
     figures.append(Figure("share of vLLM", budget.engine / GIB, "GiB"))
     figures.append(Figure("tokens of vLLM's cache", float(budget.cache_tokens), "tokens", "one answer of 8,192"))
-    fits = [size for size in range(1, 25) if _fits(size * GIB, size_model(shape), engine, encoders, trainer)]
+    fits = [size for size in range(1, 25) if _fits(size * GIB)]
     if fits != list(range(fits[0], 25)) or fits[0] == 1:
         raise Wrong(f"cards of {fits} GiB would do, found no size from which on all do and below which none does")
     return [*figures, Figure("smallest card that is not refused", float(fits[0]), "GiB")]
 
 
-def _fits(card: int, model: ModelSize, engine: EngineConfig, encoders: dict[str, int], trainer: int) -> bool:
+def _fits(card: int) -> bool:
     """Whether a card is divided, and not refused with the sums."""
     try:
-        plan_card(card, model, engine, encoders, INDEX_BYTES, trainer)
+        draw_budget(card)
     except ConfigError:
         return False
     return True
@@ -129,9 +107,7 @@ def run_job(told: dict[str, Any]) -> dict[str, Any]:
 
     device = torch.device(told["device"])
     setting = Setting(device, told["is_small"], DataDir(Path(told["data"])), Path(told["folder"]))
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, told["limit"] / total))
+    limit_memory(device, told["limit"])
     if told["job"] == "train":
         figures = bench_gpu_train.time_small_memory(setting)
         found = {"tokens_per_s": figures[0].value}
@@ -139,13 +115,14 @@ def run_job(told: dict[str, Any]) -> dict[str, Any]:
         batch = setting.pick(bench_gpu_retrieval.RERANKED_AT_ONCE, 8)
         figures = bench_gpu_retrieval.measure_encoders(setting, (batch,))
         found = {"pairs_per_s": next(f.value for f in figures if f.unit == "pairs/s")}
-    return {**found, "peak": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0}
+    return {**found, "peak": read_peak(device)}
 
 
 STEPS = (
     Step("budget of 24 GB", measure_budget),
     Step("trainer within its share", measure_trainer, needs=("bitsandbytes",)),
     Step("encoders within their share", measure_encoders),
+    SHARED_STEP,
 )
 
 

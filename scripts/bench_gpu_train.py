@@ -7,7 +7,7 @@ has that). Operations are counted by train/operations.py: 4N + 6P + 3A, never 6N
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -310,8 +310,34 @@ def prove_no_waits(setting: Setting, *, is_packed: bool = False) -> list[Figure]
     return [Figure(f"steps that wait for nothing ({', '.join(kernels.names)})", FREE_STEPS, "steps")]
 
 
-def time_step(setting: Setting, *, is_packed: bool, keeps: bool, is_recomputed: bool, packs: int) -> list[Figure]:
-    """Time whole training steps on packs and read the most memory that they took.
+@dataclass(slots=True)
+class PreparedStep:
+    """A training step that can be taken again and again.
+
+    Attributes:
+        run: Takes it.
+        lengths: Of the documents that it learns from.
+        kernels: What it computes by.
+        losses: Of each that was taken.
+    """
+
+    run: Callable[[], None]
+    lengths: list[int]
+    kernels: tuple[str, str]
+    losses: list[Tensor]
+
+    def check_losses(self) -> None:
+        """See that what was learned from is a number still.
+
+        Raises:
+            Wrong: It is not.
+        """
+        if not bool(torch.stack(self.losses).isfinite().all()):
+            raise Wrong("the loss is no longer a number")
+
+
+def prepare_step(setting: Setting, *, is_packed: bool, keeps: bool, is_recomputed: bool, packs: int) -> PreparedStep:
+    """Return a whole training step on packs; the most memory is counted from here on.
 
     Args:
         setting: Where and at which size.
@@ -341,14 +367,20 @@ def time_step(setting: Setting, *, is_packed: bool, keeps: bool, is_recomputed: 
     def run() -> None:
         losses.append(step(load_batch(inputs, kernels, device)))
 
-    seconds = time_calls(run, device, setting.pick(8, 2))
-    if not bool(torch.stack(losses).isfinite().all()):
-        raise Wrong("the loss is no longer a number")
-    tokens = sum(lengths)
-    mean_length = sum(size * size for size in lengths) / tokens
+    return PreparedStep(run, lengths, kernels.names, losses)
+
+
+def time_step(setting: Setting, **options: Any) -> list[Figure]:
+    """Time whole training steps on packs and read the most memory that they took; the options are `prepare_step`'s."""
+    device = setting.device
+    prepared = prepare_step(setting, **options)
+    seconds = time_calls(prepared.run, device, setting.pick(8, 2))
+    prepared.check_losses()
+    tokens = sum(prepared.lengths)
+    mean_length = sum(size * size for size in prepared.lengths) / tokens
     operations = count_token_operations(make_shape(setting.pick(LLAMA_3B, SMALL)), RANK, round(mean_length))
     figures = [
-        Figure(f"non-padding tokens ({', '.join(kernels.names)})", tokens / seconds, "tokens/s"),
+        Figure(f"non-padding tokens ({', '.join(prepared.kernels)})", tokens / seconds, "tokens/s"),
         Figure("operations at 4N + 6P + 3A", tokens / seconds * operations.total / 1e12, "TFLOP/s"),
         Figure("share of 800 TFLOP/s", find_used_share(tokens / seconds, operations, 800e12), ""),
     ]

