@@ -164,13 +164,18 @@ def build_app(
     ):
         app.include_router(noun.router, responses=description.ANSWERS)
     for kind in (LoamError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, answer_error)
+        app.add_exception_handler(kind, answer_fault)
     app.add_exception_handler(ClientGone, answer_nobody)
     bounds = Bounds(max_body_bytes, max_file_bytes + FRAMING_BYTES, body_timeout_s)
     app.add_middleware(Boundary, keys=keys, bounds=bounds, gateway=gateway)
     return app
 
 
-def answer_nobody(_request: Request, _error: Exception) -> Response:
+async def answer_fault(request: Request, error: Exception) -> Response:
+    """Answer any error of a route. A coroutine, for the reason of owners.get_caller."""
+    return answer_error(request, error)
+
+
+async def answer_nobody(_request: Request, _error: Exception) -> Response:
     """Answer a client that has gone; the status is for the log only."""
     return Response(status_code=499)

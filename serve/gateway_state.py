@@ -82,8 +82,8 @@ class Gateway:
             self.quotas.spend(caller, int(usage.get("total_tokens") or 0))
 
 
-def get_gateway(request: Request) -> Gateway:
-    """Return the gateway that a request came to."""
+async def get_gateway(request: Request) -> Gateway:
+    """Return the gateway that a request came to. A coroutine, for the reason of owners.get_caller."""
     gateway: Gateway = request.app.state.gateway
     return gateway
 

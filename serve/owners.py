@@ -27,10 +27,15 @@ class Caller:
     key_id: str | None = None
 
 
-def get_caller(request: Request) -> Caller:
+def read_caller(request: Request) -> Caller:
     """Return who asks, as the boundary found out before any route was looked for."""
     caller: Caller = request.state.caller
     return caller
+
+
+async def get_caller(request: Request) -> Caller:
+    """Return the same to a route. A coroutine, for what is none would wait for one of FastAPI's threads each time."""
+    return read_caller(request)
 
 
 CurrentCaller = Annotated[Caller, Depends(get_caller)]

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json, to_json
 
-from serve.owners import get_caller
+from serve.owners import read_caller
 from serve.repeats import REPEATABLE_PATHS, Repeats
 
 MAX_OPEN_JSON_BYTES = 65_536
@@ -54,7 +54,7 @@ class StrictRoute(APIRoute):
             if not is_repeatable:
                 return await handler(strict)
             repeats: Repeats = request.app.state.gateway.repeats
-            owner = get_caller(request).owner
+            owner = read_caller(request).owner
             return await repeats.answer(request, owner, await strict.body(), lambda: handler(strict))
 
         return handle

@@ -8,12 +8,9 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.fakes.engine import BASE, REPO
+from serve.program import settle_memory
+from tests.fakes.crowd import Crowd, running_crowd
+from tests.fakes.engine import BASE
 from tests.fakes.gateway import ADAPTER, ALIAS, RunningGateway, running_gateway
 
 IS_FULL = bool(os.environ.get("LOAM_TEST_FULL"))
@@ -56,40 +55,17 @@ def wait_for_restart(gateway: RunningGateway, count: int) -> None:
     wait_until(gateway, 200)
 
 
-@dataclass(slots=True)
-class Load:
-    """What a crowd of clients saw, once it has gone.
-
-    Attributes:
-        answers: Status, headers, text and seconds of each answer.
-    """
-
-    answers: list[tuple[int, dict[str, str], str, float]] = field(default_factory=list)
-
-
 @contextmanager
-def under_load(gateway: RunningGateway, clients: int, pause_s: float = 0.02) -> Iterator[Load]:
-    """Have clients ask both routes without end, every second one for a stream, for the time of the block."""
+def under_load(gateway: RunningGateway, clients: int, pause_s: float = 0.02) -> Iterator[Crowd]:
+    """Have clients ask both routes without end, every second time for a stream, for the time of the block."""
     requests = [
         (path, {"model": model, **asked, "stream": stream})
         for path, asked in ROUTES
         for model in (BASE, ALIAS)
         for stream in (False, True)
     ]
-    words = [gateway.url, str(clients), str(pause_s), json.dumps(requests)]
-    load = Load()
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.fakes.crowd", *words],
-        env={**os.environ, "PYTHONPATH": str(REPO)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as crowd:  # fmt: skip
-        assert crowd.stdout is not None
-        assert crowd.stdout.readline() == "asking\n"
-        try:
-            yield load
-        finally:
-            told, _ = crowd.communicate(timeout=60)
-    assert crowd.returncode == 0
-    load.answers = [tuple(json.loads(line)) for line in told.splitlines()]
+    with running_crowd(gateway.url, clients, pause_s, requests) as crowd:
+        yield crowd
 
 
 def test_s1_after_kill_9_under_load_it_is_503_and_then_works_again(
@@ -106,13 +82,13 @@ def test_s1_after_kill_9_under_load_it_is_503_and_then_works_again(
             assert gateway.chat(model=ALIAS).status_code == 200
         assert gateway.engine.restarts == KILLS
     assert {status for status, *_ in load.answers} == {200, 503}
-    for status, headers, text, _seconds in load.answers:
+    for status, headers, text, *_ in load.answers:
         if status == 503:
             assert int(headers["retry-after"]) >= 1
             assert json.loads(text)["error"]["code"] == "engine_unavailable"
         elif headers["content-type"].startswith("text/event-stream"):
             assert text.endswith("data: [DONE]\n\n") != ('"code": "engine_unavailable"' in text)
-    refused_s = [seconds for status, _, _, seconds in load.answers if status == 503]
+    refused_s = [answer.seconds for answer in load.answers if answer.status == 503]
     record_property("kills", KILLS)
     record_property("answers", len(load.answers))
     record_property("refused_with_503", len(refused_s))
@@ -212,27 +188,29 @@ def test_s5_too_many_requests_are_refused_and_nothing_else_suffers(
 ) -> None:
     with running_gateway(tmp_path, engine_changes={"max_in_flight": 8}) as gateway:
         gateway.script(first_delay_s=0.1)
+        settle_memory()  # as the program does once it has started
         process = psutil.Process()
-        healths: list[float] = []
         rss = process.memory_info().rss
-        with under_load(gateway, OVERLOAD_CLIENTS) as load, httpx.Client() as client:
+        with (
+            under_load(gateway, OVERLOAD_CLIENTS) as load,
+            running_crowd(gateway.url, 1, 0.05, [("/health", None)]) as watcher,
+        ):
             deadline = time.monotonic() + OVERLOAD_S
             while time.monotonic() < deadline:
-                start = time.monotonic()
-                assert client.get(f"{gateway.url}/health").status_code == 200
-                healths.append(time.monotonic() - start)
+                assert gateway.engine.server.in_flight <= 8
                 time.sleep(0.05)
-            assert gateway.engine.server.in_flight <= 8
         grown_mib = (process.memory_info().rss - rss) / 2**20
         assert gateway.engine.server.in_flight == 0
-    statuses = [status for status, *_ in load.answers]
+    assert {answer.status for answer in watcher.answers} == {200}
+    healths = sorted(answer.seconds for answer in watcher.answers)
+    statuses = [answer.status for answer in load.answers]
     assert set(statuses) == {200, 503}
-    refused = [(headers, text) for status, headers, text, _ in load.answers if status == 503]
+    refused = [(answer.headers, answer.text) for answer in load.answers if answer.status == 503]
     assert all(headers["retry-after"] == "1" for headers, _ in refused)
     assert {json.loads(text)["error"]["code"] for _, text in refused} == {"overloaded"}
     assert statuses.count(200) > 8
     assert grown_mib < 200
     record_property("answers", len(statuses))
     record_property("refused_with_503", statuses.count(503))
-    record_property("ninety_ninth_percentile_of_health_s", round(sorted(healths)[int(len(healths) * 0.99)], 3))
+    record_property("ninety_ninth_percentile_of_health_s", round(healths[int(len(healths) * 0.99)], 3))
     record_property("grown_mib", round(grown_mib))

@@ -1,7 +1,9 @@
 """Every route knows whose request it answers, and every POST what becomes of one that comes again."""
 
-from typing import cast
+import inspect
+from typing import Any, cast
 
+from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
@@ -14,10 +16,14 @@ from serve.repeats import REPEATABLE_PATHS
 from serve.schemas.strict import StrictRoute
 
 
+def make_app() -> FastAPI:
+    """Return a gateway's app without the gateway: only its routes are looked at."""
+    return build_app(cast("Gateway", None), cast("KeyRing", None), max_body_bytes=1, max_file_bytes=1)
+
+
 def list_routes() -> list[APIRoute]:
     """Return the gateway's routes."""
-    app = build_app(cast("Gateway", None), cast("KeyRing", None), max_body_bytes=1, max_file_bytes=1)
-    return [route for route in app.routes if isinstance(route, APIRoute)]
+    return [route for route in make_app().routes if isinstance(route, APIRoute)]
 
 
 def asks_for_caller(dependant: Dependant) -> bool:
@@ -31,6 +37,19 @@ def test_every_route_takes_the_caller() -> None:
     without = {route.path for route in routes if not asks_for_caller(route.dependant)}
     assert without == OPEN_PATHS | {"/console", "/console/{path:path}"}
     assert {route.path for route in routes if is_open(route.path)} == without
+
+
+def list_calls(dependant: Dependant) -> list[Any]:
+    """Return what FastAPI calls to answer a route: the route itself and all that it depends on."""
+    return [dependant.call, *(call for part in dependant.dependencies for call in list_calls(part))]
+
+
+def test_no_route_waits_for_a_thread_of_the_framework() -> None:
+    """FastAPI gives what is no coroutine to one of 40 threads, for each request; when they are taken, health waits."""
+    called = {call for route in list_routes() for call in list_calls(route.dependant)}
+    assert len(called) > 40
+    called |= set(make_app().exception_handlers.values())
+    assert {call.__name__ for call in called if not inspect.iscoroutinefunction(call)} == set()
 
 
 CLAIM_BY_THEMSELVES = {"/v1/responses", "/v1/loam/feedback"}
