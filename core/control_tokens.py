@@ -9,14 +9,14 @@ training file will be for); serve/prompting.py asks the tokenizer of the model t
 import re
 
 SHAPES = re.compile(
-    r"<[|｜][^<>|｜\s]{1,64}[|｜]?>"  # Llama 3, ChatML, Phi, GLM, Command, gpt-oss, DeepSeek; Gemma 4 opens so
-    r"|<[^<>|｜\s]{1,64}[|｜]>"  # and closes so
+    r"<[|｜][^<>\[\]|｜\s]{1,64}[|｜]?>"  # Llama 3, ChatML, Phi, GLM, Command, gpt-oss, DeepSeek; Gemma 4 opens so
+    r"|<[^<>\[\]|｜\s]{1,64}[|｜]>"  # and closes so
     r"|<(?:start|end)_of_\w{1,64}>"  # Gemma, Idefics
     r"|</?s>|<(?:bos|eos|pad|unk|sop|eop)>"  # Llama 2, Mistral; padding and ends of others
     r"|<</?SYS>>|\[/?INST\]"  # Llama 2
     r"|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_(?:CALLS|RESULTS|CONTENT)|ARGS|THINK|[gs]MASK)\]"  # Mistral, GLM
 )
-"""A token of a known family; none holds a space, and none begins inside another."""
+"""A token of a known family; none holds a space, and none begins inside another, so that each is found."""
 
 
 def break_token(token: str) -> str:

@@ -40,6 +40,11 @@ def test_the_turns_of_a_family_are_those_of_its_template(family: str) -> None:
         assert disarm_for_any_model(f"a {token}b") == f"a {token[0]} {token[1:]}b"
 
 
+@pytest.mark.parametrize("text", ["<|[/INST]|>", "<[INST]|>", "<|im_[/INST]end|>", "<|[TOOL_CALLS]>"])
+def test_a_token_within_what_looks_like_one_is_broken(text: str) -> None:
+    assert not SHAPES.search(disarm_for_any_model(text))
+
+
 @given(st.lists(PIECES, max_size=12).map("".join))
 def test_a_tokenizer_finds_no_control_token_in_a_disarmed_text(text: str) -> None:
     tokenizer = Tokenizer(BPE())
