@@ -199,7 +199,7 @@ def test_s5_too_many_requests_are_refused_and_nothing_else_suffers(
             while time.monotonic() < deadline:
                 assert gateway.engine.server.in_flight <= 8
                 time.sleep(0.05)
-        grown_mib = (process.memory_info().rss - rss) / 2**20
+            grown_mib = (process.memory_info().rss - rss) / 2**20  # what the crowds have seen comes here afterwards
         assert gateway.engine.server.in_flight == 0
     assert {answer.status for answer in watcher.answers} == {200}
     healths = sorted(answer.seconds for answer in watcher.answers)
