@@ -266,8 +266,8 @@ def ask_unsloth(python: Path, model: Path, rows: list[dict[str, list[int]]], is_
 
 
 PEER_STEPS = (
-    Step("no waits, trainer", prove_trainer_waits_for_nothing, needs=TRL_NEEDS),
     Step("trainer, Loam", measure_loam, needs=TRL_NEEDS),
+    Step("no waits, trainer", prove_trainer_waits_for_nothing, needs=TRL_NEEDS),
     Step("trainer, TRL defaults", measure_trl_default, needs=TRL_NEEDS),
     Step("trainer, TRL tuned", measure_trl_tuned, needs=TRL_NEEDS),
     Step("trainer, Unsloth", measure_unsloth, card_only=True),

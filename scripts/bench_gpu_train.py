@@ -428,7 +428,6 @@ STEPS = (
     Step("loss and gradients", prove_gradients),
     Step("packed = unpacked", prove_packing),
     Step("no waits", prove_no_waits),
-    Step("no waits, true NF4, recomputed", partial(prove_no_waits, is_packed=True), needs=("bitsandbytes",)),
     Step("attention", time_attention),
     Step("passes", time_passes),
     Step("adapters", time_adapters),
@@ -437,5 +436,6 @@ STEPS = (
     Step("step, NF4 kept", time_kept, needs=("bitsandbytes",)),
     Step("step, true NF4", time_packed, needs=("bitsandbytes",)),
     Step("step, least memory", time_small_memory, needs=("bitsandbytes",)),
+    Step("no waits, true NF4, recomputed", partial(prove_no_waits, is_packed=True), needs=("bitsandbytes",)),
     *PEER_STEPS,
 )
