@@ -5,6 +5,7 @@ never wait for a writer. Several processes may use the file at once; SQLite's lo
 Does not know what the tables mean; store.py does.
 """
 
+import functools
 import sqlite3
 import threading
 import time
@@ -147,6 +148,21 @@ def write_transaction(engine: Engine) -> Iterator[Connection]:
     """Yield a connection whose changes are committed to disk together, or not at all."""
     with explain_database_errors(engine), engine.execution_options(is_write=True).begin() as connection:
         yield connection
+
+
+@contextmanager
+def read_damaged_text(connection: Connection) -> Iterator[None]:
+    """Read text that is no UTF-8 (any more), too, with signs in place of what cannot be read; else SQLite refuses.
+
+    For rows that are held against a seal, which such text never fits: whoever reads can then name the row.
+    """
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)  # noqa: S101
+    driver.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
+    try:
+        yield
+    finally:
+        driver.text_factory = str
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from core.errors import ContractError, InputError, LoamError, NotFound
 from core.failpoints import reach
 from retrieval.attributes import Value, check_attributes
 from retrieval.config import ChunkingConfig
-from retrieval.database import read_transaction, write_transaction
+from retrieval.database import read_damaged_text, read_transaction, write_transaction
 from retrieval.documents import OPENAI_ERROR_CODES, note_erasure, put_attributes, read_text
 from retrieval.seal import check_documents
 from retrieval.searcher import Hit
@@ -173,7 +173,8 @@ def _attach(connection: Connection, store: VectorStore, attachment: Attachment, 
     upload = attachment.upload
     place = {"store": store.number, "file": upload.id}
     find = text("SELECT * FROM vector_store_files WHERE store_id = :store AND file_id = :file")
-    known = connection.execute(find, place).mappings().first()
+    with read_damaged_text(connection):
+        known = connection.execute(find, place).mappings().first()
     if known is not None and not is_file_whole(known):
         raise ContractError(f"file {upload.id!r}: {DAMAGED}")
     taken = text(
@@ -223,8 +224,9 @@ def list_attached(
         f"AND (:batch IS NULL OR batch_id = :batch) ORDER BY created_at {order}, place {order}"
     )
     with read_transaction(engine) as connection:
-        rows = connection.execute(query, {"store": store.number, "status": status, "batch": batch_id}).mappings()
-        by_id = {row["id"]: row for row in rows}
+        asked = {"store": store.number, "status": status, "batch": batch_id}
+        with read_damaged_text(connection):
+            by_id = {row["id"]: row for row in connection.execute(query, asked).mappings()}
         chosen, has_more = cut_window(list(by_id), window)
         _check_rows(connection, [by_id[name] for name in chosen])
     return [_to_attached(by_id[name]) for name in chosen], has_more
@@ -256,7 +258,8 @@ def list_numbers(rows: Sequence[RowMapping]) -> list[int]:
 
 def _select_row(connection: Connection, store: VectorStore, file_id: str) -> RowMapping:
     query = text(f"SELECT * FROM ({ENTRIES}) WHERE id = :id")  # noqa: S608  (a constant)
-    row = connection.execute(query, {"store": store.number, "id": file_id}).mappings().first()
+    with read_damaged_text(connection):
+        row = connection.execute(query, {"store": store.number, "id": file_id}).mappings().first()
     if row is None:
         raise NotFound(f"file {file_id!r}: it is not in this vector store.", param="file_id")
     return row

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, bindparam, text
 
 from core.errors import ContractError
+from retrieval.database import read_damaged_text
 from retrieval.seal import BATCH, hash_values
 
 SEALED = (
@@ -73,6 +74,7 @@ def seal_files(connection: Connection, numbers: Sequence[int]) -> None:
 def select_files(connection: Connection, numbers: Sequence[int]) -> list[RowMapping]:
     """Return rows of vector_store_files by their numbers; those that are gone are left out."""
     rows: list[RowMapping] = []
-    for start in range(0, len(numbers), BATCH):
-        rows += connection.execute(_SELECT, {"numbers": list(numbers[start : start + BATCH])}).mappings()
+    with read_damaged_text(connection):
+        for start in range(0, len(numbers), BATCH):
+            rows += connection.execute(_SELECT, {"numbers": list(numbers[start : start + BATCH])}).mappings()
     return rows

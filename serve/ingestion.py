@@ -213,25 +213,23 @@ class IngestionWorker:
         failures: dict[str, tuple[str, str]],
     ) -> None:
         """Write what became of each file; one that shall be cut otherwise by now waits on."""
-        look = text(
-            "SELECT status, attributes, max_tokens, overlap_tokens FROM vector_store_files WHERE number = :number"
-        )
         find = text("SELECT id, status FROM documents WHERE store_id = :store AND name = :name")
         change = text("UPDATE vector_store_files SET status = :status, error_code = :code, error = :error "
                       "WHERE number = :number")  # fmt: skip
         numbers = [row.number for row in waiting]
         with write_transaction(self._engine) as connection, keep_files_sealed(connection, numbers):
+            rows = {row["number"]: row for row in select_files(connection, numbers)}
             for row in waiting:
-                now = connection.execute(look, {"number": row.number}).first()
-                if now is None or now.status != "in_progress":
+                now = rows.get(row.number)
+                if now is None or now["status"] != "in_progress":
                     continue  # called off
-                lengths = (now.max_tokens, now.overlap_tokens)
+                lengths = (now["max_tokens"], now["overlap_tokens"])
                 if row.is_whole and lengths != (chunking.max_tokens, chunking.overlap_tokens):
                     continue  # attached again meanwhile, which a damaged row never is
                 document = connection.execute(find, {"store": store.id, "name": row.document}).first()
                 code, error = failures.get(row.document, (None, None))
                 if document is not None and code is None:
-                    put_attributes(connection, document.id, now.attributes)
+                    put_attributes(connection, document.id, now["attributes"])
                 status = "failed" if code or document is None else "completed"
                 values = {"status": status, "code": code, "error": error, "number": row.number}
                 connection.execute(change, values)

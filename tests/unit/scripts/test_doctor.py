@@ -160,10 +160,11 @@ def test_rows_of_attached_files_are_held_against_their_seals(data: DataDir) -> N
     assert (finding.check, finding.subject, finding.fault[:16]) == ("attached", "seals", "1 attached files")
     assert open_findings(data, repair=True) == []
     assert examine(data, repair=False) == []
-    run_sql(data, "UPDATE vector_store_files SET error = 'lies'")
-    for repair in (False, True):
-        (finding,) = open_findings(data, repair=repair)
-        assert (finding.check, finding.subject) == ("attached", "file-1")
+    for damage in ("'lies'", "CAST(x'ff' AS TEXT)"):  # which is no UTF-8
+        run_sql(data, f"UPDATE vector_store_files SET error = {damage}")
+        for repair in (False, True):
+            (finding,) = open_findings(data, repair=repair)
+            assert (finding.check, finding.subject) == ("attached", "file-1")
 
 
 def test_seals_that_cover_less_are_made_anew(data: DataDir) -> None:

@@ -79,6 +79,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     "change",
     [
         "error = 'All is well.'",
+        "error = CAST(x'ff' AS TEXT)",
         "error_code = 'unsupported_file'",
         "status = 'completed'",
         'attributes = \'{"team": "lies"}\'',
@@ -131,7 +132,7 @@ def test_a_change_that_was_meant_does_not_seal_damage(place: Place) -> None:
     assert find_attached(place.engine, place.store, place.bad.id).status == "failed"
 
 
-@pytest.mark.parametrize("change", ["document = 'lies.md'", "max_tokens = 0"])
+@pytest.mark.parametrize("change", ["document = 'lies.md'", "max_tokens = 0", "attributes = CAST(x'ff' AS TEXT)"])
 def test_a_damaged_row_of_the_queue_becomes_no_document_and_stops_nothing(place: Place, change: str) -> None:
     detach_file(place.engine, place.store, place.good.id)
     place.attach(place.good)
@@ -143,6 +144,8 @@ def test_a_damaged_row_of_the_queue_becomes_no_document_and_stops_nothing(place:
         assert connection.execute(text("SELECT name FROM documents WHERE status = 'completed'")).all() == []
         states = connection.execute(text("SELECT status FROM vector_store_files ORDER BY number")).scalars().all()
     assert states == ["failed", "failed"]
+    detach_file(place.engine, place.store, place.good.id)
+    assert len(place.are_sealed()) == 1
 
 
 def test_a_row_of_an_earlier_version_is_told_and_sealed_by_the_next_change(place: Place) -> None:
