@@ -54,16 +54,17 @@ function readSuffix(job) {
   return job.fine_tuned_model?.split(":")[3] ?? "";
 }
 
-/** Read the events that are new: they come newest first, and never change. */
+/** Read the events that are new: they come newest first, and never change. All are taken or none, so that no gap stays. */
 async function readEvents(view, path) {
-  let after = null;
-  for (;;) {
+  const fresh = [];
+  for (let after = null; ;) {
     const page = await call("GET", `${path}/events`, { query: { limit: 100, after } });
-    const fresh = page.data.filter((event) => !view.events.has(event.id));
-    for (const event of fresh) view.events.set(event.id, event);
-    if (!page.has_more || fresh.length < page.data.length) return;
+    const unseen = page.data.filter((event) => !view.events.has(event.id));
+    fresh.push(...unseen);
+    if (!page.has_more || unseen.length < page.data.length) break;
     after = page.data.at(-1).id;
   }
+  for (const event of fresh) view.events.set(event.id, event);
 }
 
 function drawHead(view, path, refresh) {

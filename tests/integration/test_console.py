@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -370,6 +371,37 @@ def test_a_job_is_checked_started_and_watched_to_its_end(served: Served, watched
     expect(page.get_by_label("Model 1")).to_have_value(re.compile(f"ft:{BASE}:local:tiny:.+"))
     ask(page, "said by the new model")
     expect(page.locator(".answer .text").first).to_have_text("said by the new model")
+
+
+def test_a_page_of_events_that_fails_leaves_no_gap(served: Served, watched: Watched) -> None:
+    page = watched.page
+    job = {"id": "ftjob-1", "status": "running", "model": BASE, "created_at": 1, "hyperparameters": {}, "metadata": {}}
+    event = {"type": "message", "level": "info", "data": {}}
+    events = [
+        {**event, "id": f"e{number}", "created_at": number, "message": f"Event {number}"} for number in range(251)
+    ]
+    count, failures = 1, 1
+
+    def answer(route: Route) -> None:
+        nonlocal count, failures
+        url = urlsplit(route.request.url)
+        if not url.path.endswith("/events"):
+            route.fulfill(json={"data": [], "has_more": False} if url.path.endswith("/checkpoints") else job)
+            return
+        after = parse_qs(url.query).get("after")
+        if after and failures:
+            failures -= 1
+            route.fulfill(status=503, json={"error": {"message": "Not now.", "code": "busy"}})
+            return
+        end = int(after[0].removeprefix("e")) if after else count
+        count = len(events)  # all but the first come between two looks
+        route.fulfill(json={"data": events[max(0, end - 100) : end][::-1], "has_more": end > 100})
+
+    page.route("**/v1/fine_tuning/jobs/ftjob-1**", answer)
+    page.goto(f"{served.gateway.url}/console/#/finetune/ftjob-1")
+    expect(page.locator(".events li")).to_have_count(1)
+    expect(page.locator(".events li")).to_have_count(len(events), timeout=20_000)
+    assert failures == 0
 
 
 def test_any_model_answers_from_chosen_documents(served: Served, watched: Watched) -> None:
