@@ -196,7 +196,7 @@ class SearchConfig:
     fusion: FusionMethod = FusionMethod.weighted
     dense_weight: float = 0.75
     span_weight: float = 0.6
-    pair_weight: float = 0.3
+    pair_weight: float = 0.0
     likeness_weight: float = 0.0
     candidates: int = 100
     index_device: IndexDevice = IndexDevice.auto
