@@ -34,6 +34,7 @@ from scripts.bench_gpu_budget import (
     read_peak,
 )
 from scripts.bench_gpu_folders import EMBEDDER, write_embedder, write_llama
+from scripts.bench_gpu_probe import read_version
 from scripts.bench_gpu_steps import Figure, Setting, Step, Unavailable, Wrong
 from scripts.bench_gpu_workers import running_workers, work_until_called_off
 from serve.card_budget import CONTEXT_BYTES, GIB, CardBudget
@@ -89,6 +90,8 @@ class Watch:
 
 def measure_shared(setting: Setting) -> list[Figure]:
     """Serve, ingest and train on one card of 24 GB at the same time."""
+    if read_version("loam") is None:
+        raise Unavailable("documents are parsed by an installed Loam: pip install --no-deps --no-build-isolation -e .")
     if setting.device.type == "cuda":
         found = torch.cuda.get_device_properties(setting.device).total_memory
         if found <= CARD_BYTES:
