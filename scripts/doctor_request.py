@@ -1,13 +1,10 @@
 """What doctor is asked for on its command line. Does not check anything else."""
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from core.layout import DataDir
-from scripts.words import describe_word, refuse_words
+from scripts.words import parse_words
 
 CHOICES = {
     "checks": ("all", "machine", "data"),
@@ -54,22 +51,11 @@ def parse_arguments(words: Sequence[str]) -> Request:
     Raises:
         ConfigError: Words are none of these; all are named.
     """
-    request = Request(DataDir(Path(os.environ.get("LOAM_DATA_DIR", "data"))))
-    faults, folders = [], []
-    for word in words:
-        key, has_value, value = word.partition("=")
-        if (
-            value in CHOICES.get(key, ())
-            or (key in ("model", "host") and value)
-            or (key == "port" and value.isdecimal() and int(value) < 65536)
-        ):
-            changed: dict[str, Any] = {key: value}
-            request = replace(request, **changed)
-        elif not has_value and not word.startswith("-"):
-            folders.append(word)
-        else:
-            faults.append(describe_word(word, WANTED, "[DATA_DIR]"))
-    if len(folders) > 1:
-        faults.append(f"DATA_DIR: wanted one data directory, found {' and '.join(folders)}")
-    refuse_words(faults)
-    return replace(request, data=DataDir(Path(folders[0]))) if folders else request
+    data, values = parse_words(words, WANTED, _is_good)
+    return Request(data, **values)
+
+
+def _is_good(key: str, value: str) -> bool:
+    if key == "port":
+        return value.isdecimal() and int(value) < 65536
+    return value in CHOICES.get(key, ()) or (key in ("model", "host") and value != "")

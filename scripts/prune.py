@@ -13,7 +13,6 @@ from core.offline import switch_offline
 switch_offline()
 
 import json
-import os
 import shutil
 import stat
 import sys
@@ -32,7 +31,7 @@ from retrieval.database import open_database
 from retrieval.erasure import hold_snapshots
 from retrieval.status import list_stores
 from retrieval.store import find_store
-from scripts.words import describe_word, refuse_words, show_help
+from scripts.words import parse_words, show_help
 from train.checkpoint import is_complete, list_checkpoints, remove_checkpoint
 
 DAY_S = 86_400
@@ -187,25 +186,15 @@ def parse_arguments(words: list[str]) -> tuple[DataDir, Keep, bool, bool]:
     Raises:
         ConfigError: Words are none of these; all are named.
     """
-    numbers, apply, as_json = dict(DEFAULTS), False, False
-    faults, folders = [], []
-    for word in words:
-        key, has_value, value = word.partition("=")
-        if key in numbers and value.isdecimal() and int(value) <= MOST:
-            numbers[key] = int(value)
-        elif key == "apply" and value in ("true", "false"):
-            apply = value == "true"
-        elif key == "output" and value in ("json", "table"):
-            as_json = value == "json"
-        elif not has_value and not word.startswith("-"):
-            folders.append(word)
-        else:
-            faults.append(describe_word(word, WANTED, "[DATA_DIR]"))
-    if len(folders) > 1:
-        faults.append(f"DATA_DIR: wanted one data directory, found {' and '.join(folders)}")
-    refuse_words(faults)
-    root = folders[0] if folders else os.environ.get("LOAM_DATA_DIR", "data")
-    return DataDir(Path(root)), Keep(**numbers), apply, as_json
+    data, values = parse_words(words, WANTED, _is_good)
+    numbers = {key: int(values.get(key, number)) for key, number in DEFAULTS.items()}
+    return data, Keep(**numbers), values.get("apply") == "true", values.get("output") == "json"
+
+
+def _is_good(key: str, value: str) -> bool:
+    if key in DEFAULTS:
+        return value.isdecimal() and int(value) <= MOST
+    return (key == "apply" and value in ("true", "false")) or (key == "output" and value in ("json", "table"))
 
 
 def main() -> None:

@@ -1,10 +1,13 @@
 """What the plain commands of operators have in common: KEY=VALUE words, and --help. Does not know any key."""
 
 import difflib
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from core.errors import ConfigError
+from core.layout import DataDir
 
 
 def show_help(words: Sequence[str], text: str | None) -> None:
@@ -16,6 +19,35 @@ def show_help(words: Sequence[str], text: str | None) -> None:
     if {"-h", "--help"} & set(words):
         print((text or "").strip())
         sys.exit(0)
+
+
+def parse_words(
+    words: Sequence[str], wanted: Mapping[str, str], is_good: Callable[[str, str], bool]
+) -> tuple[DataDir, dict[str, str]]:
+    """Return the data directory that a command line names, else the usual one, and its values by key.
+
+    Args:
+        words: KEY=VALUE, the last of a key counts, and at most one data directory.
+        wanted: What each key takes, in words.
+        is_good: Told a key and its value, whether they can be used; a word without `=` has the value "".
+
+    Raises:
+        ConfigError: Words are none of these; all are named.
+    """
+    values: dict[str, str] = {}
+    faults, folders = [], []
+    for word in words:
+        key, has_value, value = word.partition("=")
+        if is_good(key, value):
+            values[key] = value
+        elif not has_value and not word.startswith("-"):
+            folders.append(word)
+        else:
+            faults.append(describe_word(word, wanted, "[DATA_DIR]"))
+    if len(folders) > 1:
+        faults.append(f"DATA_DIR: wanted one data directory, found {' and '.join(folders)}")
+    refuse_words(faults)
+    return DataDir(Path(folders[0] if folders else os.environ.get("LOAM_DATA_DIR", "data"))), values
 
 
 def describe_word(word: str, wanted: Mapping[str, str], plain: str) -> str:
