@@ -261,7 +261,8 @@ def test_a_client_that_goes_away_frees_vllm(gateway: RunningGateway) -> None:
     before = gateway.state()["aborted"]
     body = {"model": BASE, "prompt": "a", "stream": True, "max_tokens": 200}
     with httpx.stream("POST", f"{gateway.url}{PATH}", json=body) as answer:
-        assert next(answer.iter_bytes())
+        pieces = answer.iter_bytes()  # kept: httpx closes the connection as soon as nobody holds its iterator
+        assert next(pieces)
         assert gateway.state()["running"] == 1
     deadline = time.monotonic() + 5
     while gateway.state()["running"]:

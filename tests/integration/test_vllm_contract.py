@@ -230,8 +230,9 @@ def test_closing_the_connection_ends_the_work(server: Server) -> None:
         body = {"model": server.model, "messages": [QUESTION], "max_tokens": 2000, "stream": True, "temperature": 0}
         body["messages"] = [{"role": "user", "content": "Count from one to one thousand in words. " * 20}]
         async with engine.client.stream("POST", "/v1/chat/completions", json=body, headers=engine.headers) as answer:
-            assert await anext(answer.aiter_raw())
             assert answer.status_code == 200
+            pieces = answer.aiter_raw()  # kept: httpx closes the connection as soon as nobody holds its iterator
+            assert await anext(pieces)
 
     server.thread.run(read_a_little())
     deadline = time.monotonic() + 3
