@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,13 @@ def time_trainer(trainer: Any, setting: Setting) -> float:
 
 
 @contextmanager
-def build_loam(setting: Setting, rows: Any) -> Iterator[Any]:
-    """Yield Loam's trainer on packed rows, as train/run.py builds it.
+def build_loam(setting: Setting, rows: Any, beta: float | None = None) -> Iterator[Any]:
+    """Yield Loam's trainer on packed rows or on pairs, as train/run.py builds it.
 
     Args:
         setting: Where and at which size.
-        rows: Token ids and labels; those of full length stay packs of their own.
+        rows: Token ids and labels; those of full length stay packs of their own. Pairs are chosen, rejected, chosen, …
+        beta: Of DPO, on pairs; None for SFT, on packs.
     """
     from core.config import Device
     from core.events import EventWriter
@@ -126,6 +128,8 @@ def build_loam(setting: Setting, rows: Any) -> Iterator[Any]:
         Choice,
         Dtype,
         HardwareConfig,
+        MethodConfig,
+        MethodKind,
         QuantConfig,
         QuantKind,
         TrainConfig,
@@ -137,8 +141,12 @@ def build_loam(setting: Setting, rows: Any) -> Iterator[Any]:
     longest = setting.pick(PACK_TOKENS, 96)
     config = TrainConfig(
         quant=QuantConfig(QuantKind.none),
+        method=MethodConfig() if beta is None else MethodConfig(MethodKind.dpo, beta),
         trainer=TrainerConfig(
-            batch_size=setting.pick(4, 2), max_steps=setting.pick(STEPS, WARM_UP + 1), packing=True, max_length=longest
+            batch_size=setting.pick(4, 2),
+            max_steps=setting.pick(STEPS, WARM_UP + 1),
+            packing=beta is None,
+            max_length=longest,
         ),
         hardware=HardwareConfig(
             device=Device(setting.device.type),
@@ -168,8 +176,13 @@ def time_loam(setting: Setting, rows: Any) -> float:
         return time_trainer(trainer, setting)
 
 
-def prove_trainer_waits_for_nothing(setting: Setting) -> list[Figure]:
-    """Train by Loam's trainer, and refuse whatever waits for the card between a step's begin and its log line."""
+def prove_trainer_waits_for_nothing(setting: Setting, beta: float | None = None) -> list[Figure]:
+    """Train by Loam's trainer, and refuse whatever waits for the card between a step's begin and its log line.
+
+    Args:
+        setting: Where and at which size.
+        beta: Of DPO, on pairs; None for SFT, on packs.
+    """
     from transformers import TrainerCallback
 
     forbidden = ExitStack()
@@ -187,7 +200,7 @@ def prove_trainer_waits_for_nothing(setting: Setting) -> list[Figure]:
             ended.append(state.global_step)
 
     rows = make_rows(setting, ROWS_A_STEP * setting.pick(STEPS, WARM_UP + 1) * 4)
-    with build_loam(setting, rows) as trainer, waits.name_waits(), forbidden:
+    with build_loam(setting, rows, beta) as trainer, waits.name_waits(), forbidden:
         trainer.add_callback(Forbid())
         trainer.train()
     return [Figure("steps that wait for nothing until they are logged", len(ended) - waits.WARM_UP, "steps")]
@@ -268,6 +281,7 @@ def ask_unsloth(python: Path, model: Path, rows: list[dict[str, list[int]]], is_
 PEER_STEPS = (
     Step("trainer, Loam", measure_loam, needs=TRL_NEEDS),
     Step("no waits, trainer", prove_trainer_waits_for_nothing, needs=TRL_NEEDS),
+    Step("no waits, trainer, pairs", partial(prove_trainer_waits_for_nothing, beta=0.1), needs=TRL_NEEDS),
     Step("trainer, TRL defaults", measure_trl_default, needs=TRL_NEEDS),
     Step("trainer, TRL tuned", measure_trl_tuned, needs=TRL_NEEDS),
     Step("trainer, Unsloth", measure_unsloth, card_only=True),

@@ -21,7 +21,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from core.errors import ConfigError
 from train.config import Choice, HardwareConfig, TrainConfig, micro_batch_of
 from train.decoder import Decoder, find_obstacle
-from train.deferral import DeferringTrainer
+from train.deferral import DeferringChats, DeferringPairs
 from train.encoding import Encoded
 from train.exactness import ExactTrainer
 from train.flat_batch import LayingOut
@@ -78,11 +78,11 @@ class OrderedTrainer:
         return sorted(range(len(lengths)), key=lambda row: -int(lengths[row]))
 
 
-class ChatTrainer(ValidatedTrainer, ExactTrainer, OrderedTrainer, DeferringTrainer, SFTTrainer):
+class ChatTrainer(ValidatedTrainer, ExactTrainer, OrderedTrainer, DeferringChats, SFTTrainer):
     """TRL's trainer for chats; the loss is TRL's."""
 
 
-class PairTrainer(ValidatedTrainer, ExactTrainer, OrderedTrainer, DPOTrainer):
+class PairTrainer(ValidatedTrainer, ExactTrainer, OrderedTrainer, DeferringPairs, DPOTrainer):
     """TRL's trainer for pairs; the loss is TRL's, what is scored is ours."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
@@ -208,7 +208,8 @@ def use_own_kernels(base: Any, arguments: SFTConfig | DPOConfig, hardware: Hardw
         Our layers, or None where the model's own run.
     """
     decoder = None
-    if hardware.fused_head and can_score_trained_tokens(base):
+    wants_more = getattr(arguments, "use_weighting", False)  # of TRL's head: sums of squares, for weighted pairs
+    if hardware.fused_head and can_score_trained_tokens(base) and not wants_more:
         decoder = make_decoder(base, arguments, hardware)
         if decoder is not None or arguments.use_cpu:
             score_trained_tokens(base, decoder, share_prefix=hardware.share_prefix)

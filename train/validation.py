@@ -163,10 +163,9 @@ class ValidatedTrainer:
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Compute a batch's loss; in an evaluation, note it with its weight."""
-        weight = weigh_batch(inputs)
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
         if self._held_out is not None and not self.model.training:
-            mine = loss[0] if return_outputs else loss
+            mine, weight = loss[0] if return_outputs else loss, weigh_batch(inputs)
             both = torch.stack([mine.detach().double() * weight, weight.to(mine.device).double()])
             total, weights = self.accelerator.gather(both[None]).sum(0).tolist()
             self._held_out.losses.append(total / max(weights, 1))

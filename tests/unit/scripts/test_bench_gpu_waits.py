@@ -12,7 +12,7 @@ from scripts import bench_gpu_peers, bench_gpu_train
 from scripts.bench_gpu_steps import Setting, Wrong
 from scripts.bench_gpu_waits import WouldWait, forbid_waits, name_waits
 from train import trainer
-from train.deferral import DeferringTrainer
+from train.deferral import DeferringChats, DeferringPairs
 from train.head import score_hidden
 
 CPU = torch.device("cpu")
@@ -72,9 +72,10 @@ def test_a_wait_in_the_layers_is_named(setting: Setting, monkeypatch: pytest.Mon
 
 
 def test_the_trainer_waits_where_trl_reads_figures(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DeferringTrainer, "_is_loss_plain", lambda _: False)
-    with pytest.raises(Wrong, match=r"train/deferral.py:\d+ waits"):
-        bench_gpu_peers.prove_trainer_waits_for_nothing(setting)
+    for kind, method in ((DeferringChats, None), (DeferringPairs, 0.1)):
+        monkeypatch.setattr(kind, "_is_loss_plain", lambda _: False)
+        with pytest.raises(Wrong, match=r"train/deferral.py:\d+ waits"):
+            bench_gpu_peers.prove_trainer_waits_for_nothing(setting, beta=method)
 
 
 def test_the_trainer_waits_where_the_forward_pass_lays_out(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from core.errors import ConfigError
-from tests.fakes.small_run import make_model, run_small
+from core.events import EventWriter
+from tests.fakes.small_run import PLAN, TOKENIZER, make_model, run_small
 from tests.unit.train.test_trainer import ragged_rows
 from train import trainer as trainers
-from train.config import Choice, HardwareConfig, TrainConfig, TrainerConfig
-from train.deferral import DeferringTrainer
+from train.config import Choice, HardwareConfig, MethodConfig, MethodKind, TrainConfig, TrainerConfig
+from train.deferral import DeferringChats, DeferringPairs
+from train.hardware import Machine
 from train.packing import pack_rows
 from train.recorder import EventCallback
 
@@ -30,19 +32,29 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("packing", [False, True], ids=["rows", "packs"])
+KINDS: dict[str, dict[str, Any]] = {
+    "rows": {},
+    "packs": {"packing": True},
+    "dynamic": {"options": {"loss_type": "dft"}},
+    "pairs": {"beta": 0.1},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_figures_are_bit_equal_to_those_of_trl(
-    packing: bool, tmp_path: Path, logged: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, logged: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = TrainerConfig(batch_size=4, max_steps=3, eval_every=2, packing=packing, max_length=64)
-    rows = ragged_rows(16)
-    learned = pack_rows(rows, TrainConfig(trainer=options), tmp_path)
+    asked = dict(KINDS[kind])
+    beta = asked.pop("beta", None)
+    options = TrainerConfig(batch_size=4, max_steps=3, eval_every=2, learning_rate=1e-2, max_length=64, **asked)
+    learned = pack_rows(ragged_rows(20), TrainConfig(trainer=options), tmp_path)
     hardware = HardwareConfig(micro_batch=2)
-    run_small(tmp_path / "late", learned, ragged_rows(4), options, hardware=hardware)
+    run_small(tmp_path / "late", learned, ragged_rows(4), options, beta=beta, hardware=hardware)
     late = list(logged)
     logged.clear()
-    monkeypatch.setattr(DeferringTrainer, "_is_loss_plain", lambda _: False)  # TRL's own way
-    run_small(tmp_path / "soon", learned, ragged_rows(4), options, hardware=hardware)
+    for mixin in (DeferringChats, DeferringPairs):
+        monkeypatch.setattr(mixin, "_is_loss_plain", lambda _: False)  # TRL's own way
+    run_small(tmp_path / "soon", learned, ragged_rows(4), options, beta=beta, hardware=hardware)
     assert late == logged
     steps = [one for one in late if "loss" in one]
     assert len(steps) == 3
@@ -50,20 +62,47 @@ def test_figures_are_bit_equal_to_those_of_trl(
     assert steps[0]["num_tokens"] < steps[1]["num_tokens"] < steps[2]["num_tokens"]
 
 
+PLAIN: dict[str, dict[str, Any]] = {
+    "of chats": {},
+    "of chats, dynamic": {"loss_type": "dft"},
+    "of pairs": {"beta": 0.1},
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "smoothed": {"label_smoothing_factor": 0.1},
+    "another loss": {"beta": 0.1, "loss_type": "ipo"},
+    "two losses": {"beta": 0.1, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
+    "half a loss": {"beta": 0.1, "loss_weights": [0.5]},
+    "another divergence": {"beta": 0.1, "f_divergence_type": "js_divergence"},
+    "shortened": {"beta": 0.1, "ld_alpha": 0.5},
+    "weighted": {"beta": 0.1, "use_weighting": True},
+}
+
+
 @pytest.mark.filterwarnings("ignore:`label_smoothing_factor` is deprecated:FutureWarning")
-def test_options_that_change_the_loss_are_left_to_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    original = DeferringTrainer._is_loss_plain
+@pytest.mark.parametrize("kind", PLAIN | OTHERS)
+def test_options_that_change_the_loss_are_left_to_trl(kind: str, tmp_path: Path) -> None:
+    extra = dict((PLAIN | OTHERS)[kind])
+    beta = extra.pop("beta", None)
+    assert build_small(tmp_path, beta, extra)._is_loss_plain() == (kind in PLAIN)
 
-    def remember(self: DeferringTrainer) -> bool:
-        asked.append(original(self))
-        return asked[-1]
 
-    monkeypatch.setattr(DeferringTrainer, "_is_loss_plain", remember)
-    for extra in ({}, {"loss_type": "dft"}, {"label_smoothing_factor": 0.1}):
-        options = TrainerConfig(batch_size=4, max_steps=1, options=extra)
-        run_small(tmp_path / str(len(asked)), ragged_rows(4), None, options)
-    assert asked == [True, False, False]
+def build_small(folder: Path, beta: float | None, options: dict[str, Any]) -> Any:
+    """Return a trainer of chats or pairs with options of TRL's."""
+    method = MethodConfig() if beta is None else MethodConfig(MethodKind.dpo, beta)
+    config = TrainConfig(trainer=TrainerConfig(batch_size=4, max_steps=1, options=options), method=method)
+    machine = Machine(torch.device("cpu"), "cpu", torch.float32, 0, 1)
+    arguments = trainers.build_arguments(config, machine, PLAN, folder, has_valid=False)
+    with EventWriter(folder / "events.jsonl") as events:
+        callback = EventCallback(events, [])
+        return trainers.build_trainer(
+            make_model(), TOKENIZER, ragged_rows(8), None, arguments, callback, config.hardware
+        )
+
+
+def test_pairs_may_be_weighted(tmp_path: Path) -> None:
+    """TRL's own head sums the squares that weights are made from; ours does not, and steps aside."""
+    options = TrainerConfig(batch_size=4, max_steps=1, options={"use_weighting": True})
+    assert run_small(tmp_path, ragged_rows(8), None, options, beta=0.1).result.steps == 1
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
