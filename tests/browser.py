@@ -16,6 +16,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 from tests.fakes.gateway import RunningGateway
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE_MS = 60_000
+"""What is not about time may take so long on a slow machine; it costs nothing where it comes at once."""
 Theme = Literal["light", "dark"]
 MISSING = "wanted Chromium (apt install chromium), found none; the console was not looked at"
 OPTIONS = [
@@ -64,6 +66,7 @@ class Watched:
 @contextmanager
 def running_browser() -> Iterator[Browser]:
     """Run Chromium for the time of the block."""
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         try:
@@ -78,7 +81,7 @@ def watched_page(
 ) -> Iterator[Watched]:
     """Open a page in a profile of its own; fail at the end if it did what it should not."""
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme, locale="en-GB")
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     watched = Watched(page, urlsplit(url).netloc)
     page.on("request", watched.note_request)

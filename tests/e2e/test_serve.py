@@ -206,8 +206,8 @@ def find_engine_core(program: Program) -> psutil.Process:
 
 
 def ask_again_and_again(program: Program) -> None:
-    """Ask until it fails, at most for ten seconds."""
-    deadline = time.monotonic() + 10
+    """Ask until it fails, at most for a minute."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         ask(program, MODEL, "Hi")
 
@@ -249,8 +249,8 @@ def test_ctrl_c_leaves_no_process_and_no_folder_behind(program: Program, data: P
     socket = next(part for process in family for part in process.cmdline() if part.endswith("vllm.sock"))
     assert len(family) >= 3
     program.process.send_signal(signal.SIGINT)
-    assert program.process.wait(30) == 0
-    _gone, alive = psutil.wait_procs(family, timeout=5)
+    assert program.process.wait(120) == 0
+    _gone, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
     assert not Path(socket).parent.exists()
     assert "stopped" in read_words(data)

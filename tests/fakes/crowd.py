@@ -25,7 +25,7 @@ import aiohttp
 REPO = Path(__file__).resolve().parent.parent.parent
 HEADERS = ("content-type", "retry-after")
 """Those that are told."""
-END_S = 60
+END_S = 300
 
 
 class Answer(NamedTuple):
@@ -118,7 +118,7 @@ async def run(url: str, clients: int, pause_s: float, requests: list[tuple[str, 
     """Let all of them ask until standard input ends; return the answers."""
     answers: list[Answer] = []
     stop = asyncio.Event()
-    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=60)
+    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=END_S)
     async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
         turns = [itertools.islice(itertools.cycle(requests), number, None) for number in range(clients)]
         asking = [asyncio.create_task(ask(session, stop, pause_s, turn, answers)) for turn in turns]

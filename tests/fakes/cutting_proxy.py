@@ -45,7 +45,7 @@ class CuttingProxy:
         """Copy bytes both ways until one side ends, or the answer to a request that is to be cut begins."""
         with client, socket.create_connection(("127.0.0.1", self._target)) as server:
             while True:
-                ready, _, _ = select.select([client, server], [], [], 30)
+                ready, _, _ = select.select([client, server], [], [], 120)
                 if server in ready and self.cuts > 0 and server.recv(1, socket.MSG_PEEK):
                     self.cuts -= 1
                     self.was_cut += 1

@@ -20,10 +20,10 @@ BASE = "tiny-base"
 
 
 def quick_config(**changes: Any) -> EngineConfig:
-    """Return an engine configuration with short times."""
+    """Return an engine configuration with short pauses, and with patience for a machine that stalls."""
     quick = {
-        "start_timeout_s": 20.0,
-        "first_byte_timeout_s": 5.0,
+        "start_timeout_s": 60.0,
+        "first_byte_timeout_s": 30.0,
         "stop_timeout_s": 3.0,
         "health_interval_s": 0.2,
         "backoff_max_s": 0.5,
@@ -53,7 +53,7 @@ async def running_engine(
 
 async def set_script(engine: Engine, **script: Any) -> None:
     """Tell the fake how to answer from now on; one that has just been killed is waited for."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             try:
                 answer = await engine.client.post("/fake/script", json=script)

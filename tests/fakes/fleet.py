@@ -74,7 +74,7 @@ class RunningFleet:
     async def wait_until(self, number: int, *, is_ready: bool) -> ModelServer:
         """Wait until a server is in, or out."""
         server = self.fleet.servers[number]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while server.is_ready is not is_ready:  # noqa: ASYNC110  (nothing tells of it but the flag)
                 await asyncio.sleep(0.02)
         return server

@@ -3,7 +3,9 @@
 import asyncio
 import dataclasses
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ import openai
 import sqlalchemy
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
@@ -51,10 +54,18 @@ from tests.fakes.searcher import FakeSearcher
 from tests.fakes.trainer import PROGRAM
 
 EMBEDDER = "hash-embedder"
+HOLD = "vllm.hold"
+"""While a file of this name is in the data directory, the fake vLLM does not come up."""
 ADAPTER = f"ft:{BASE}:local:mine:0123abcd"
 ALIAS = "mine"
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 """What opens and ends a turn for the base model's tokenizer."""
+
+PATIENCE_S = 60.0
+"""What is not about time may take so long on a slow machine; it costs nothing where it comes at once."""
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For requests to http URLs: without one, httpx reads the whole list of authorities before each."""
 
 T = TypeVar("T")
 
@@ -71,6 +82,7 @@ class RunningGateway:
         folder: Its data directory.
         loop: The loop that it runs on.
         parts: Its parts.
+        app: What answers.
         clients: Closed with it.
     """
 
@@ -81,11 +93,12 @@ class RunningGateway:
     folder: Path
     loop: asyncio.AbstractEventLoop
     parts: Gateway
+    app: FastAPI
     clients: list[openai.OpenAI] = field(default_factory=list)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the gateway's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(2 * PATIENCE_S)
 
     def script(self, **script: Any) -> None:
         """Tell the fake vLLM how to answer."""
@@ -97,17 +110,58 @@ class RunningGateway:
 
     def client(self, key: str = "none") -> openai.OpenAI:
         """Return the stock client; it retries nothing, so that a test sees the first answer."""
-        self.clients.append(openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=20))
-        return self.clients[-1]
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE_S)
+        self.clients.append(client)
+        return client
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send a request on a connection of its own."""
+        return httpx.request(method, f"{self.url}{path}", timeout=PATIENCE_S, verify=NO_TLS, **options)
 
     def post(self, path: str, body: Any) -> httpx.Response:
         """Post JSON."""
-        return httpx.post(f"{self.url}{path}", json=body, timeout=20)
+        return self.request("POST", path, json=body)
 
     def chat(self, **body: Any) -> httpx.Response:
         """Post a chat to the base model, changed by `body`."""
         message = {"role": "user", "content": "hello there"}
         return self.post("/v1/chat/completions", {"model": BASE, "messages": [message], **body})
+
+    @contextmanager
+    def deadline(self, seconds: float) -> Iterator[None]:
+        """Have it wait so long for an answer or its first byte, and no longer, for the time of the block."""
+        patient: Gateway = self.app.state.gateway
+        short = dataclasses.replace(patient, first_byte_timeout_s=seconds, answer_timeout_s=seconds)
+        self.app.state.gateway = short
+        try:
+            yield
+        finally:
+            self.app.state.gateway = patient
+
+    @contextmanager
+    def without_restarts(self) -> Iterator[None]:
+        """Have a vLLM that died stay away for the time of the block, however long that takes."""
+        hold = self.folder / HOLD
+        hold.touch()
+        try:
+            yield
+        finally:
+            hold.unlink()
+
+    def wait_until_ready(self) -> None:
+        """Wait until vLLM answers, also after its death was noticed or before it is."""
+        self.script()  # goes to one that lives
+        deadline = time.monotonic() + PATIENCE_S
+        while self.request("GET", "/health").status_code != 200:
+            assert time.monotonic() < deadline, "the gateway did not become ready again"
+            time.sleep(0.02)
+
+    def wait_for_metrics(self, *lines: str) -> None:
+        """Wait until the metrics hold some lines: a stream is counted when its last byte has gone."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not all(line in (text := self.request("GET", "/metrics").text) for line in lines):
+            assert time.monotonic() < deadline, text
+            time.sleep(0.02)
 
 
 def make_catalog(assistants: dict[str, AssistantConfig], reranker: str | None = None) -> Catalog:
@@ -179,8 +233,8 @@ def running_gateway(
     reranker: str | None = None,
     max_body_bytes: int = 2**20,
     max_file_bytes: int = 2**20,
-    first_byte_timeout_s: float = 5.0,
-    answer_timeout_s: float = 10.0,
+    first_byte_timeout_s: float = PATIENCE_S,
+    answer_timeout_s: float = PATIENCE_S,
     body_timeout_s: float = 30.0,
     quotas: Quotas | None = None,
     engine_changes: dict[str, Any] | None = None,
@@ -209,9 +263,9 @@ def running_gateway(
         server.capture_signals = no_signals  # type: ignore[method-assign]
         stop.append(asyncio.Event())
         try:
-            await engine.start(fake_command(), lambda _seconds, _line: None)
+            await engine.start(fake_command("--hold", str(folder / HOLD)), lambda _seconds, _line: None)
             url, loop = f"http://127.0.0.1:{listener.getsockname()[1]}", asyncio.get_running_loop()
-            made.append(RunningGateway(url, engine, searcher, archive.engine, folder, loop, gateway))
+            made.append(RunningGateway(url, engine, searcher, archive.engine, folder, loop, gateway, app))
             await start_work(gateway, ingests=stores is not None, trains=trains)
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
             ready.set()
@@ -235,7 +289,7 @@ def running_gateway(
             ready.set()
 
     (thread := threading.Thread(target=main)).start()
-    ready.wait(30)
+    ready.wait(2 * PATIENCE_S)
     try:
         if faults:
             raise faults[0]
@@ -245,7 +299,7 @@ def running_gateway(
             for client in made[0].clients:
                 client.close()
             made[0].loop.call_soon_threadsafe(stop[0].set)
-        thread.join(30)
+        thread.join(2 * PATIENCE_S)
         listener.close()
 
 

@@ -108,6 +108,8 @@ class Trainer:
             self.answer(events, 0)
         for step in range(max(whole, default=0) + 1, self.steps() + 1):
             time.sleep(self.script.get("step_s", 0.01))
+            while step == self.script.get("held_before") and Path(self.script["hold"]).exists() and not self.is_told:
+                time.sleep(0.01)
             events.write("step", step=step, loss=3.0 / step, learning_rate=1e-4, grad_norm=1.0, tokens=100 * step,
                          tokens_per_s=100.0, batch="0", memory_bytes=1)  # fmt: skip
             if step == self.script.get("die_at"):

@@ -1,7 +1,7 @@
 """A scripted vLLM: what serve/ needs of vLLM's server, without a model.
 
 Run as `python -m tests.fakes.vllm --uds PATH --served-model-name NAME` (or --port instead of --uds), with its key in
-VLLM_API_KEY, as the real one.
+VLLM_API_KEY, as the real one. It comes up once the file of --hold is gone.
 `POST /fake/script` sets how it answers from then on, `GET /fake/state` tells what it saw. The contract test in
 tests/integration/ holds it to the behaviour of the real server. Does not know the gateway.
 """
@@ -418,6 +418,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--served-model-name", default="base")
     parser.add_argument("--start-delay", type=float, default=0.0)
+    parser.add_argument("--hold", type=Path)
     parser.add_argument("--fail", action="store_true")
     parser.add_argument("--adapter-shift", type=int, default=1)
     arguments = parser.parse_args()
@@ -428,6 +429,8 @@ def main() -> None:
 
     async def serve() -> None:
         await asyncio.sleep(arguments.start_delay)
+        while arguments.hold is not None and arguments.hold.exists():  # noqa: ASYNC110  (a file tells nobody)
+            await asyncio.sleep(0.02)
         await server.serve()
 
     asyncio.run(serve())

@@ -43,7 +43,7 @@ class GatewayProcess:
 
     def client(self) -> openai.OpenAI:
         """Return the stock client without retries, for a with block."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=20)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
 
     def is_listening(self) -> bool:
         """Tell whether it answers."""

@@ -28,20 +28,25 @@ class Training:
 
     def __init__(self, server: "WarmTrainer", pid: int, log: Path) -> None:
         self.server, self.pid, self.log = server, pid, log
+        self._code: int | None = None
 
     def send(self, number: int) -> None:
-        """Send a signal."""
-        os.kill(self.pid, number)
+        """Send a signal; nothing happens to one that was seen to have ended."""
+        if self._code is None:
+            os.kill(self.pid, number)  # nobody has waited for it, so that the number is still its own
 
     def poll(self) -> int | None:
         """Return the exit code, negative for a signal, or None while it runs."""
-        return self.server.ask({"poll": self.pid})
+        if self._code is None:
+            self._code = self.server.ask({"poll": self.pid})
+        return self._code
 
     def wait(self) -> int:
         """Return the exit code, negative for a signal, once it has ended."""
-        code = self.server.ask({"wait": self.pid})
-        assert code is not None
-        return code
+        if self._code is None:
+            self._code = self.server.ask({"wait": self.pid})
+        assert self._code is not None
+        return self._code
 
 
 class WarmTrainer:

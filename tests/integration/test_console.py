@@ -122,8 +122,8 @@ def test_models_answer_side_by_side_and_go_on_separately(served: Served, watched
     page.get_by_role("button", name="Compare with another").click()
     expect(page.locator(".picker")).to_have_count(3)
     ask(page, "first words")
-    expect(page.locator(".answer .text[aria-busy]")).to_have_count(0)
     expect(page.locator(".answer")).to_have_count(3)
+    expect(page.locator(".answer .text[aria-busy]")).to_have_count(0)
     expect(page.locator(f".answer[data-model='{BASE}'] .text")).to_have_text("first words")
     ask(page, "second words")
     expect(page.locator(".turn").first.locator(f".answer[data-model='{BASE}'] .text")).to_have_text("second words")
@@ -361,7 +361,7 @@ def test_a_job_is_checked_started_and_watched_to_its_end(served: Served, watched
     steps = page.locator(".estimate .figure").filter(has_text=re.compile("steps$")).locator("b")
     expect(steps).to_have_text("10")
     page.get_by_role("button", name="Start the job").click()
-    expect(page.locator(".badge.succeeded")).to_be_visible(timeout=60_000)
+    expect(page.locator(".badge.succeeded")).to_be_visible()
     expect(page.get_by_role("heading", level=1)).to_have_text("Fine-tune / tiny")
     expect(page.get_by_role("img", name="Loss by step")).to_be_visible()
     for curve in ("Learning rate by step", "Tokens a second by step", "Tokens read by step"):
@@ -400,7 +400,7 @@ def test_a_page_of_events_that_fails_leaves_no_gap(served: Served, watched: Watc
     page.route("**/v1/fine_tuning/jobs/ftjob-1**", answer)
     page.goto(f"{served.gateway.url}/console/#/finetune/ftjob-1")
     expect(page.locator(".events li")).to_have_count(1)
-    expect(page.locator(".events li")).to_have_count(len(events), timeout=20_000)
+    expect(page.locator(".events li")).to_have_count(len(events))
     assert failures == 0
 
 

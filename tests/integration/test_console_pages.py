@@ -156,7 +156,7 @@ def show_settings(page: Page, served: Company) -> None:
     open_page(page, served, "finetune")
     page.get_by_label("or one uploaded before").select_option(file_id)
     expect(page.get_by_role("button", name="Start the job")).to_be_visible()
-    expect(page.locator(".estimate .figure")).to_have_count(4, timeout=30_000)
+    expect(page.locator(".estimate .figure")).to_have_count(4)
 
 
 def show_job(page: Page, served: Company) -> None:
@@ -168,7 +168,7 @@ def show_job(page: Page, served: Company) -> None:
         model=BASE, training_file=chats, validation_file=held_out, suffix="helpdesk", method=cast("Any", method)
     )
     open_page(page, served, f"finetune/{job.id}")
-    expect(page.locator(".badge.succeeded")).to_be_visible(timeout=60_000)
+    expect(page.locator(".badge.succeeded")).to_be_visible()
 
 
 def show_use(page: Page, served: Company) -> None:
@@ -177,7 +177,7 @@ def show_use(page: Page, served: Company) -> None:
     job = jobs.create(model=BASE, training_file=upload_chats(served), suffix="desk")
     served.gateway.script(reply=REPLY)
     open_page(page, served, f"finetune/{job.id}")
-    expect(page.locator(".badge.succeeded")).to_be_visible(timeout=60_000)
+    expect(page.locator(".badge.succeeded")).to_be_visible()
     page.get_by_role("button", name="Ask both the first training question").click()
     expect(page.get_by_label("Samples").locator(".text")).to_have_count(2)
     page.get_by_role("button", name="Give the name").click()
@@ -247,7 +247,7 @@ def show_report(page: Page, served: Company) -> None:
 def show_operations(page: Page, served: Company) -> None:
     open_page(page, served, "operations")
     page.get_by_role("button", name="Examine the data directory").click()
-    expect(page.get_by_label("Doctor").locator(".badge")).to_be_visible(timeout=60_000)
+    expect(page.get_by_label("Doctor").locator(".badge")).to_be_visible()
     page.evaluate("scrollTo(0, 0)")
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
@@ -267,11 +266,11 @@ def test_a_question_that_is_too_long_has_openais_code(gateway: RunningGateway) -
 def test_an_engine_that_fails_in_an_answer_is_an_error_in_both_ways(
     gateway: RunningGateway, script: dict[str, int], stream: bool
 ) -> None:
-    wait_until_ready(gateway)
+    gateway.wait_until_ready()
     gateway.script(reply=REPLY, **script)
     body = {"model": "helper", "messages": [{"role": "user", "content": QUESTION}], "stream": stream}
     answer = gateway.post("/v1/chat/completions", body)
-    wait_until_ready(gateway)
+    gateway.wait_until_ready()
     if not stream:
         assert answer.status_code in (502, 503)
         assert answer.json()["error"]["type"] == "server_error"
@@ -282,20 +281,13 @@ def test_an_engine_that_fails_in_an_answer_is_an_error_in_both_ways(
     assert 'finish_reason": "' not in answer.text
 
 
-def wait_until_ready(gateway: RunningGateway) -> None:
-    for _ in range(1000):
-        if httpx.get(f"{gateway.url}/health").status_code == 200:
-            return
-    pytest.fail("the gateway did not become ready again")
-
-
 def test_the_page_of_a_source_shows_the_passage_and_runs_nothing(gateway: RunningGateway) -> None:
-    page = httpx.get(f"{gateway.url}/sources/c1")
+    page = gateway.request("GET", "/sources/c1")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     for part in ("returns.md", "Returns &gt; Time", RETURNS.text, "store acme"):
         assert part in page.text
-    hostile = httpx.get(f"{gateway.url}/sources/c3").text
+    hostile = gateway.request("GET", "/sources/c3").text
     assert "<script>" not in hostile
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in hostile
     assert "&lt;b&gt;.html" in hostile
@@ -303,7 +295,7 @@ def test_the_page_of_a_source_shows_the_passage_and_runs_nothing(gateway: Runnin
 
 @pytest.mark.parametrize("chunk_id", ["nothing", "c1%27", "..%2f..%2fetc", "%3Cscript%3E"])
 def test_a_source_that_does_not_exist_is_an_openai_error(gateway: RunningGateway, chunk_id: str) -> None:
-    answer = httpx.get(f"{gateway.url}/sources/{chunk_id}")
+    answer = gateway.request("GET", f"/sources/{chunk_id}")
     assert answer.status_code in (400, 404)
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 

@@ -19,7 +19,7 @@ from serve.answering import AssistantConfig
 from serve.quotas import Quotas
 from serve.schemas.completions import CompletionRequest
 from tests.fakes.engine import BASE
-from tests.fakes.gateway import ADAPTER, ALIAS, EMBEDDER, RunningGateway, running_gateway
+from tests.fakes.gateway import ADAPTER, ALIAS, EMBEDDER, PATIENCE_S, RunningGateway, running_gateway
 from tests.fakes.strict_answers import check_answer
 
 PATH = "/v1/completions"
@@ -30,20 +30,14 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
     """One gateway for all tests here; each sets its own script."""
     helper = AssistantConfig(model=BASE, stores=["acme"])
     folder = tmp_path_factory.mktemp("completions")
-    with running_gateway(folder, (), {"helper": helper}, first_byte_timeout_s=1.0, answer_timeout_s=1.5) as running:
+    with running_gateway(folder, (), {"helper": helper}) as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
 def plain_script(gateway: RunningGateway) -> None:
     """Let the fake behave before each test, and let it be ready again after one that killed it."""
-    deadline = time.monotonic() + 15
-    while True:
-        gateway.script()
-        if ask(gateway).status_code == 200:
-            return
-        assert time.monotonic() < deadline, "the gateway did not become ready again"
-        time.sleep(0.05)
+    gateway.wait_until_ready()
 
 
 def ask(gateway: RunningGateway, **body: Any) -> httpx.Response:
@@ -122,13 +116,10 @@ def test_a_token_called_usage_is_not_taken_for_the_usage(tmp_path: Path, stream:
         counted.script(reply="usage")
         text = counted.post(PATH, {"model": BASE, "prompt": "a b", "stream": stream, "logprobs": 1}).text
         assert '"usage":-0.5' in text.replace(" ", "")
-        wanted = [
-            f'loam_tokens_total{{kind="{kind}",model="{BASE}"}} {n}.0' for kind, n in (("prompt", 2), ("completion", 1))
-        ]
-        deadline = time.monotonic() + 5  # a stream is counted when its last byte has gone
-        while not all(line in httpx.get(f"{counted.url}/metrics").text for line in wanted):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        counted.wait_for_metrics(
+            f'loam_tokens_total{{kind="prompt",model="{BASE}"}} 2.0',
+            f'loam_tokens_total{{kind="completion",model="{BASE}"}} 1.0',
+        )
 
 
 def test_served_fields_are_passed_on_and_ignored_ones_dropped(gateway: RunningGateway) -> None:
@@ -247,24 +238,26 @@ def test_death_in_a_stream_is_one_error_event_and_never_done(gateway: RunningGat
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_silence_is_504_and_absence_is_503(gateway: RunningGateway, stream: bool) -> None:
-    gateway.script(first_delay_s=30)
-    silent = ask(gateway, stream=stream)
+    gateway.script(first_delay_s=60)
+    with gateway.deadline(0.5):
+        silent = ask(gateway, stream=stream)
     assert (silent.status_code, silent.json()["error"]["code"]) == (504, "engine_timeout")
-    os.kill(gateway.state()["pid"], signal.SIGKILL)
-    away = ask(gateway, stream=stream)
+    with gateway.without_restarts():
+        os.kill(gateway.state()["pid"], signal.SIGKILL)
+        away = ask(gateway, stream=stream)
     assert (away.status_code, away.json()["error"]["code"]) == (503, "engine_unavailable")
     assert int(away.headers["retry-after"]) >= 1
 
 
 def test_a_client_that_goes_away_frees_vllm(gateway: RunningGateway) -> None:
-    gateway.script(reply="word " * 200, token_delay_s=0.2)
+    gateway.script(reply="word " * 1000, token_delay_s=0.2)
     before = gateway.state()["aborted"]
-    body = {"model": BASE, "prompt": "a", "stream": True, "max_tokens": 200}
+    body = {"model": BASE, "prompt": "a", "stream": True, "max_tokens": 1000}
     with httpx.stream("POST", f"{gateway.url}{PATH}", json=body) as answer:
         pieces = answer.iter_bytes()  # kept: httpx closes the connection as soon as nobody holds its iterator
         assert next(pieces)
         assert gateway.state()["running"] == 1
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while gateway.state()["running"]:
         assert time.monotonic() < deadline, "the request still runs in vLLM although its client went away"
         time.sleep(0.02)
@@ -275,7 +268,9 @@ def test_a_client_that_goes_away_frees_vllm(gateway: RunningGateway) -> None:
 def test_tokens_count_against_the_quota(tmp_path: Path, stream: bool) -> None:
     with running_gateway(tmp_path, quotas=Quotas(tokens_per_minute=50)) as limited:
         limited.script(reply="word " * 60)
-        answers = [ask(limited, stream=stream, max_tokens=60) for _ in range(2)]
+        answers = [ask(limited, stream=stream, max_tokens=60)]
+        limited.wait_for_metrics(f'loam_tokens_total{{kind="completion",model="{BASE}"}} 60.0')
+        answers.append(ask(limited, stream=stream, max_tokens=60))
         assert [answer.status_code for answer in answers] == [200, 429]
         assert answers[0].headers["x-ratelimit-remaining-tokens"] == "50"
         assert answers[1].json()["error"]["code"] == "rate_limit_exceeded"

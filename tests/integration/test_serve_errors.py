@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
 from serve.keys import create_key
 from serve.quotas import Quotas
 from tests.fakes.engine import BASE
-from tests.fakes.gateway import EMBEDDER, RunningGateway, running_gateway
+from tests.fakes.gateway import EMBEDDER, PATIENCE_S, RunningGateway, running_gateway
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 Provoke = Callable[[RunningGateway, openai.OpenAI], object]
@@ -22,12 +21,11 @@ Provoke = Callable[[RunningGateway, openai.OpenAI], object]
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    """A gateway with keys, short times and little room."""
+    """A gateway with keys and little room."""
     folder = tmp_path_factory.mktemp("errors")
     with running_gateway(
-        folder, first_byte_timeout_s=0.5, answer_timeout_s=0.5, max_file_bytes=1000, max_body_bytes=10_000,
-        engine_changes={"max_in_flight": 1},
-    ) as running:  # fmt: skip
+        folder, max_file_bytes=1000, max_body_bytes=10_000, engine_changes={"max_in_flight": 1}
+    ) as running:
         yield running
 
 
@@ -50,6 +48,11 @@ def chat_with(script: dict[str, Any], **changes: Any) -> Provoke:
             gateway.script()
 
     return provoke
+
+
+def outwait(gateway: RunningGateway, client: openai.OpenAI, **changes: Any) -> object:
+    with gateway.deadline(0.5):
+        return chat_with({"first_delay_s": 60}, **changes)(gateway, client)
 
 
 def read_admin_route(_gateway: RunningGateway, client: openai.OpenAI) -> object:
@@ -78,8 +81,8 @@ ERRORS: list[tuple[str, Provoke, type[openai.APIStatusError], int, str, str | No
      "body_too_large", None),
     ("vLLM's 500", chat_with({"status": 500}), openai.InternalServerError, 503, "engine_unavailable", None),
     ("vLLM's 404", chat_with({"status": 404}), openai.InternalServerError, 502, "engine_error", None),
-    ("silence", chat_with({"first_delay_s": 30}), openai.InternalServerError, 504, "engine_timeout", None),
-    ("silence before a stream", chat_with({"first_delay_s": 30}, stream=True), openai.InternalServerError, 504,
+    ("silence", outwait, openai.InternalServerError, 504, "engine_timeout", None),
+    ("silence before a stream", lambda g, c: outwait(g, c, stream=True), openai.InternalServerError, 504,
      "engine_timeout", None),
 ]  # fmt: skip
 
@@ -114,7 +117,7 @@ def check(
 
 def wait_for_ids(caplog: pytest.LogCaptureFixture, wanted: str | None) -> list[str]:
     """Return the ids in the log, once the wanted one is there: its line is written after the answer's last byte."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     ids: list[str] = []
     while wanted not in ids and time.monotonic() < deadline:
         ids = [record.__dict__.get("request_id", "") for record in caplog.records]
@@ -122,7 +125,7 @@ def wait_for_ids(caplog: pytest.LogCaptureFixture, wanted: str | None) -> list[s
 
 
 def test_no_room_is_503(gateway: RunningGateway, client: openai.OpenAI, caplog: pytest.LogCaptureFixture) -> None:
-    gateway.script(reply="a b", token_delay_s=1.0)
+    gateway.script(reply="a b", token_delay_s=2 * PATIENCE_S)
     with client.chat.completions.create(model=BASE, messages=MESSAGES, stream=True) as stream:
         next(iter(stream))
         caplog.set_level(logging.INFO, logger="serve.boundary")
@@ -143,5 +146,5 @@ def test_a_spent_quota_is_429(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
 
 def test_ids_are_never_used_twice(gateway: RunningGateway) -> None:
-    ids = [httpx.get(f"{gateway.url}/v1/models").headers["x-request-id"] for _ in range(50)]
+    ids = [gateway.request("GET", "/v1/models").headers["x-request-id"] for _ in range(50)]
     assert len(set(ids)) == 50

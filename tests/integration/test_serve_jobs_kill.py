@@ -16,10 +16,11 @@ from typing import Any
 
 import openai
 import pytest
+from sqlalchemy import text
 
 from core.events import read_events
-from retrieval.database import open_database
-from serve.jobs import Lease, list_leases, read_job
+from retrieval.database import open_database, read_transaction
+from serve.jobs import Lease, read_job
 from serve.leases import find_trainers, is_held
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import running_gateway
@@ -61,17 +62,24 @@ def wait_for(check: Callable[[], Any], patience_s: float = RIGHT_WITHIN_S) -> An
 
 def list_programs(job_id: str) -> list[int]:
     """Return the trainers themselves, without their keepers."""
-    return [pid for pid in find_trainers(job_id) if b"keeper.py" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in find_trainers(job_id) if is_program(pid)]
+
+
+def is_program(pid: int) -> bool:
+    try:
+        return b"keeper.py" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False  # it ended meanwhile
 
 
 def check_running(folder: Path, job_id: str) -> None:
     """See that a job is not said to run without a process of its lease, and has one trainer at most."""
     database = open_database(folder / "loam.db")
-    try:
-        lease: Lease | None = list_leases(database).get(job_id)
-        status = read_job(database, job_id).status
-    finally:
-        database.dispose()
+    query = "SELECT j.status, l.* FROM fine_tuning_jobs j LEFT JOIN job_leases l ON l.job_id = j.id WHERE j.id = :id"
+    with read_transaction(database) as connection:  # both as they are at one moment
+        row = connection.execute(text(query), {"id": job_id}).one()
+    database.dispose()
+    status, lease = row.status, None if row.pid is None else Lease(row.pid, row.started_ticks, row.boot_id)
     assert len(list_programs(job_id)) <= 1
     assert status != "running" or lease is not None
     assert lease is None or is_held(lease) or status == "running"
@@ -135,7 +143,7 @@ def test_kills_of_gateway_trainer_or_both(
         kill(kind, gateway, job_id, chance)
         since = time.monotonic()
         if kind != "trainer":
-            wait_for(lambda: not find_trainers(job_id), 10)  # noqa: B023
+            wait_for(lambda: not find_trainers(job_id))  # noqa: B023
             gateway = server.start_gateway(tmp_path, LOAM_FAKE_TRAINER=SLOW)
             assert gateway.wait_until_ready()
         with gateway.client() as client:
@@ -162,7 +170,7 @@ def test_a_kill_between_two_states_leaves_one_of_them(
     with gateway.client() as client:
         job_id = create(client)
     assert gateway.wait() == -signal.SIGKILL
-    wait_for(lambda: not find_trainers(job_id), 10)
+    wait_for(lambda: not find_trainers(job_id))
     database = open_database(tmp_path / "loam.db")
     is_settled = read_job(database, job_id).status == "succeeded"
     database.dispose()

@@ -15,7 +15,7 @@ from retrieval.database import write_transaction
 from serve.keys import create_key
 from tests.fakes.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.fakes.engine import BASE
-from tests.fakes.gateway import ADAPTER, ALIAS, RunningGateway, searching_gateway
+from tests.fakes.gateway import ADAPTER, ALIAS, PATIENCE_S, RunningGateway, searching_gateway
 
 CUTS = 20 if os.environ.get("LOAM_TEST_FULL") else 3
 """Of each of six operations: more than a hundred in all."""
@@ -40,7 +40,7 @@ def proxy(gateway: RunningGateway) -> Iterator[CuttingProxy]:
 def cut_client(proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[openai.OpenAI]:
     """The stock client with its own retries, only quicker, behind the proxy."""
     monkeypatch.setattr(_base_client, "INITIAL_RETRY_DELAY", 0.02)
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{proxy.port}/v1", api_key="none", timeout=20) as client:
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{proxy.port}/v1", api_key="none", timeout=PATIENCE_S) as client:
         yield client
 
 
@@ -143,11 +143,11 @@ def test_the_same_key_at_the_same_time_makes_one(gateway: RunningGateway) -> Non
 
     def post() -> None:
         answers.append(
-            httpx.post(
-                f"{gateway.url}/v1/vector_stores",
+            gateway.request(
+                "POST",
+                "/v1/vector_stores",
                 json={"name": "at once"},
                 headers={"Idempotency-Key": "key-4"},
-                timeout=20,
             )
         )
 
@@ -155,7 +155,7 @@ def test_the_same_key_at_the_same_time_makes_one(gateway: RunningGateway) -> Non
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join()
     assert {answer.status_code for answer in answers} <= {200, 409}
     ids = {answer.json()["id"] for answer in answers if answer.status_code == 200}
     assert len(ids) == 1
@@ -171,13 +171,11 @@ def test_a_retry_does_not_move_a_name_back(gateway: RunningGateway, proxy: Cutti
     first = {"name": f"moved-{kind}", "model": BASE, **({"vector_store_ids": [store]} if kind == "assistants" else {})}
     proxy.cuts = 1
     with pytest.raises(httpx.TransportError):
-        httpx.post(f"http://127.0.0.1:{proxy.port}/v1/loam/{kind}", json=first, timeout=20)
-    assert httpx.post(f"{gateway.url}/v1/loam/{kind}", json={**first, "model": ALIAS}, timeout=20).status_code == 200
-    retry = httpx.post(
-        f"{gateway.url}/v1/loam/{kind}", json=first, headers={"x-stainless-retry-count": "1"}, timeout=20
-    )
+        httpx.post(f"http://127.0.0.1:{proxy.port}/v1/loam/{kind}", json=first, timeout=PATIENCE_S)
+    assert gateway.request("POST", f"/v1/loam/{kind}", json={**first, "model": ALIAS}).status_code == 200
+    retry = gateway.request("POST", f"/v1/loam/{kind}", json=first, headers={"x-stainless-retry-count": "1"})
     assert (retry.status_code, retry.json()["model"]) == (200, BASE), "what the first attempt was answered"
-    (kept,) = [one for one in httpx.get(f"{gateway.url}/v1/loam/{kind}").json()["data"] if one["name"] == first["name"]]
+    (kept,) = [one for one in gateway.request("GET", f"/v1/loam/{kind}").json()["data"] if one["name"] == first["name"]]
     assert kept["model"] == ADAPTER
 
 
@@ -185,16 +183,14 @@ def test_feedback_that_comes_again_is_not_kept_in_its_key(gateway: RunningGatewa
     said = {**SAID, "question": "A secret question?"}
 
     def send() -> httpx.Response:
-        return httpx.post(
-            f"{gateway.url}/v1/loam/feedback", json=said, headers={"Idempotency-Key": "key-said"}, timeout=20
-        )
+        return gateway.request("POST", "/v1/loam/feedback", json=said, headers={"Idempotency-Key": "key-said"})
 
     made = send().json()
     assert send().json() == made
     with write_transaction(gateway.database) as connection:
         kept = connection.exec_driver_sql("SELECT body FROM idempotency_keys WHERE key = 'key-said'").scalar_one()
     assert bytes(kept) == made["id"].encode()
-    assert httpx.delete(f"{gateway.url}/v1/loam/feedback/{made['id']}").status_code == 200
+    assert gateway.request("DELETE", f"/v1/loam/feedback/{made['id']}").status_code == 200
     assert send().status_code == 404
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from openai import _base_client
@@ -18,7 +17,7 @@ from serve.answering import AssistantConfig
 from serve.keys import create_key
 from tests.fakes.cutting_proxy import cutting_proxy
 from tests.fakes.engine import BASE
-from tests.fakes.gateway import RunningGateway, running_gateway, searching_gateway
+from tests.fakes.gateway import PATIENCE_S, RunningGateway, running_gateway, searching_gateway
 from tests.fakes.handbook import HANDBOOK, QUESTION, WARRANTY, handbook_gateway
 from tests.fakes.strict_answers import check_answer, read_events
 
@@ -149,7 +148,7 @@ def test_a_key_whose_answer_failed_is_free_again(tmp_path: Path, script: dict[st
 
 def ask_patiently(client: openai.OpenAI, asked: dict[str, Any]) -> Any:
     """Return a response once the gateway has noticed what became of the first request with its key."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return respond(client, **asked)[0]
@@ -160,7 +159,7 @@ def ask_patiently(client: openai.OpenAI, asked: dict[str, Any]) -> Any:
 
 def test_a_key_whose_client_left_is_free_again(gateway: RunningGateway) -> None:
     client, rows = gateway.client(), count_responses(gateway)
-    gateway.script(reply="word " * 400, token_delay_s=0.02)
+    gateway.script(reply="word " * 400, token_delay_s=0.5)
     asked: dict[str, Any] = {"model": BASE, "input": "x", "extra_headers": key("left"), "stream": True}
     with client.responses.create(**asked) as stream:
         next(iter(stream))
@@ -180,7 +179,7 @@ def test_a_cut_answer_makes_no_second_response(
     monkeypatch.setattr(_base_client, "INITIAL_RETRY_DELAY", 0.02)
     port = int(gateway.url.rpartition(":")[2])
     with cutting_proxy(port) as proxy, openai.OpenAI(
-        base_url=f"http://127.0.0.1:{proxy.port}/v1", api_key="none", timeout=20
+        base_url=f"http://127.0.0.1:{proxy.port}/v1", api_key="none", timeout=PATIENCE_S
     ) as client:  # fmt: skip
         for turn in range(CUTS):
             rows, cut = count_responses(gateway), proxy.was_cut
@@ -201,5 +200,5 @@ def test_the_same_twice_on_purpose_makes_two(gateway: RunningGateway) -> None:
     made = {client.responses.create(model=BASE, input="x", extra_headers=key("own")).id for client in keyed}
     assert len(made) == 2
     headers = {"authorization": f"Bearer {keyed[0].api_key}", **key("k" * 256)}
-    answer = httpx.post(f"{gateway.url}/v1/responses", json={"model": BASE, "input": "x"}, headers=headers)
+    answer = gateway.request("POST", "/v1/responses", json={"model": BASE, "input": "x"}, headers=headers)
     assert answer.status_code == 400

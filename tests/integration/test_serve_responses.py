@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from openai.types.responses import Response, ResponseInputMessageItem, ResponseOutputMessage
@@ -163,7 +162,7 @@ def test_streamed_and_whole_agree_and_the_events_come_in_openais_order(client: o
 def test_the_events_are_named_and_nothing_follows_the_last(gateway: RunningGateway, client: openai.OpenAI) -> None:
     body = {"model": BASE, "input": "x", "stream": True}
     headers = {"authorization": f"Bearer {client.api_key}"}
-    answer = httpx.post(f"{gateway.url}/v1/responses", json=body, headers=headers)
+    answer = gateway.request("POST", "/v1/responses", json=body, headers=headers)
     assert answer.headers["content-type"].startswith("text/event-stream")
     for block in answer.text.strip().split("\n\n"):
         name, data = block.split("\n")
@@ -382,7 +381,7 @@ def test_history_must_fit_unless_it_may_be_cut(gateway: RunningGateway, client: 
 def test_an_engine_that_fails_in_an_answer_is_seen(
     gateway: RunningGateway, client: openai.OpenAI, script: dict[str, int], stream: bool
 ) -> None:
-    wait_until_ready(gateway)
+    gateway.wait_until_ready()
     gateway.script(reply=REPLY, **script)
     if not stream:
         with pytest.raises(openai.InternalServerError):
@@ -394,14 +393,7 @@ def test_an_engine_that_fails_in_an_answer_is_seen(
         assert (events[-1].response.status, events[-1].response.error.code) == ("failed", "server_error")
         with pytest.raises(openai.NotFoundError):
             client.responses.retrieve(events[-1].response.id)
-    wait_until_ready(gateway)
-
-
-def wait_until_ready(gateway: RunningGateway) -> None:
-    for _ in range(1000):
-        if httpx.get(f"{gateway.url}/health").status_code == 200:
-            return
-    pytest.fail("the gateway did not become ready again")
+    gateway.wait_until_ready()
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
@@ -437,7 +429,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     change = json.loads(json.dumps(change, ensure_ascii=False).replace("«store»", store))
     headers = {"authorization": f"Bearer {client.api_key}"}
     body = {"model": BASE, "input": "x", **change}
-    answer = httpx.post(f"{gateway.url}/v1/responses", json=body, headers=headers)
+    answer = gateway.request("POST", "/v1/responses", json=body, headers=headers)
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert param in (error["param"] or error["message"]), error

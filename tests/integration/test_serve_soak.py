@@ -24,11 +24,12 @@ import pytest
 
 from serve.keys import create_key
 from tests.fakes.engine import BASE
-from tests.fakes.gateway import ALIAS, RunningGateway, searching_gateway
+from tests.fakes.gateway import ALIAS, PATIENCE_S, RunningGateway, searching_gateway
 
 IS_FULL = bool(os.environ.get("LOAM_TEST_FULL"))
 SOAK_S = float(os.environ.get("LOAM_SOAK_S", "600" if IS_FULL else "6"))
 KILL_EVERY_S = min(30.0, SOAK_S / 3)
+LEAST_KILLS = 2
 CLIENTS = 8
 WARM_UP_SHARE = 0.2
 """Of the time, before memory is measured: pools, caches and connections are made in it."""
@@ -41,7 +42,7 @@ class Visitor:
         """Make the key."""
         _, token = create_key(gateway.database, f"visitor-{secrets.token_hex(4)}")
         self.client = httpx.Client(
-            base_url=gateway.url, headers={"authorization": f"Bearer {token}"}, timeout=httpx.Timeout(30)
+            base_url=gateway.url, headers={"authorization": f"Bearer {token}"}, timeout=httpx.Timeout(PATIENCE_S)
         )
         self.chance = random.Random(seed)
         self.seen: Counter[tuple[str, int]] = Counter()
@@ -131,10 +132,10 @@ class Visitor:
         form: dict[str, Any] = {"data": {"purpose": "assistants"}, "files": {"file": ("a.txt", canary.encode())}}
         file_id = self.send("upload", "POST", "/v1/files", {200}, **form).json()["id"]
         store = self.send("store", "POST", "/v1/vector_stores", {200}, json={"file_ids": [file_id]}).json()["id"]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while self.client.get(f"/v1/vector_stores/{store}").json()["status"] != "completed":
             if time.monotonic() > deadline:
-                self.faults.append("store: not completed within 30 s")
+                self.faults.append(f"store: not completed within {PATIENCE_S} s")
                 break
             time.sleep(0.05)
         found = self.send("search", "POST", f"/v1/vector_stores/{store}/search", {200}, json={"query": canary})
@@ -158,7 +159,7 @@ def take_stock(folder: Path) -> tuple[float, int, int]:
 def test_a_gateway_under_chaos_keeps_its_promises(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    seed = int(os.environ.get("LOAM_TEST_SEED", random.SystemRandom().randrange(2**32)))
+    seed = int(os.environ.get("LOAM_TEST_SEED", random.SystemRandom().randrange(2**32) if IS_FULL else 20261126))
     sys.stdout.write(f"seed {seed}\n")
     stop = threading.Event()
     with searching_gateway(tmp_path) as gateway:
@@ -186,7 +187,7 @@ def test_a_gateway_under_chaos_keeps_its_promises(
     sys.stdout.write(json.dumps({f"{name} {status}": count for (name, status), count in sorted(seen.items())}) + "\n")
     sys.stdout.write(f"{kills} kills; MiB, files, uploads: {stocks[0]} -> {stocks[-1]}\n")
     assert faults == []
-    assert kills >= 2
+    assert kills >= LEAST_KILLS
     assert max(stock[2] for stock in stocks) <= 2 * CLIENTS, "uploads that nobody has any more"
     if SOAK_S >= 300:
         assert stocks[-1][0] < stocks[0][0] * 1.05
@@ -202,15 +203,15 @@ def watch(gateway: RunningGateway, chance: random.Random, folder: Path) -> list[
     """Kill vLLM every now and then until the time is over; return what was in use after each time it was back."""
     stocks = []
     start = time.monotonic()
-    while (elapsed := time.monotonic() - start) < SOAK_S:
+    while (elapsed := time.monotonic() - start) < SOAK_S or gateway.engine.restarts < LEAST_KILLS:
         time.sleep(KILL_EVERY_S * chance.uniform(0.5, 1.0))
+        restarts = gateway.engine.restarts
         os.kill(gateway.state()["pid"], signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while httpx.get(f"{gateway.url}/health", timeout=30).status_code != 503:
-            assert time.monotonic() < deadline
-        while httpx.get(f"{gateway.url}/health", timeout=30).status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        deadline = time.monotonic() + PATIENCE_S
+        while gateway.engine.restarts == restarts:
+            assert time.monotonic() < deadline, "nobody noticed that vLLM is dead"
+            time.sleep(0.01)
+        gateway.wait_until_ready()
         gateway.script(token_delay_s=0.001)
         if elapsed > SOAK_S * WARM_UP_SHARE:
             stocks.append(take_stock(folder))

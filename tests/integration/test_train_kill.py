@@ -133,23 +133,24 @@ def kill_while_saving(training: Training, run: Path, chance: random.Random) -> N
     seen, fresh = {path.name for path in list_checkpoints(run / "checkpoints")}, set[str]()
 
     def is_saving() -> bool:
-        for path in list_checkpoints(run / "checkpoints"):
-            if path.name not in seen:
-                fresh.add(path.name)
-            if len(fresh) >= wanted and path.name in fresh and not (path / MARKER).is_file():
-                return True
-        return False
+        found = list_checkpoints(run / "checkpoints")  # the newest first
+        fresh.update(path.name for path in found if path.name not in seen)
+        return len(fresh) >= wanted and found[0].name in fresh and not (found[0] / MARKER).is_file()
 
-    if wait_until(training, is_saving):
+    while wait_until(training, is_saving):
         time.sleep(delay_s)
-        training.send(signal.SIGKILL)
+        training.send(signal.SIGSTOP)
+        if is_saving():
+            training.send(signal.SIGKILL)
+            return
+        training.send(signal.SIGCONT)  # too late: the next one
 
 
 def kill_after_step(training: Training, run: Path, chance: random.Random) -> None:
-    """Kill at any moment of any of the steps that are left."""
+    """Kill at any moment of any of the steps that are left, but for the last ones: it would end before."""
     whole = find_last_complete(run / "checkpoints")
     first, before = step_of(whole) + 1 if whole else 1, count_events(run)
-    wanted, delay_s = chance.randrange(first, STEPS + 1) if first <= STEPS else 0, chance.uniform(0, 0.1)
+    wanted, delay_s = chance.randrange(first, STEPS - SAVE_EVERY), chance.uniform(0, 0.1)
     if wait_until(training, lambda: last_step(run, before) >= wanted):
         time.sleep(delay_s)
         training.send(signal.SIGKILL)

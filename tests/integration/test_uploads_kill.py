@@ -29,7 +29,7 @@ def upload_and_kill(
     """
     named = {"LOAM_TEST_BUILD": "1", "LOAM_FAILPOINT": failpoint} if failpoint else {}
     kept: dict[str, str] = {}
-    arguments = (str(data.root), str(seed), str(count + 1))
+    arguments = (str(data.root), str(seed), str(count + 30))  # so many that it does not end before the kill
     with programs.start("tests.fakes.upload_command", *arguments, **named) as program:
         for line in program.output:
             _, upload_id, sha256 = line.split()

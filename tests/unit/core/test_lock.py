@@ -48,7 +48,10 @@ def start(program: str, path: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("program", [HOLDER, LATE_HOLDER])
-def test_a_second_one_is_refused_with_the_first_ones_id_until_it_is_killed(tmp_path: Path, program: str) -> None:
+def test_a_second_one_is_refused_with_the_first_ones_id_until_it_is_killed(
+    tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.lock.NAMED_WITHIN_S", 60)
     path = tmp_path / "lock"
     path.write_text(f"{DEAD}\n")  # of one that was killed before
     with start(program, path) as holder:

@@ -1,7 +1,6 @@
 """core.training_file: good rows load, and every fault of a bad file is named with its line."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +80,15 @@ def test_broken_lines_are_named(tmp_path: Path, content: bytes, expected: str) -
     assert caught.value.param == "training_file"
 
 
-def test_all_faults_come_at_once_and_quickly(tmp_path: Path) -> None:
+def test_all_faults_come_at_once(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     bad = chat(("user", ""), ("assistant", ""))
     path.write_text("".join(json.dumps(bad if number % 2 else GOOD) + "\n" for number in range(200)))
-    start = time.monotonic()
     with pytest.raises(TrainingDataError) as caught:
         load_rows(path)
     assert "200 faults" in caught.value.message
     assert "line 2, messages[0].content" in caught.value.message
     assert "and 100 more" in caught.value.message
-    assert time.monotonic() - start < 5
 
 
 def test_rows_stream_with_their_line_numbers(tmp_path: Path) -> None:

@@ -185,5 +185,5 @@ def test_an_index_is_freed_when_nobody_uses_its_place() -> None:
         dropping = threading.Thread(target=kept.clear)
         dropping.start()
         assert not freed.wait(0.05)
-    dropping.join(5)
+    dropping.join(60)
     assert freed.is_set()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from core.errors import InvalidFile, NotFound, UnsupportedFile
@@ -44,8 +45,10 @@ def test_errors_keep_their_class_and_the_child_lives_on(pool: ParserPool, tmp_pa
 
 def test_a_child_that_died_is_replaced(pool: ParserPool) -> None:
     wanted = pool.parse(ACME / "hr-safety.pdf")
-    os.kill(child_pid(pool), signal.SIGKILL)
-    time.sleep(0.1)
+    child = psutil.Process(child_pid(pool))
+    child.kill()
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
     assert pool.parse(ACME / "hr-safety.pdf") == wanted
 
 
@@ -53,7 +56,12 @@ def test_a_child_that_dies_over_a_file_costs_that_file(pool: ParserPool, tmp_pat
     os.mkfifo(tmp_path / "hangs.md")  # reading it waits for ever
     pool.parse(ACME / "hr-safety.pdf")
     pid = child_pid(pool)
-    threading.Timer(0.3, os.kill, (pid, signal.SIGSEGV)).start()
+
+    def kill_once_it_reads() -> None:
+        with (tmp_path / "hangs.md").open("wb"):  # waits for a reader
+            os.kill(pid, signal.SIGSEGV)
+
+    threading.Thread(target=kill_once_it_reads, daemon=True).start()
     with pytest.raises(InvalidFile, match="signal 11"):
         pool.parse(tmp_path / "hangs.md")
     assert pool.parse(ACME / "hr-safety.pdf").sections
@@ -62,11 +70,8 @@ def test_a_child_that_dies_over_a_file_costs_that_file(pool: ParserPool, tmp_pat
 
 def test_a_file_that_takes_too_long_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "hangs.md")
-    with ParserPool(timeout_s=1.0) as pool:
-        started = time.monotonic()
-        with pytest.raises(InvalidFile, match="within 1 seconds"):
-            pool.parse(tmp_path / "hangs.md")
-        assert time.monotonic() - started < 5
+    with ParserPool(timeout_s=1.0) as pool, pytest.raises(InvalidFile, match="within 1 seconds"):
+        pool.parse(tmp_path / "hangs.md")
 
 
 def test_a_file_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:

@@ -178,12 +178,12 @@ time.sleep(float(sys.argv[2]))
 """
 
 
-@pytest.mark.parametrize(("lasts_s", "limit_s", "code"), [("60", 1.5, TOO_LONG), ("0", 60, 0)])
+@pytest.mark.parametrize(("lasts_s", "limit_s", "code"), [("60", 2.5, TOO_LONG), ("0", 60, 0)])
 def test_a_part_takes_along_what_it_started(lasts_s: str, limit_s: float, code: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PARENT, str(tmp_path / "pid"), lasts_s]
+    command = [sys.executable, "-I", "-S", "-c", PARENT, str(tmp_path / "pid"), lasts_s]
     assert run_in_group(command, dict(os.environ), limit_s) == code
     child = int((tmp_path / "pid").read_text())
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + 60
     while Path(f"/proc/{child}").exists() and time.monotonic() < ends:
         if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
             break  # killed, and nobody has asked for its code
