@@ -60,7 +60,7 @@ def client(data: DataDir) -> Iterator[openai.OpenAI]:
             yield stock
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(120)
 
 
 def ask(client: openai.OpenAI, model: str, question: str = "What is item 60?") -> str:

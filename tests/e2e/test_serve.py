@@ -195,7 +195,7 @@ def test_only_the_gateway_listens(program: Program) -> None:
 
 def test_a_second_one_on_the_same_data_is_refused_with_the_first_ones_id(program: Program, data: Path) -> None:
     command = [sys.executable, "serve/run.py", f"paths.data_dir={data}"]
-    second = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60, check=False)
+    second = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
     assert second.returncode == 5
     assert str(program.process.pid) in second.stderr
 

@@ -122,7 +122,7 @@ def test_each_fails_a_job_with_its_line(bad_files: dict[Path, int]) -> None:
 
 def test_the_terminal_shows_faults_and_never_a_traceback(bad_files: dict[Path, int]) -> None:
     command = [sys.executable, "scripts/check_data.py", *map(str, bad_files)]
-    ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False, timeout=100)
+    ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == TrainingDataError.exit_code
     assert ended.stderr == ""
     for path, line in bad_files.items():

@@ -164,7 +164,7 @@ def test_what_a_killed_installation_left_running_is_ended_and_nothing_else(tmp_p
     other = {**os.environ, SETUP_MARK: str(tmp_path / "prefix2")}
     with subprocess.Popen(["sleep", "60"], env=marked) as left, subprocess.Popen(["sleep", "60"], env=other) as stays:
         end_orphans(tmp_path / "prefix")
-        assert left.wait(timeout=10) == -signal.SIGKILL
+        assert left.wait(timeout=50) == -signal.SIGKILL
         assert stays.poll() is None
         stays.kill()
 
@@ -333,7 +333,7 @@ def test_two_installations_do_not_work_at_once(bundles: tuple[Path, Path], tmp_p
         assert holder.stdin
         assert holder.stdout.readline() == "held\n"
         done = run_bundle(bundles[0], "install", f"to={prefix}")
-        holder.communicate("\n", timeout=30)
+        holder.communicate("\n", timeout=60)
     assert done.returncode == 5
     assert "another installation" in done.stderr
 

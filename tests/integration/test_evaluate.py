@@ -188,6 +188,6 @@ def test_the_command_ends_with_the_exit_code_of_a_limit(gateway: RunningGateway,
     questions = write_questions(tmp_path / "q.jsonl", shift=1)
     arguments = [f"questions={questions}", "model=helper", "judge=none", "limit=2", "at_least={success: 0.5}"]
     command = [sys.executable, "scripts/evaluate.py", *list_arguments(gateway, tmp_path / "data", *arguments)]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == LIMITS_EXIT_CODE, done.stdout + done.stderr
     assert "limit not kept: success: wanted at least 0.5, found 0" in done.stdout

@@ -36,7 +36,7 @@ def run_entry(image: Path, data: Path, stage: str, *options: str) -> subprocess.
     entry = json.loads(select("ENTRYPOINT", stage)[0])
     environment = {"PATH": os.environ["PATH"], **settings, "PYTHONPATH": str(image)}
     command = ["unshare", "-rn", sys.executable, *entry[1:], *options]
-    return subprocess.run(command, cwd=image, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=image, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
 def test_the_train_image_composes_and_names_what_it_misses(image: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_second_gateway_ends_with_the_firsts_id(
         release(first)
         assert read_line(first) == "held"
         begin = time.monotonic()
-        second = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120, check=False)
+        second = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
         seconds = time.monotonic() - begin
     assert second.returncode == Conflict.exit_code
     assert f"process {first.pid}" in second.stderr

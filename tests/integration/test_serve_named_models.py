@@ -115,7 +115,7 @@ def test_a_name_moves_while_it_is_asked(local: Client) -> None:
     finally:
         done.set()
         for thread in threads:
-            thread.join(30)
+            thread.join()
     assert faults == []
     assert set(seen) == {BASE, ADAPTER}
     assert local.chat("busy").model == BASE

@@ -165,6 +165,6 @@ def test_its_log_is_json_with_the_requests_id(program: Program) -> None:
 
 def test_a_signal_ends_it(program: Program) -> None:
     program.process.send_signal(signal.SIGTERM)
-    assert program.process.wait(30) == 0
+    assert program.process.wait(120) == 0
     assert "stopped" in program.log.read_text()
     assert all(other.process is None or other.process.poll() is None for other in program.others)

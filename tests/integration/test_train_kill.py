@@ -389,7 +389,7 @@ def test_two_processes_go_on_alike_after_a_kill_and_after_a_signal(data: Path) -
 
 
 def run_scripted(command: list[str]) -> tuple[int, str]:
-    ended = subprocess.run([*PROGRAM, *command], cwd=REPO, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run([*PROGRAM, *command], cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
     return ended.returncode, ended.stderr + ended.stdout
 
 

@@ -103,7 +103,9 @@ def run_setup(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]
     (folder / "pyproject.toml").symlink_to(REPO / "pyproject.toml")
     environment = {**os.environ, "LOAM_SET": "cpu", **settings}
     command = ["bash", "scripts/setup_env.sh"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=110
+    )
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def attempt(folder: Path, what: str, *, is_confined: bool = True) -> dict[str, A
         server.setblocking(False)
         port, confined = str(server.getsockname()[1]), "yes" if is_confined else "no"
         command = [sys.executable, "-c", PROGRAM, str(folder), port, what, confined]
-        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False, timeout=110)
         is_called = bool(select.select([server], [], [], 0)[0])
     assert done.returncode == 0, done.stderr
     after = {path.name: path.read_bytes() if path.is_file() else b"" for path in folder.iterdir()}

@@ -164,7 +164,7 @@ def test_processes_may_open_a_new_database_at_once(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from retrieval.database import open_database as o; o(Path(sys.argv[1]))"
     )
     children = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "loam.db")]) for _ in range(4)]
-    assert [child.wait(timeout=60) for child in children] == [0, 0, 0, 0]
+    assert [child.wait(timeout=110) for child in children] == [0, 0, 0, 0]
 
 
 def test_documents_of_the_first_schema_keep_their_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

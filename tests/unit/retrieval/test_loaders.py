@@ -187,7 +187,7 @@ def test_a_table_without_names_has_none() -> None:
     assert find_column_names([["Year", "Ducks"], ["2019", "120"]]) == ["Year", "Ducks"]
 
 
-@pytest.mark.timeout(20)  # each takes minutes where a pattern goes back over what it has read
+@pytest.mark.timeout(60)  # each takes minutes where a pattern goes back over what it has read
 @pytest.mark.parametrize(
     ("name", "content"),
     [

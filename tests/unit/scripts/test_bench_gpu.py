@@ -394,7 +394,7 @@ def test_without_a_card_the_probe_says_so_and_ends_well(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("wanted a machine without a CUDA card, found one")
     command = [sys.executable, "scripts/bench_gpu.py", "part=probe", f"folder={tmp_path}", "output=markdown"]
-    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False, timeout=110)
+    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False, timeout=290)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "no CUDA card" in result.stdout
     assert "transformers" in result.stdout, "what is installed is told all the same"
