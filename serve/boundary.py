@@ -103,6 +103,13 @@ class InvalidKey(LoamError):
     openai_code = "invalid_api_key"
 
 
+class DoctorUnfinished(LoamError):
+    """The doctor did not come to an end that could be told."""
+
+    http_status = 503
+    openai_code = "doctor_unfinished"
+
+
 class InternalError(LoamError):
     """Something that we did not foresee; the log has the details under the request's id."""
 
@@ -123,8 +130,8 @@ def answer_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(described, InvalidKey):
         headers["www-authenticate"] = "Bearer"
     if isinstance(
-        described, StorageFull | ContractError
-    ):  # a person must mend it: the stock client shall not try again
+        described, StorageFull | ContractError | DoctorUnfinished
+    ):  # a person must do something: the stock client shall not try again
         headers["x-should-retry"] = "false"
     if isinstance(error, HTTPException) and error.headers:
         headers.update(error.headers)

@@ -3,9 +3,9 @@
     oldest rows in progress of one store ──▶ retrieval.ingest ──▶ completed | failed
                                                                └─▶ removed again, if they were called off meanwhile
 
-The queue is the table, so that a gateway that starts again goes on where the last one was killed. Parsing happens in
-retrieval's child processes, never in the event loop. Also removes what is left of deleted and expired things. Does not
-know HTTP.
+The queue is the table, so that a gateway that starts again goes on where the last one was killed. A store that cannot
+be changed now is passed over for a while, and the files of others go on. Parsing happens in retrieval's child
+processes, never in the event loop. Also removes what is left of deleted and expired things. Does not know HTTP.
 """
 
 import logging
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, bindparam, text
 
 from core.errors import Conflict, LoamError, NotFound, StorageFull
 from core.failpoints import reach
@@ -41,7 +41,15 @@ IDLE_S = 30.0
 """How long the worker sleeps when nobody wakes it; also how soon expired things go."""
 SECOND_NS = 10**9
 RETRY_S = 5.0
-"""How long it waits when another process is changing the store, or the disk is full."""
+"""How long it waits when another process is changing the store or the database, or the disk is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldUp:
+    """Why a store's files are passed over, and until when (`time.monotonic`)."""
+
+    reason: str
+    until_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,7 @@ class IngestionWorker:
         self._open_embedder = open_embedder
         self._parsing = parsing
         self._mode = mode
+        self._held_up: dict[int, _HeldUp] = {}  # by the store's row
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
@@ -111,7 +120,7 @@ class IngestionWorker:
                 has_worked = self.work_once()
                 if not has_worked:
                     self.tidy()
-                pause_s = 0.0 if has_worked else IDLE_S
+                pause_s = 0.0 if has_worked else self._tell_pause_s()
             except (Conflict, StorageFull) as error:
                 logger.warning("ingestion waits: %s", error.message)
                 pause_s = RETRY_S
@@ -122,10 +131,10 @@ class IngestionWorker:
                 self._wake.wait(pause_s)
 
     def work_once(self) -> bool:
-        """Ingest the oldest files that wait; return whether there were any.
+        """Ingest the oldest files that wait, of a store that can be changed now; return whether there were any.
 
         Raises:
-            Conflict: Another process is changing the store; the files go on waiting.
+            Conflict: Another process is writing to the database; the files go on waiting.
             StorageFull: The disk is full; the files go on waiting.
         """
         self._drop_called_off()
@@ -141,8 +150,11 @@ class IngestionWorker:
                 tools = Tools(self._open_embedder(), chunking, self._parsing)
                 report = ingest_files(self._data, store.name, there, tools, must_exist=True)
                 failures |= {failure.file: (failure.code, failure.reason) for failure in report.failures}
-            except (Conflict, StorageFull):
+            except StorageFull:
                 raise
+            except Conflict as error:
+                self._hold_up(store, error)
+                return True
             except NotFound as error:
                 if self._is_there(store):  # else the store went, and its rows with it
                     failures |= {file.name: (error.openai_code, error.message) for file in there}
@@ -152,11 +164,26 @@ class IngestionWorker:
                 logger.exception("files of store %s could not be ingested", store.name)
                 words = "Something went wrong in the gateway. Its log has the details."
                 failures |= {file.name: ("server_error", words) for file in there}
+        if self._held_up.pop(store.id, None):
+            logger.info("the files of vector store %s go on", store.name)
         reach("attachments.made")
         self._settle(store, chunking, waiting, failures)
         reach("attachments.settled")
         self._drop_called_off()
         return True
+
+    def _hold_up(self, store: Store, error: Conflict) -> None:
+        """Pass over a store's files for a while; said once as long as the reason is the same."""
+        pause_s = IDLE_S if error.retry_after_s is None else RETRY_S  # the former: until a person does something
+        before = self._held_up.get(store.id)
+        if before is None or before.reason != error.message:
+            logger.warning("the files of vector store %s wait, others go on: %s", store.name, error.message)
+        self._held_up[store.id] = _HeldUp(error.message, time.monotonic() + pause_s)
+
+    def _tell_pause_s(self) -> float:
+        """Return how long nothing is to be done: until a store that was passed over has its turn, if that is sooner."""
+        now = time.monotonic()
+        return max(0.0, min([IDLE_S, *(held.until_s - now for held in self._held_up.values())]))
 
     def _is_there(self, store: Store) -> bool:
         with read_transaction(self._engine) as connection:
@@ -164,19 +191,23 @@ class IngestionWorker:
         return now is not None and now.id == store.id
 
     def _take(self) -> tuple[Store, ChunkingConfig, list[_Waiting]] | None:
-        """Return the oldest files that wait, all of one store and cut alike."""
+        """Return the oldest files that wait, all of one store and cut alike; those of stores held up wait on."""
         first = text(
             "SELECT f.store_id, f.max_tokens, f.overlap_tokens, s.name FROM vector_store_files f "
-            "JOIN stores s ON s.id = f.store_id WHERE f.status = 'in_progress' ORDER BY f.number LIMIT 1"
-        )
+            "JOIN stores s ON s.id = f.store_id WHERE f.status = 'in_progress' AND f.store_id NOT IN :held_up "
+            "ORDER BY f.number LIMIT 1"
+        ).bindparams(bindparam("held_up", expanding=True))
         rest = text(
             "SELECT number FROM vector_store_files WHERE status = 'in_progress' "
             "AND store_id = :store_id AND max_tokens = :max_tokens AND overlap_tokens = :overlap_tokens "
             "ORDER BY number LIMIT :limit"
         )
+        now = time.monotonic()
+        held_up = {store: held for store, held in self._held_up.items() if held.until_s > now}
         with read_transaction(self._engine) as connection:
-            head = connection.execute(first).mappings().first()
+            head = connection.execute(first, {"held_up": list(held_up)}).mappings().first()
             if head is None:
+                self._held_up = held_up  # nothing waits any more for those whose turn it is
                 return None
             numbers = connection.execute(rest, {**head, "limit": GROUP_FILES}).scalars().all()
             rows = select_files(connection, numbers)

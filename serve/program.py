@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,8 @@ def open_archive(config: ServeConfig, data: DataDir) -> Iterator[tuple[Archive, 
     archive = Archive(data, config.gateway.max_file_mib * 2**20)
     try:
         remove_leftovers(archive.engine, data)
-        keys = KeyRing(archive.engine, os.environ.get("LOAM_API_KEY") or None)
-        yield archive, keys
-        keys.close()
+        with closing(KeyRing(archive.engine, os.environ.get("LOAM_API_KEY") or None)) as keys:
+            yield archive, keys
     finally:
         archive.close()
 

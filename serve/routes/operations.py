@@ -13,10 +13,10 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import text
 
 from core.config import CONF_DIR
-from core.errors import InputError
 from core.layout import DataDir
 from retrieval.database import read_transaction
 from serve.archive import Archive
+from serve.boundary import DoctorUnfinished
 from serve.catalog import EntryKind
 from serve.gateway_state import CurrentGateway, run_for_client
 from serve.owners import CurrentCaller
@@ -114,7 +114,7 @@ async def examine(root: Path, checks: str) -> dict[str, Any]:
         checks: `data`, or `machine` (whose own port is this gateway's, so that none is tried).
 
     Raises:
-        InputError: It could not be run to its end.
+        DoctorUnfinished: It did not end in its time, or said nothing.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(DOCTOR), str(root), "output=json", f"checks={checks}", "port=0",
@@ -124,9 +124,9 @@ async def examine(root: Path, checks: str) -> dict[str, Any]:
         async with asyncio.timeout(DOCTOR_TIMEOUT_S):
             output, _ = await process.communicate()
     except TimeoutError as error:
-        raise InputError(
-            f"the doctor had not ended after {DOCTOR_TIMEOUT_S:g} s. Run it at the machine: python scripts/doctor.py "
-            f"{root}"
+        raise DoctorUnfinished(
+            f"wanted the doctor's findings within {DOCTOR_TIMEOUT_S:g} s, found it at work still; it was ended. Run it "
+            "at the machine, where it has all the time it needs: python scripts/doctor.py DATA_DIR"
         ) from error
     finally:
         if process.returncode is None:
@@ -135,5 +135,8 @@ async def examine(root: Path, checks: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(output)
     except ValueError as error:
-        raise InputError(f"the doctor ended with {process.returncode} and said nothing that can be read.") from error
+        raise DoctorUnfinished(
+            f"wanted the doctor's findings, found that it ended with {process.returncode} and said nothing that can be "
+            "read. Run it at the machine: python scripts/doctor.py DATA_DIR"
+        ) from error
     return {"object": "loam.diagnosis", "ok": found["ok"], "facts": found["facts"], "findings": found["findings"]}

@@ -1,5 +1,6 @@
 """What the ingestion worker leaves of files that are called off, attached again or expire while it is on them."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ChunkingMode, ParsingConfig
 from retrieval.database import open_database, write_transaction
 from retrieval.documents import KnownDocument, read_documents
-from retrieval.ingest import Tools, ingest_files
+from retrieval.ingest import Tools, ingest_files, lock_store
+from retrieval.reembed import reembed
 from retrieval.source import list_files
 from retrieval.store import find_store
 from retrieval.uploads import Upload, list_uploads, save_upload
 from serve import ingestion
-from serve.attached_files import Attachment, attach_files, cancel_batch, detach_everywhere
+from serve.attached_files import Attachment, attach_files, cancel_batch, detach_everywhere, find_attached
 from serve.ingestion import IngestionWorker
 from serve.preflight import ServeConfig
 from serve.program import open_archive
@@ -43,12 +45,20 @@ class Place:
     store: VectorStore
     upload: Upload
 
-    def attach(self, chunking: ChunkingConfig | None = None) -> str:
-        """Attach the upload; return the batch's id."""
+    def attach(self, chunking: ChunkingConfig | None = None, store: VectorStore | None = None) -> str:
+        """Attach the upload, to another store where one is given; return the batch's id."""
         attachment = Attachment(self.upload, {}, chunking or ChunkingConfig())
-        batch = attach_files(self.engine, self.store.id, OWNER, [attachment], is_batch=True)
+        batch = attach_files(self.engine, (store or self.store).id, OWNER, [attachment], is_batch=True)
         assert batch is not None
         return batch
+
+    def make_store(self, embedder: HashEmbedder | None = None) -> VectorStore:
+        """Make another store."""
+        return create_vector_store(self.engine, (embedder or HashEmbedder()).identity, OWNER, {"title": "other"})
+
+    def read_status(self, store: VectorStore) -> str:
+        """Return the status of the upload in a store."""
+        return find_attached(self.engine, store, self.upload.id).status
 
     def start_worker(self, mode: ChunkingMode = ChunkingMode.auto) -> IngestionWorker:
         """Return a worker that is started by hand."""
@@ -121,6 +131,60 @@ def test_files_are_cut_as_the_gateway_is_configured(place: Place) -> None:
     place.attach(ChunkingConfig(100, 10))
     assert place.start_worker(ChunkingMode.static).work_once()
     assert place.read_documents()[NAME].recipe.endswith(":static:100:10")
+
+
+def test_a_store_that_another_process_changes_holds_up_no_other(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion, "RETRY_S", 600.0)
+    others = [place.make_store() for _ in range(2)]
+    worker = place.start_worker()
+    with lock_store(place.data, place.store.id):
+        for store in (place.store, *others):
+            place.attach(store=store)
+        assert [worker.work_once() for _ in range(4)] == [True, True, True, False]  # passed over, done, done, nothing
+        assert [place.read_status(store) for store in (place.store, *others)] == ["in_progress", *["completed"] * 2]
+        place.attach(store=others[0])
+        assert [worker.work_once() for _ in range(2)] == [True, False]  # one that waits is not asked before its time
+
+
+def test_files_that_waited_for_another_process_go_on_by_themselves(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ingestion, "RETRY_S", 0.1)
+    caplog.set_level("INFO", logger=ingestion.logger.name)
+    other = place.make_store()
+    worker = place.start_worker()
+    with lock_store(place.data, place.store.id):
+        for store in (place.store, other):
+            place.attach(store=store)
+        worker.start()
+        wait_for(lambda: place.read_status(other) == "completed")
+        time.sleep(0.3)  # it is tried again meanwhile
+    wait_for(lambda: place.read_status(place.store) == "completed")
+    worker.stop(30)
+    said = [record.message for record in caplog.records if place.store.id in record.message]
+    assert len(said) == 2, "each is said once"
+    assert f"process {os.getpid()} is changing it" in said[0]
+    assert said[1].endswith("go on")
+
+
+def test_files_wait_until_their_store_has_the_embedders_vectors(place: Place) -> None:
+    old = place.make_store(HashEmbedder(name="before"))
+    for store in (old, place.store):
+        place.attach(store=store)
+    worker = place.start_worker()
+    assert [worker.work_once() for _ in range(3)] == [True, True, False]
+    assert [place.read_status(store) for store in (old, place.store)] == ["in_progress", "completed"]
+    reembed(place.data, old.id, HashEmbedder())
+    assert place.start_worker().work_once()
+    assert place.read_status(old) == "completed"
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_what_stores_made_of_an_expired_file_goes_whatever_comes_between(

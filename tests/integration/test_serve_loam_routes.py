@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from core.layout import write_file
@@ -13,6 +14,7 @@ from evaluation.questions import read_questions
 from retrieval.labels import read_labels
 from retrieval.store import find_store
 from serve.keys import create_key
+from serve.routes import operations
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import RunningGateway, searching_gateway
 
@@ -202,3 +204,15 @@ def test_operators_see_state_and_keys(client: Client) -> None:
     diagnosis = client.ask("POST", "loam/doctor").json()
     assert diagnosis["object"] == "loam.diagnosis"
     assert {one["check"] for one in diagnosis["findings"]} <= {"models"}  # the fake engine's base has no manifest
+
+
+def test_a_doctor_that_does_not_end_in_time_is_ended_and_names_no_path(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "DOCTOR_TIMEOUT_S", 0.05)
+    answer = client.ask("POST", "loam/doctor")
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (503, "false")
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("server_error", "doctor_unfinished")
+    assert str(client.gateway.folder) not in error["message"]
+    assert not [one for one in psutil.Process().children() if any("doctor.py" in word for word in one.cmdline())]
