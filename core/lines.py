@@ -7,9 +7,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from core.errors import describe_os_error
+
+BLOCK_BYTES = 2**14
+"""What is read at once of a file that is read backwards."""
 
 
 class LineWriter:
@@ -76,11 +79,55 @@ def read_whole_lines(path: Path) -> Iterator[str]:
                 yield line.decode()
 
 
+def read_lines_back(path: Path, end: int | None = None) -> Iterator[tuple[int, str]]:
+    """Yield place and text of whole lines, the last first, line ends included; reads no more of the file than that.
+
+    Args:
+        path: A missing file has no lines.
+        end: Only lines before this place, in bytes, at which a line begins; None: all whole ones.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        start = find_line_start(file, file.seek(0, os.SEEK_END)) if end is None else end
+        lines = b""  # read and not yielded; they begin at `start`
+        while start:
+            size = min(BLOCK_BYTES, start)
+            start -= size
+            file.seek(start)
+            lines = file.read(size) + lines
+            length = len(lines)
+            while (cut := lines.rfind(b"\n", 0, length - 1)) >= 0:
+                yield start + cut + 1, lines[cut + 1 : length].decode()
+                length = cut + 1
+            lines = lines[:length]
+        if lines:
+            yield 0, lines.decode()
+
+
+def find_line_start(file: BinaryIO, place: int) -> int:
+    """Return where the line begins that holds a byte, in bytes; for the file's end, where its last whole line ends.
+
+    Args:
+        file: Its position is moved.
+        place: The byte's, from 0 to the file's size.
+    """
+    while place:
+        start = max(0, place - BLOCK_BYTES)
+        file.seek(start)
+        cut = file.read(place - start).rfind(b"\n")
+        if cut >= 0:
+            return start + cut + 1
+        place = start
+    return 0
+
+
 def _cut_unfinished_line(path: Path) -> None:
     """Truncate a file after its last newline, so that the next line starts on a line of its own."""
     if not path.exists():
         return
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = find_line_start(file, size)
+    if end < size:
         os.truncate(path, end)

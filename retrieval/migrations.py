@@ -281,4 +281,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (  # what an attached file's row is held against; NULL in rows that an earlier Loam wrote
         "ALTER TABLE vector_store_files ADD COLUMN seal TEXT",
     ),
+    (  # what the gateway said about a job, read by pages
+        "DROP INDEX job_messages_by_job",
+        "CREATE INDEX job_messages_by_time ON job_messages (job_id, created_at, number)",
+    ),
 )

@@ -4,63 +4,111 @@ Nothing is copied into the database, so that there is one account of a run. Does
 """
 
 import csv
+import heapq
 import io
+import itertools
 import math
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.events import read_events
+from sqlalchemy import Engine
+
+from core.errors import NotFound
+from core.events import find_events_since, read_event_at, read_events, read_events_back
+from serve.jobs import find_message_time, read_messages
 
 RESULT_COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 """OpenAI's columns of a job's result file."""
+MAX_NUMBER = 2**63 - 1
+"""Above every number that the database gives."""
 SPEED_STEPS = 20
 """Steps behind by which the time of those ahead is told."""
 
+Key = tuple[float, int, int]
+"""What events are ordered by: time; the gateway's before the trainer's; number of the message, or place in the file."""
 
-def shape_events(job_id: str, messages: Iterable[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """Return what happened to a job as OpenAI's events, the newest first.
+
+def read_event_page(
+    engine: Engine, job_id: str, path: Path, *, after: str | None, limit: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return one page of what happened to a job as OpenAI's events, the newest first, and whether more follow.
+
+    No more than the page is read of what the gateway said and of the run's file. An event's id is the job's with the
+    number of the gateway's message, or with the event's place in the file, which never change.
 
     Args:
-        job_id: The job; its events' ids begin with it, and never change.
-        messages: What the gateway said (serve.jobs.read_messages).
+        engine: The database.
+        job_id: The job.
         path: The run's events.jsonl; it need not exist.
+        after: Id of the last event of the page before; None: from the newest.
+        limit: Most events of the page.
+
+    Raises:
+        NotFound: The job has no event of the id `after`.
     """
-    prefix = job_id.replace("ftjob", "ftevent", 1)
-    found: list[tuple[float, int, int, str, str, str, str, dict[str, Any] | None]] = [
-        (
-            one["created_at"],
-            0,
-            one["number"],
-            f"{prefix}-g{one['number']}",
-            one["level"],
-            one["message"],
-            "message",
-            None,
-        )
-        for one in messages
-    ]
-    for line, event in enumerate(read_events(path)):
+    before, end = (None, None) if after is None else _find_place(engine, job_id, path, after)
+    messages = read_messages(engine, job_id, limit=limit + 1, before=before)
+    found = heapq.merge(_shape_said(job_id, messages), _shape_trained(job_id, path, end), key=_read_key, reverse=True)
+    page = [event for _, event in itertools.islice(found, limit + 1)]
+    return page[:limit], len(page) > limit
+
+
+def _read_key(keyed: tuple[Key, dict[str, Any]]) -> Key:
+    return keyed[0]
+
+
+def _find_place(engine: Engine, job_id: str, path: Path, event_id: str) -> tuple[tuple[float, int], int]:
+    """Return what older messages are before, by time and number, and where older events end in the file.
+
+    Raises:
+        NotFound: The job has no such event.
+    """
+    matched = re.fullmatch(rf"{re.escape(_name_events(job_id))}-([gt])(0|[1-9][0-9]{{0,17}})", event_id)
+    kind, number = (matched[1], int(matched[2])) if matched else ("", 0)
+    if kind == "g" and (said_at := find_message_time(engine, job_id, number)) is not None:
+        return (said_at, number), find_events_since(path, said_at)
+    if kind == "t" and (event := read_event_at(path, number)) is not None:
+        return (event["time"], MAX_NUMBER), number
+    raise NotFound(f"after: {event_id!r} is not in this list.", param="after")
+
+
+def _name_events(job_id: str) -> str:
+    """Return what the ids of a job's events begin with."""
+    return job_id.replace("ftjob", "ftevent", 1)
+
+
+def _shape_said(job_id: str, messages: Iterable[dict[str, Any]]) -> Iterator[tuple[Key, dict[str, Any]]]:
+    for one in messages:
+        event_id = f"{_name_events(job_id)}-g{one['number']}"
+        key = (one["created_at"], 0, one["number"])
+        yield key, _shape_event(event_id, one["created_at"], one["level"], (one["message"], "message", None))
+
+
+def _shape_trained(job_id: str, path: Path, end: int | None) -> Iterator[tuple[Key, dict[str, Any]]]:
+    for place, event in read_events_back(path, end):
         described = describe_event(event)
         if described is not None:
-            message, kind, data = described
-            level = "error" if event["type"] == "error" else "info"
-            found.append((event["time"], 1, line, f"{prefix}-t{line}", level, message, kind, data))
-    found.sort(key=lambda one: one[:3], reverse=True)
-    return [
-        {
-            "id": event_id,
-            "object": "fine_tuning.job.event",
-            "created_at": int(created),
-            "level": level,
-            "message": message,
-            "type": kind,
-            "data": data or {},
-        }
-        for created, _, _, event_id, level, message, kind, data in found
-    ]
+            event_id, level = f"{_name_events(job_id)}-t{place}", "error" if event["type"] == "error" else "info"
+            yield (event["time"], 1, place), _shape_event(event_id, event["time"], level, described)
+
+
+def _shape_event(
+    event_id: str, moment: float, level: str, described: tuple[str, str, dict[str, Any] | None]
+) -> dict[str, Any]:
+    message, kind, data = described
+    return {
+        "id": event_id,
+        "object": "fine_tuning.job.event",
+        "created_at": int(moment),
+        "level": level,
+        "message": message,
+        "type": kind,
+        "data": data or {},
+    }
 
 
 def describe_event(event: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None] | None:

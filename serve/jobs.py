@@ -425,8 +425,30 @@ def add_message(connection: Connection, job_id: str, message: str, level: str = 
     )
 
 
-def read_messages(engine: Engine, job_id: str) -> list[dict[str, Any]]:
-    """Return what the gateway has said about a job: number, created_at, level, message; the oldest first."""
-    query = text("SELECT number, created_at, level, message FROM job_messages WHERE job_id = :id ORDER BY number")
+def read_messages(
+    engine: Engine, job_id: str, *, limit: int, before: tuple[float, int] | None = None
+) -> list[dict[str, Any]]:
+    """Return what the gateway has said about a job: number, created_at, level, message; the newest first.
+
+    Args:
+        engine: The database.
+        job_id: The job.
+        limit: Most of them.
+        before: Only what is before this time and, of the same time, before this number; None: all.
+    """
+    earlier = "" if before is None else "AND (created_at, number) < (:created_at, :number) "
+    query = text(
+        "SELECT number, created_at, level, message FROM job_messages "  # noqa: S608  (constants)
+        f"WHERE job_id = :id {earlier}ORDER BY created_at DESC, number DESC LIMIT :limit"
+    )
+    created_at, number = before or (None, None)
+    values = {"id": job_id, "created_at": created_at, "number": number, "limit": limit}
     with read_transaction(engine) as connection:
-        return [dict(row) for row in connection.execute(query, {"id": job_id}).mappings()]
+        return [dict(row) for row in connection.execute(query, values).mappings()]
+
+
+def find_message_time(engine: Engine, job_id: str, number: int) -> float | None:
+    """Return when the gateway said something about a job; None where it has no such message."""
+    query = text("SELECT created_at FROM job_messages WHERE job_id = :id AND number = :number")
+    with read_transaction(engine) as connection:
+        return connection.execute(query, {"id": job_id, "number": number}).scalar()

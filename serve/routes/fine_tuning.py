@@ -12,8 +12,8 @@ from serve.boundary import InvalidRequest
 from serve.catalog import EntryKind
 from serve.gateway_state import CurrentGateway, Gateway
 from serve.job_command import read_options, read_profile, settle_hyperparameters
-from serve.job_events import Figures, shape_events
-from serve.jobs import Job, find_job, insert_job, list_jobs, make_job_id, read_messages
+from serve.job_events import Figures, read_event_page
+from serve.jobs import Job, find_job, insert_job, list_jobs, make_job_id
 from serve.owners import Caller, CurrentCaller
 from serve.routes.files import shape_list
 from serve.schemas.fine_tuning import CheckpointQuery, JobCreate, JobListQuery, PageQuery
@@ -132,9 +132,10 @@ async def list_events(
 ) -> dict[str, Any]:
     """List what happened to a job, the newest first."""
     job = await find(gateway, fine_tuning_job_id, caller.owner)
-    messages = await gateway.archive.run(read_messages, gateway.archive.engine, job.id)
-    path = gateway.archive.data.run(job.id) / "events.jsonl"
-    return cut_page(await gateway.archive.run(shape_events, job.id, messages, path), query.after, query.limit)
+    archive, path = gateway.archive, gateway.archive.data.run(job.id) / "events.jsonl"
+    listing = archive.run(read_event_page, archive.engine, job.id, path, after=query.after, limit=query.limit)
+    events, has_more = await listing
+    return shape_list(events, has_more=has_more)
 
 
 @router.get("/{fine_tuning_job_id}/checkpoints")

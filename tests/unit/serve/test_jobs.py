@@ -97,7 +97,7 @@ def test_what_shall_be_cancelled_neither_begins_nor_succeeds(database: Engine) -
     assert not begin_job(database, job.id, LEASE)
     end_cancelled(database, job.id)
     assert read_job(database, job.id).status == "cancelled"
-    assert read_messages(database, job.id)[-1]["message"] == "Fine-tuning job cancelled"
+    assert read_messages(database, job.id, limit=1)[0]["message"] == "Fine-tuning job cancelled"
 
 
 def test_the_queue_is_in_order_and_what_had_begun_comes_first(database: Engine) -> None:
