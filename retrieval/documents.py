@@ -174,8 +174,8 @@ def rename_documents(engine: Engine, renames: Sequence[tuple[KnownDocument, str,
     if not renames:
         return
     statement = text(
-        "UPDATE documents SET name = :name, modified_ns = :modified_ns, inode = :inode, updated_at = :now "
-        "WHERE id = :id"
+        "UPDATE documents SET name = :name, modified_ns = :modified_ns, inode = :inode, updated_at = :now, "
+        "is_attached = 0 WHERE id = :id"
     )
     now = int(time.time())
     rows = [

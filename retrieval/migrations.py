@@ -285,4 +285,20 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP INDEX job_messages_by_job",
         "CREATE INDEX job_messages_by_time ON job_messages (job_id, created_at, number)",
     ),
+    (  # lists of a store's files, read by pages: place is the order within a second; is_attached is 1 for what a worker
+        # of the gateway has made of an attached file, 0 for documents of the command line
+        "ALTER TABLE vector_store_files ADD COLUMN place INTEGER GENERATED ALWAYS AS (number) VIRTUAL",
+        "CREATE INDEX vector_store_files_by_time ON vector_store_files (store_id, created_at, place)",
+        """CREATE INDEX vector_store_files_by_status_and_time ON vector_store_files
+            (store_id, status, created_at, place)""",
+        """CREATE INDEX vector_store_files_by_batch ON vector_store_files
+            (store_id, batch_id, created_at, place, status)""",
+        "ALTER TABLE documents ADD COLUMN place INTEGER GENERATED ALWAYS AS (-id) VIRTUAL",
+        "ALTER TABLE documents ADD COLUMN is_attached INTEGER NOT NULL DEFAULT 0",
+        """UPDATE documents SET is_attached = 1 WHERE EXISTS (SELECT 1 FROM vector_store_files f
+            WHERE f.store_id = documents.store_id AND f.document = documents.name)""",
+        "CREATE INDEX documents_by_time ON documents (store_id, updated_at, place) WHERE is_attached = 0",
+        """CREATE INDEX documents_by_status_and_time ON documents
+            (store_id, status, updated_at, place) WHERE is_attached = 0""",
+    ),
 )

@@ -10,6 +10,7 @@ the worker has removed what it made, so that nothing of it is ever found. Does n
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,8 @@ from retrieval.searcher import Hit
 from retrieval.store import raise_generation, select_store
 from retrieval.uploads import Upload, find_upload
 from serve.attachment_seals import DAMAGED, check_files, is_file_whole, keep_files_sealed, seal_files
-from serve.vector_stores import ENTRIES, STATUSES, VectorStore, Window, cut_window, select_vector_store
+from serve.file_pages import select_entry, select_page
+from serve.vector_stores import ENTRIES, STATUSES, VectorStore, Window, select_vector_store
 
 MAX_WAITING = 10_000
 """Files that may wait for the worker, of all owners together."""
@@ -216,20 +218,13 @@ def list_attached(
         batch_id: Only those of a batch; None: all.
 
     Raises:
+        NotFound: The store has none of the id that the window begins or ends at.
         ContractError: One, or its document, is not what was stored.
     """
-    order = "ASC" if window.is_rising else "DESC"
-    query = text(
-        f"SELECT * FROM ({ENTRIES}) WHERE (:status IS NULL OR status = :status) "  # noqa: S608  (constants)
-        f"AND (:batch IS NULL OR batch_id = :batch) ORDER BY created_at {order}, place {order}"
-    )
     with read_transaction(engine) as connection:
-        asked = {"store": store.number, "status": status, "batch": batch_id}
-        with read_damaged_text(connection):
-            by_id = {row["id"]: row for row in connection.execute(query, asked).mappings()}
-        chosen, has_more = cut_window(list(by_id), window)
-        _check_rows(connection, [by_id[name] for name in chosen])
-    return [_to_attached(by_id[name]) for name in chosen], has_more
+        rows, has_more = select_page(connection, store.number, window, status=status, batch_id=batch_id)
+        _check_rows(connection, rows)
+    return [_to_attached(row) for row in rows], has_more
 
 
 def find_attached(engine: Engine, store: VectorStore, file_id: str) -> AttachedFile:
@@ -257,9 +252,7 @@ def list_numbers(rows: Sequence[RowMapping]) -> list[int]:
 
 
 def _select_row(connection: Connection, store: VectorStore, file_id: str) -> RowMapping:
-    query = text(f"SELECT * FROM ({ENTRIES}) WHERE id = :id")  # noqa: S608  (a constant)
-    with read_damaged_text(connection):
-        row = connection.execute(query, {"store": store.number, "id": file_id}).mappings().first()
+    row = select_entry(connection, store.number, file_id)
     if row is None:
         raise NotFound(f"file {file_id!r}: it is not in this vector store.", param="file_id")
     return row
@@ -371,11 +364,9 @@ def find_batch(engine: Engine, store: VectorStore, batch_id: str) -> FileBatch:
         ).first()
         if row is None:
             raise NotFound(f"file batch {batch_id!r}: this vector store has none of that id.", param="batch_id")
-        counting = text("SELECT status, COUNT(*) AS files FROM vector_store_files WHERE batch_id = :id GROUP BY status")
-        counts = {part.status: int(part.files) for part in connection.execute(counting, {"id": batch_id})}
-    return FileBatch(
-        row.id, row.created_at, bool(row.is_cancelled), {status: counts.get(status, 0) for status in STATUSES}
-    )
+        statuses = text("SELECT status FROM vector_store_files WHERE store_id = :store AND batch_id = :id")
+        counts = Counter(connection.execute(statuses, {"id": batch_id, "store": store.number}).scalars())
+    return FileBatch(row.id, row.created_at, bool(row.is_cancelled), {status: counts[status] for status in STATUSES})
 
 
 def cancel_batch(engine: Engine, store: VectorStore, batch_id: str) -> FileBatch:

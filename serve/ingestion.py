@@ -247,6 +247,7 @@ class IngestionWorker:
         find = text("SELECT id, status FROM documents WHERE store_id = :store AND name = :name")
         change = text("UPDATE vector_store_files SET status = :status, error_code = :code, error = :error "
                       "WHERE number = :number")  # fmt: skip
+        mark = text("UPDATE documents SET is_attached = 1 WHERE id = :id")
         numbers = [row.number for row in waiting]
         with write_transaction(self._engine) as connection, keep_files_sealed(connection, numbers):
             rows = {row["number"]: row for row in select_files(connection, numbers)}
@@ -259,6 +260,8 @@ class IngestionWorker:
                     continue  # attached again meanwhile, which a damaged row never is
                 document = connection.execute(find, {"store": store.id, "name": row.document}).first()
                 code, error = failures.get(row.document, (None, None))
+                if document is not None:
+                    connection.execute(mark, {"id": document.id})
                 if document is not None and code is None:
                     put_attributes(connection, document.id, now["attributes"])
                 status = "failed" if code or document is None else "completed"

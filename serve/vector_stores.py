@@ -26,19 +26,24 @@ ACTIVE_STEP_S = 60
 """How old the time of the last use may be before it is written anew: not each search shall write."""
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 
-ENTRIES = """
-    SELECT f.store_id, f.file_id AS id, f.created_at, f.number AS place, f.status, f.error_code, f.error, f.batch_id,
+ATTACHED = """
+    SELECT f.store_id, f.file_id AS id, f.created_at, f.place, f.status, f.error_code, f.error, f.batch_id,
         f.attributes, f.max_tokens, f.overlap_tokens, f.document, d.id AS document_id, COALESCE(d.size_bytes, 0) AS size
     FROM vector_store_files f LEFT JOIN documents d ON d.store_id = f.store_id AND d.name = f.document
     WHERE f.store_id = :store AND f.status <> 'deleted'
-    UNION ALL
-    SELECT d.store_id, 'doc-' || d.id, d.updated_at, -d.id, d.status, d.error_code, d.error, NULL,
-        d.set_attributes, NULL, NULL, d.name, d.id, d.size_bytes
-    FROM documents d WHERE d.store_id = :store AND NOT EXISTS (
+"""
+"""A store's files that were attached by the API."""
+UNATTACHED = """
+    SELECT d.store_id, 'doc-' || d.id AS id, d.updated_at AS created_at, d.place, d.status, d.error_code, d.error,
+        NULL AS batch_id, d.set_attributes AS attributes, NULL AS max_tokens, NULL AS overlap_tokens,
+        d.name AS document, d.id AS document_id, d.size_bytes AS size
+    FROM documents d WHERE d.store_id = :store AND d.is_attached = 0 AND NOT EXISTS (
         SELECT 1 FROM vector_store_files f WHERE f.store_id = d.store_id AND f.document = d.name
     )
 """
-"""A store's files: those attached by the API, and documents that the command line brought in."""
+"""Documents that the command line brought in. `is_attached` spares the look at those that the worker has settled."""
+ENTRIES = f"{ATTACHED} UNION ALL {UNATTACHED}"
+"""A store's files, of both kinds."""
 
 
 @dataclass(frozen=True, slots=True)

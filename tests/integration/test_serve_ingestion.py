@@ -14,18 +14,18 @@ from core.errors import Conflict
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ChunkingMode, ParsingConfig
 from retrieval.database import open_database, write_transaction
-from retrieval.documents import KnownDocument, read_documents
+from retrieval.documents import KnownDocument, read_documents, rename_documents
 from retrieval.ingest import Tools, ingest_files, lock_store
 from retrieval.reembed import reembed
-from retrieval.source import list_files
+from retrieval.source import FileStamp, list_files
 from retrieval.store import find_store
 from retrieval.uploads import Upload, list_uploads, save_upload
 from serve import ingestion
-from serve.attached_files import Attachment, attach_files, cancel_batch, detach_everywhere, find_attached
+from serve.attached_files import Attachment, attach_files, cancel_batch, detach_everywhere, find_attached, list_attached
 from serve.ingestion import IngestionWorker
 from serve.preflight import ServeConfig
 from serve.program import open_archive
-from serve.vector_stores import VectorStore, create_vector_store
+from serve.vector_stores import VectorStore, Window, create_vector_store
 from tests.fakes.hash_embedder import HashEmbedder
 
 OWNER = "me"
@@ -131,6 +131,19 @@ def test_files_are_cut_as_the_gateway_is_configured(place: Place) -> None:
     place.attach(ChunkingConfig(100, 10))
     assert place.start_worker(ChunkingMode.static).work_once()
     assert place.read_documents()[NAME].recipe.endswith(":static:100:10")
+
+
+def test_what_the_command_line_makes_of_an_attached_files_document_is_listed(place: Place) -> None:
+    def list_ids() -> list[str]:
+        page, _ = list_attached(place.engine, place.store, Window(None, None, 10, True))
+        return [file.id for file in page]
+
+    place.attach()
+    assert place.start_worker().work_once()
+    assert list_ids() == [place.upload.id]
+    known = place.read_documents()[NAME]
+    rename_documents(place.engine, [(known, "moved.md", FileStamp(1, 2, 3))])
+    assert sorted(list_ids()) == sorted([place.upload.id, f"doc-{known.id}"])
 
 
 def test_a_store_that_another_process_changes_holds_up_no_other(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

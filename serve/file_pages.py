@@ -1,0 +1,86 @@
+"""Pages of what a vector store holds: a page costs its page, however many files there are.
+
+Attached files and documents of the command line are each read along an index in the list's order, from where the page
+before has ended, and no further than the page reaches. Does not know what an entry means; attached_files.py does.
+"""
+
+import re
+
+from sqlalchemy import Connection, RowMapping, text
+
+from core.errors import NotFound
+from retrieval.database import read_damaged_text
+from serve.vector_stores import ATTACHED, UNATTACHED, Window
+
+DOCUMENT_ID = re.compile(r"doc-([1-9][0-9]{0,17})")
+
+
+def select_page(
+    connection: Connection, store: int, window: Window, *, status: str | None = None, batch_id: str | None = None
+) -> tuple[list[RowMapping], bool]:
+    """Return one page of a store's entries, and whether more follow in the window's direction.
+
+    Args:
+        connection: In a transaction.
+        store: The store's row.
+        window: Which part. What it begins or ends at need not be of the status or the batch (any more).
+        status: Only those; None: all.
+        batch_id: Only those of a batch; None: all.
+
+    Raises:
+        NotFound: The store has none of the id `after` or `before`.
+    """
+    ends = {"after": window.after, "before": window.before}
+    places = {name: _find_place(connection, store, name, wanted) for name, wanted in ends.items() if wanted is not None}
+    is_backward = places.keys() == {"before"}  # then those nearest to it are wanted
+    word = "ASC" if window.is_rising != is_backward else "DESC"
+    signs = {"after": ">" if window.is_rising else "<", "before": "<" if window.is_rising else ">"}
+    arms = []
+    for select, moment, place, its_status in (
+        (ATTACHED, "f.created_at", "f.place", "f.status"),
+        (UNATTACHED, "d.updated_at", "d.place", "d.status"),
+    ):
+        conditions = [f"({moment}, {place}) {signs[name]} (:{name}_at, :{name}_place)" for name in places]
+        if batch_id is not None and select is UNATTACHED:
+            continue
+        if batch_id is not None:
+            conditions.append("f.batch_id = :batch")
+        if status is not None:  # NOT: that of a batch's files, which are few, shall not choose the index
+            conditions.append(f"{its_status} = :status" if batch_id is None else f"NOT {its_status} <> :status")
+        where = "".join(f" AND {condition}" for condition in conditions)
+        arms.append(f"SELECT * FROM ({select}{where} ORDER BY {moment} {word}, {place} {word} LIMIT :limit)")  # noqa: S608
+    query = text(f"{' UNION ALL '.join(arms)} ORDER BY created_at {word}, place {word} LIMIT :limit")
+    asked = {"store": store, "status": status, "batch": batch_id, "limit": window.limit + 1}
+    for name, (moment, place) in places.items():
+        asked |= {f"{name}_at": moment, f"{name}_place": place}
+    with read_damaged_text(connection):
+        rows = list(connection.execute(query, asked).mappings())
+    page = rows[: window.limit]
+    return page[::-1] if is_backward else page, len(rows) > window.limit
+
+
+def select_entry(connection: Connection, store: int, entry_id: str) -> RowMapping | None:
+    """Return one of a store's entries; None where it has none of that id.
+
+    Args:
+        connection: In a transaction.
+        store: The store's row.
+        entry_id: An upload's id, or `doc-…`.
+    """
+    matched = DOCUMENT_ID.fullmatch(entry_id)
+    query = text(f"{UNATTACHED} AND d.id = :id" if matched else f"{ATTACHED} AND f.file_id = :id")
+    with read_damaged_text(connection):
+        asked = {"store": store, "id": int(matched[1]) if matched else entry_id}
+        return connection.execute(query, asked).mappings().first()
+
+
+def _find_place(connection: Connection, store: int, name: str, entry_id: str) -> tuple[int, int]:
+    """Return by what an entry is ordered: its time, and its place among those of that second.
+
+    Raises:
+        NotFound: The store has none of that id.
+    """
+    row = select_entry(connection, store, entry_id)
+    if row is None:
+        raise NotFound(f"{name}: {entry_id!r} is not in this list.", param=name)
+    return row["created_at"], row["place"]
