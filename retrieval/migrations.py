@@ -301,4 +301,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE INDEX documents_by_status_and_time ON documents
             (store_id, status, updated_at, place) WHERE is_attached = 0""",
     ),
+    (  # where deleted things stood in their lists, for an hour
+        """CREATE TABLE departures (
+            listing TEXT NOT NULL,
+            id TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            place INTEGER NOT NULL,
+            departed_at INTEGER NOT NULL,
+            PRIMARY KEY (listing, id)
+        )""",
+        "CREATE INDEX departures_by_age ON departures (departed_at)",
+    ),
 )

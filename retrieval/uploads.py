@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from sqlalchemy import Engine, RowMapping, text
+from sqlalchemy import Connection, Engine, RowMapping, text
 
 from core.errors import ContractError, InputError, InvalidFile, LoamError, NotFound, describe_os_error
 from core.failpoints import reach
 from core.layout import NAME_PATTERN, DataDir, sha256_file, sync_directory
 from core.spelling import reveal
 from retrieval.database import read_transaction, write_transaction
+from retrieval.departures import find_departure, note_departure
 
 ID_PREFIX = "file-"
 MAX_NAME_CHARS = 1024
@@ -225,20 +226,40 @@ def list_page(
         The files, and whether more follow.
 
     Raises:
-        NotFound: The owner has no file of the id `after`.
+        NotFound: The owner has no file of the id `after`, and had none within the last hour.
     """
-    last = None if after is None else find_upload(engine, after, owner)
     sign, word = (">", "ASC") if is_rising else ("<", "DESC")
     query = text(
         f"SELECT * FROM files WHERE owner = :owner AND {_IS_THERE} AND (:purpose IS NULL OR purpose = :purpose) "  # noqa: S608
         f"AND (:id IS NULL OR (created_at, id) {sign} (:created_at, :id)) "
         f"ORDER BY created_at {word}, id {word} LIMIT :limit"
     )
-    place = {"id": last.id if last else None, "created_at": last.created_at if last else None}
-    values = {"owner": owner, "purpose": purpose, "now": int(time.time()), "limit": limit + 1, **place}
     with read_transaction(engine) as connection:
+        moment = None if after is None else _find_moment(connection, owner, after)
+        place = {"id": after, "created_at": moment}
+        values = {"owner": owner, "purpose": purpose, "now": int(time.time()), "limit": limit + 1, **place}
         uploads = [_to_upload(row) for row in connection.execute(query, values).mappings()]
     return uploads[:limit], len(uploads) > limit
+
+
+def _find_moment(connection: Connection, owner: str, upload_id: str) -> int:
+    """Return when an owner's file was made, which may have ended or been deleted since.
+
+    Raises:
+        NotFound: There is none, nor was there one within the last hour.
+    """
+    query = text("SELECT created_at FROM files WHERE id = :id AND owner = :owner")
+    moment = connection.execute(query, {"id": upload_id, "owner": owner}).scalar()
+    if moment is not None:
+        return int(moment)
+    gone = find_departure(connection, _name_listing(owner), upload_id)
+    if gone is None:
+        raise NotFound(f"file {upload_id!r}: there is none. Upload it first.", param="after")
+    return gone[0]
+
+
+def _name_listing(owner: str) -> str:
+    return f"files/{owner}"
 
 
 _IS_THERE = "(expires_at IS NULL OR expires_at > :now)"
@@ -305,6 +326,7 @@ def remove_upload(engine: Engine, data: DataDir, upload: Upload) -> None:
     """Remove a file: its row, then its bytes."""
     with write_transaction(engine) as connection:
         connection.execute(text("DELETE FROM files WHERE id = :id"), {"id": upload.id})
+        note_departure(connection, _name_listing(upload.owner), upload.id, upload.created_at)
     reach("upload.deleted")
     (data.files / upload.id).unlink(missing_ok=True)
     sync_directory(data.files)

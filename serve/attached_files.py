@@ -22,13 +22,14 @@ from core.failpoints import reach
 from retrieval.attributes import Value, check_attributes
 from retrieval.config import ChunkingConfig
 from retrieval.database import read_damaged_text, read_transaction, write_transaction
+from retrieval.departures import note_departure
 from retrieval.documents import OPENAI_ERROR_CODES, note_erasure, put_attributes, read_text
 from retrieval.seal import check_documents
 from retrieval.searcher import Hit
 from retrieval.store import raise_generation, select_store
 from retrieval.uploads import Upload, find_upload
 from serve.attachment_seals import DAMAGED, check_files, is_file_whole, keep_files_sealed, seal_files
-from serve.file_pages import select_entry, select_page
+from serve.file_pages import name_listing, select_entry, select_page
 from serve.vector_stores import ENTRIES, STATUSES, VectorStore, Window, select_vector_store
 
 MAX_WAITING = 10_000
@@ -313,7 +314,7 @@ def detach_everywhere(engine: Engine, file_id: str) -> None:
     with write_transaction(engine) as connection:
         rows = connection.execute(
             text(
-                "SELECT f.store_id, f.file_id AS id, f.number AS place, f.status, d.id AS document_id "
+                "SELECT f.store_id, f.file_id AS id, f.created_at, f.place, f.status, d.id AS document_id "
                 "FROM vector_store_files f LEFT JOIN documents d ON d.store_id = f.store_id AND d.name = f.document "
                 "WHERE f.file_id = :file"
             ),
@@ -327,6 +328,7 @@ def detach_everywhere(engine: Engine, file_id: str) -> None:
 def _remove(connection: Connection, entry: RowMapping) -> None:
     """Remove a file's document, and its row unless the worker may be on it."""
     store, document = entry["store_id"], entry["document_id"]
+    note_departure(connection, name_listing(store), entry["id"], entry["created_at"], entry["place"])
     if document is not None:
         connection.execute(text("DELETE FROM documents WHERE id = :id"), {"id": document})
         raise_generation(connection, store, has_erased=True)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from core.errors import NotFound
 from retrieval.database import read_damaged_text
+from retrieval.departures import find_departure
 from serve.vector_stores import ATTACHED, UNATTACHED, Window
 
 DOCUMENT_ID = re.compile(r"doc-([1-9][0-9]{0,17})")
@@ -28,7 +29,7 @@ def select_page(
         batch_id: Only those of a batch; None: all.
 
     Raises:
-        NotFound: The store has none of the id `after` or `before`.
+        NotFound: The store has none of the id `after` or `before`, and had none within the last hour.
     """
     ends = {"after": window.after, "before": window.before}
     places = {name: _find_place(connection, store, name, wanted) for name, wanted in ends.items() if wanted is not None}
@@ -75,12 +76,20 @@ def select_entry(connection: Connection, store: int, entry_id: str) -> RowMappin
 
 
 def _find_place(connection: Connection, store: int, name: str, entry_id: str) -> tuple[int, int]:
-    """Return by what an entry is ordered: its time, and its place among those of that second.
+    """Return by what an entry is ordered, also one that was taken out: its time, and its place within that second.
 
     Raises:
-        NotFound: The store has none of that id.
+        NotFound: The store has none of that id, and had none within the last hour.
     """
     row = select_entry(connection, store, entry_id)
-    if row is None:
+    if row is not None:
+        return row["created_at"], row["place"]
+    gone = find_departure(connection, name_listing(store), entry_id)
+    if gone is None:
         raise NotFound(f"{name}: {entry_id!r} is not in this list.", param=name)
-    return row["created_at"], row["place"]
+    return gone
+
+
+def name_listing(store: int) -> str:
+    """Return what the list of a store's files is called among departures."""
+    return f"vector_store_files/{store}"

@@ -21,6 +21,7 @@ from core.failpoints import reach
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ChunkingMode, ParsingConfig
 from retrieval.database import read_transaction, truncate_log, write_transaction
+from retrieval.departures import forget_departures
 from retrieval.documents import delete_documents, put_attributes, read_documents
 from retrieval.embedding import Embedder
 from retrieval.erasure import erase_deleted
@@ -301,6 +302,7 @@ class IngestionWorker:
             numbers = [document.id for document in read_documents(self._engine, store).values()]
             delete_documents(self._engine, store, numbers)
         remove_old_responses(self._engine)
+        forget_departures(self._engine)
         with read_transaction(self._engine) as connection:
             has_traces = connection.execute(text("SELECT EXISTS (SELECT 1 FROM erasures)")).scalar_one()
         if has_traces:

@@ -106,6 +106,21 @@ def test_a_file_ends_when_it_was_to(gateway: RunningGateway, client: openai.Open
         client.files.retrieve(made.id)
 
 
+def test_files_are_deleted_while_they_are_listed(gateway: RunningGateway) -> None:
+    client = gateway.client(create_key(gateway.database, "sweeper")[1])
+    made = [client.files.create(file=("a", b"x"), purpose="batch").id for _ in range(5)]
+    seen = []
+    for file in client.files.list(limit=2):
+        seen.append(file.id)
+        if file.id != made[2]:
+            client.files.delete(file.id)
+    assert sorted(seen) == sorted(made)
+    assert [file.id for file in client.files.list()] == [made[2]]
+    stranger = gateway.client(create_key(gateway.database, "stranger")[1])
+    with pytest.raises(openai.NotFoundError):
+        stranger.files.list(after=made[0])
+
+
 def test_anothers_file_is_to_the_byte_as_one_that_does_not_exist(
     gateway: RunningGateway, client: openai.OpenAI
 ) -> None:

@@ -163,6 +163,19 @@ def test_two_files_of_one_name_stay_apart(client: openai.OpenAI) -> None:
     assert {hit.file_id for hit in search(client, store, "warranty return")} == {files[1]}
 
 
+def test_files_are_taken_out_while_they_are_listed(client: openai.OpenAI) -> None:
+    store, files = make_store(client, *((f"{n}.md", RETURNS) for n in range(5)))
+    seen = []
+    for file in client.vector_stores.files.list(store, limit=2, order="asc"):
+        seen.append(file.id)
+        if file.id != files[2]:
+            client.vector_stores.files.delete(file.id, vector_store_id=store)
+    assert seen == files
+    assert [file.id for file in client.vector_stores.files.list(store)] == [files[2]]
+    with pytest.raises(openai.NotFoundError):
+        client.vector_stores.files.list(make_store(client)[0], after=files[0])
+
+
 def test_a_deleted_upload_goes_from_every_store(gateway: RunningGateway, client: openai.OpenAI) -> None:
     word = f"canary{secrets.token_hex(8)}"
     store, (file_id, _) = make_store(client, ("a.md", f"The {word} is blue.".encode()), ("b.md", RETURNS))

@@ -184,6 +184,27 @@ def test_documents_of_the_first_schema_keep_their_state(tmp_path: Path, monkeypa
     assert [tuple(row) for row in rows] == [("completed", "completed", 0, 0), ("failed", "failed", 0, 0)]
 
 
+def test_documents_of_attached_files_are_known_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = next(number for number, steps in enumerate(MIGRATIONS) if any("is_attached" in step for step in steps))
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:before])
+        engine = open_database(tmp_path / "loam.db")
+        with write_transaction(engine) as connection:
+            for statement in (
+                """INSERT INTO stores (id, name, embedder, dimension, embedder_sha256, created_at)
+                VALUES (1, 'acme', 'mini', 1, 'x', 0)""",
+                """INSERT INTO documents (store_id, name, sha256, recipe, size_bytes, status, text, updated_at)
+                VALUES (1, 'a.md', 'x', '1', 1, 'completed', '', 0), (1, 'b.md', 'x', '1', 1, 'completed', '', 0)""",
+                """INSERT INTO vector_store_files (store_id, file_id, document, status, attributes, max_tokens,
+                overlap_tokens, created_at) VALUES (1, 'file-1', 'a.md', 'completed', '{}', 240, 32, 0)""",
+            ):
+                connection.execute(text(statement))
+        engine.dispose()
+    with read_transaction(open_database(tmp_path / "loam.db")) as connection:
+        rows = connection.execute(text("SELECT name, is_attached FROM documents ORDER BY name")).all()
+    assert [tuple(row) for row in rows] == [("a.md", 1), ("b.md", 0)]
+
+
 @pytest.mark.timeout(30)
 def test_a_copy_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "loam.db"
