@@ -30,7 +30,8 @@ from retrieval.store import raise_generation, select_store
 from retrieval.uploads import Upload, find_upload
 from serve.attachment_seals import DAMAGED, check_files, is_file_whole, keep_files_sealed, seal_files
 from serve.file_pages import name_listing, select_entry, select_page
-from serve.vector_stores import ENTRIES, STATUSES, VectorStore, Window, select_vector_store
+from serve.vector_stores import ENTRIES, STATUSES, VectorStore, select_vector_store
+from serve.windows import Window
 
 MAX_WAITING = 10_000
 """Files that may wait for the worker, of all owners together."""

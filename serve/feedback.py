@@ -17,7 +17,7 @@ from core.errors import NotFound
 from retrieval.database import read_transaction, write_transaction
 from retrieval.store import MAX_SQL_PARAMETERS, Passage, parse_chunk_id
 from serve.sentences import remove_marks
-from serve.vector_stores import Window, cut_window
+from serve.windows import Window, cut_window
 
 ID_PREFIX = "fb_"
 

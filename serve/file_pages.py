@@ -11,7 +11,8 @@ from sqlalchemy import Connection, RowMapping, text
 from core.errors import NotFound
 from retrieval.database import read_damaged_text
 from retrieval.departures import find_departure
-from serve.vector_stores import ATTACHED, UNATTACHED, Window
+from serve.vector_stores import ATTACHED, UNATTACHED
+from serve.windows import Bounds, Window
 
 DOCUMENT_ID = re.compile(r"doc-([1-9][0-9]{0,17})")
 
@@ -31,33 +32,26 @@ def select_page(
     Raises:
         NotFound: The store has none of the id `after` or `before`, and had none within the last hour.
     """
-    ends = {"after": window.after, "before": window.before}
-    places = {name: _find_place(connection, store, name, wanted) for name, wanted in ends.items() if wanted is not None}
-    is_backward = places.keys() == {"before"}  # then those nearest to it are wanted
-    word = "ASC" if window.is_rising != is_backward else "DESC"
-    signs = {"after": ">" if window.is_rising else "<", "before": "<" if window.is_rising else ">"}
+    ends = window.ends.items()
+    bounds = Bounds(window, {name: _find_place(connection, store, name, end) for name, end in ends})
     arms = []
     for select, moment, place, its_status in (
         (ATTACHED, "f.created_at", "f.place", "f.status"),
         (UNATTACHED, "d.updated_at", "d.place", "d.status"),
     ):
-        conditions = [f"({moment}, {place}) {signs[name]} (:{name}_at, :{name}_place)" for name in places]
         if batch_id is not None and select is UNATTACHED:
             continue
+        conditions = bounds.list_conditions(moment, place)
         if batch_id is not None:
             conditions.append("f.batch_id = :batch")
         if status is not None:  # NOT: that of a batch's files, which are few, shall not choose the index
             conditions.append(f"{its_status} = :status" if batch_id is None else f"NOT {its_status} <> :status")
         where = "".join(f" AND {condition}" for condition in conditions)
-        arms.append(f"SELECT * FROM ({select}{where} ORDER BY {moment} {word}, {place} {word} LIMIT :limit)")  # noqa: S608
-    query = text(f"{' UNION ALL '.join(arms)} ORDER BY created_at {word}, place {word} LIMIT :limit")
-    asked = {"store": store, "status": status, "batch": batch_id, "limit": window.limit + 1}
-    for name, (moment, place) in places.items():
-        asked |= {f"{name}_at": moment, f"{name}_place": place}
+        arms.append(f"SELECT * FROM ({select}{where} {bounds.write_order(moment, place)})")  # noqa: S608  (constants)
+    query = text(f"{' UNION ALL '.join(arms)} {bounds.write_order('created_at', 'place')}")
+    asked = {"store": store, "status": status, "batch": batch_id, **bounds.values}
     with read_damaged_text(connection):
-        rows = list(connection.execute(query, asked).mappings())
-    page = rows[: window.limit]
-    return page[::-1] if is_backward else page, len(rows) > window.limit
+        return bounds.cut(connection.execute(query, asked).mappings().all())
 
 
 def select_entry(connection: Connection, store: int, entry_id: str) -> RowMapping | None:

@@ -16,9 +16,11 @@ from sqlalchemy import Connection, Engine, RowMapping, text
 
 from core.errors import InputError, NotFound
 from retrieval.database import read_transaction, write_transaction
+from retrieval.departures import find_departure, note_departure
 from retrieval.documents import note_erasure
 from retrieval.store import EmbedderIdentity, Store, make_store, select_store
 from serve.owners import LOCAL
+from serve.windows import Bounds, Window
 
 ID_PREFIX = "vs_"
 DAY_S = 86_400
@@ -177,51 +179,38 @@ def _to_vector_store(row: RowMapping) -> VectorStore:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Which part of a list is wanted.
-
-    Attributes:
-        after: Id of the last one of the page before.
-        before: Id of the first one of the page behind.
-        limit: Most of the page.
-        is_rising: Whether the oldest come first.
-    """
-
-    after: str | None
-    before: str | None
-    limit: int
-    is_rising: bool
-
-
-def cut_window(ids: list[str], window: Window) -> tuple[list[str], bool]:
-    """Return the part of an ordered list that a window shows, and whether more follow in the window's direction.
+def list_vector_stores(engine: Engine, owner: str, window: Window) -> tuple[list[VectorStore], bool]:
+    """Return one page of an owner's stores, and whether more follow.
 
     Raises:
-        NotFound: `after` or `before` is not in the list.
+        NotFound: The owner has no store of the id `after` or `before`, and had none within the last hour.
     """
-    first, end = 0, len(ids)
-    for name, wanted in (("after", window.after), ("before", window.before)):
-        if wanted is not None and wanted not in ids:
-            raise NotFound(f"{name}: {wanted!r} is not in this list.", param=name)
-    if window.after is not None:
-        first = ids.index(window.after) + 1
-    if window.before is not None:
-        end = ids.index(window.before)
-        if window.after is None:
-            first = max(first, end - window.limit)
-            return ids[first:end], first > 0
-    return ids[first : min(end, first + window.limit)], first + window.limit < end
-
-
-def list_vector_stores(engine: Engine, owner: str, window: Window) -> tuple[list[VectorStore], bool]:
-    """Return one page of an owner's stores, and whether more follow."""
-    order = "ASC" if window.is_rising else "DESC"
     with read_transaction(engine) as connection:
-        query = text(f"{_SELECT} ORDER BY s.created_at {order}, s.id {order}")
-        rows = {row["id"]: row for row in connection.execute(query, {"owner": owner}).mappings()}
-        chosen, has_more = cut_window(list(rows), window)
-        return [_to_vector_store(rows[name]) for name in chosen], has_more
+        bounds = Bounds(window, {name: _find_place(connection, owner, name, end) for name, end in window.ends.items()})
+        where = "".join(f" AND {condition}" for condition in bounds.list_conditions("s.created_at", "s.id"))
+        query = text(f"{_SELECT}{where} {bounds.write_order('s.created_at', 's.id')}")
+        rows = connection.execute(query, {"owner": owner, **bounds.values}).mappings().all()
+    page, has_more = bounds.cut(rows)
+    return [_to_vector_store(row) for row in page], has_more
+
+
+def _find_place(connection: Connection, owner: str, name: str, store_id: str) -> tuple[int, int]:
+    """Return by what a store is ordered, also one that was deleted: its time and its row.
+
+    Raises:
+        NotFound: The owner has none of that id, and had none within the last hour.
+    """
+    row = connection.execute(text(f"{_SELECT} AND s.name = :id"), {"id": store_id, "owner": owner}).mappings().first()
+    if row is not None:
+        return row["created_at"], row["number"]
+    gone = find_departure(connection, _name_listing(owner), store_id)
+    if gone is None:
+        raise NotFound(f"{name}: {store_id!r} is not in this list.", param=name)
+    return gone
+
+
+def _name_listing(owner: str) -> str:
+    return f"vector_stores/{owner}"
 
 
 def update_vector_store(engine: Engine, store_id: str, owner: str, changes: Mapping[str, Any]) -> VectorStore:
@@ -285,6 +274,7 @@ def delete_vector_store(engine: Engine, store_id: str, owner: str) -> None:
     with write_transaction(engine) as connection:
         store = select_vector_store(connection, store_id, owner)
         note_erasure(connection, store.number)
+        note_departure(connection, _name_listing(owner), store.id, store.created_at, store.number)
         connection.execute(text("DELETE FROM stores WHERE id = :id"), {"id": store.number})
 
 

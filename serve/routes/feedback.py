@@ -22,7 +22,7 @@ from serve.routes.sources import read_own_passage
 from serve.routes.vector_stores import find_store
 from serve.schemas.feedback import FeedbackCreate, FeedbackListQuery, QuestionsQuery
 from serve.schemas.strict import StrictRoute
-from serve.vector_stores import Window
+from serve.windows import Window
 
 router = APIRouter(prefix="/v1/loam/feedback", tags=["feedback"], route_class=StrictRoute)
 

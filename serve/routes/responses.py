@@ -49,7 +49,7 @@ from serve.routes.files import shape_list
 from serve.routes.vector_stores import open_stores
 from serve.schemas.responses import RESULTS, InputItemQuery, ResponseQuery, ResponseRequest
 from serve.schemas.strict import StrictRoute
-from serve.vector_stores import Window, cut_window
+from serve.windows import Window, cut_window
 
 AnyEvent = AnswerEvent | PlainEvent
 

@@ -25,7 +25,6 @@ from serve.scores import read_score, read_threshold
 from serve.vector_stores import (
     Holdings,
     VectorStore,
-    Window,
     create_vector_store,
     delete_vector_store,
     find_vector_store,
@@ -35,6 +34,7 @@ from serve.vector_stores import (
     touch_vector_store,
     update_vector_store,
 )
+from serve.windows import Window
 
 router = APIRouter(prefix="/v1/vector_stores", tags=["vector_stores"], route_class=StrictRoute)
 

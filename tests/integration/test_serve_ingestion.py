@@ -25,7 +25,8 @@ from serve.attached_files import Attachment, attach_files, cancel_batch, detach_
 from serve.ingestion import IngestionWorker
 from serve.preflight import ServeConfig
 from serve.program import open_archive
-from serve.vector_stores import VectorStore, Window, create_vector_store
+from serve.vector_stores import VectorStore, create_vector_store
+from serve.windows import Window
 from tests.fakes.hash_embedder import HashEmbedder
 
 OWNER = "me"

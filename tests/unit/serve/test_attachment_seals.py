@@ -24,7 +24,8 @@ from serve.attached_files import (
 )
 from serve.attachment_seals import is_file_whole
 from serve.ingestion import IngestionWorker
-from serve.vector_stores import VectorStore, Window, create_vector_store
+from serve.vector_stores import VectorStore, create_vector_store
+from serve.windows import Window
 from tests.fakes.hash_embedder import HashEmbedder
 
 ALL = Window(after=None, before=None, limit=10, is_rising=True)

@@ -14,7 +14,8 @@ from core.layout import DataDir
 from retrieval.database import open_database, read_transaction, write_transaction
 from retrieval.store import EmbedderIdentity
 from serve.file_pages import select_page
-from serve.vector_stores import ENTRIES, VectorStore, Window, create_vector_store, cut_window
+from serve.vector_stores import ENTRIES, VectorStore, create_vector_store
+from serve.windows import Window, cut_window
 
 FIRST_S = 1_700_000_000
 

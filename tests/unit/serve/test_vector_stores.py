@@ -1,59 +1,26 @@
-"""Pages of a list show everything once and nothing twice; a store is made in the language of the configuration."""
+"""A store is made in the language of the configuration; stores are listed by pages, also after one that was deleted."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from core.errors import NotFound
 from core.layout import DataDir
-from retrieval.database import open_database
+from retrieval.database import open_database, write_transaction
 from retrieval.store import EmbedderIdentity, find_store
 from serve.vector_stores import (
     STATUSES,
     Holdings,
-    Window,
     create_vector_store,
-    cut_window,
+    delete_vector_store,
     find_vector_store,
+    list_vector_stores,
     read_holdings,
 )
-
-IDS = st.lists(st.text("abc", min_size=1, max_size=4), unique=True, max_size=20)
-
-
-@given(IDS, st.integers(1, 7))
-def test_paging_forward_shows_each_once(ids: list[str], limit: int) -> None:
-    seen: list[str] = []
-    after, has_more = None, True
-    while has_more:
-        page, has_more = cut_window(ids, Window(after, None, limit, True))
-        assert len(page) <= limit
-        seen += page
-        after = page[-1] if page else None
-    assert seen == ids
-
-
-@given(IDS.filter(bool), st.integers(1, 7))
-def test_paging_backward_shows_each_once(ids: list[str], limit: int) -> None:
-    before, has_more = ids[-1], True
-    seen = [before]
-    while has_more:
-        page, has_more = cut_window(ids, Window(None, before, limit, True))
-        seen = page + seen
-        before = page[0] if page else before
-    assert seen == ids
-
-
-def test_both_ends_together_and_an_unknown_one() -> None:
-    assert cut_window(list("abcde"), Window("a", "e", 2, True)) == (["b", "c"], True)
-    assert cut_window(list("abcde"), Window("a", "d", 2, True)) == (["b", "c"], False)
-    for window in (Window("x", None, 2, True), Window(None, "x", 2, True)):
-        with pytest.raises(NotFound, match="'x' is not in this list"):
-            cut_window(list("abc"), window)
+from serve.windows import Window, cut_window
 
 
 def test_a_store_is_made_in_the_language_that_it_is_given(tmp_path: Path) -> None:
@@ -72,3 +39,25 @@ def test_a_store_is_found_without_a_look_at_what_it_holds(tmp_path: Path) -> Non
     assert find_vector_store(engine, made.id, "me") == made
     assert not [one for one in statements if "documents" in one or "vector_store_files" in one]
     assert read_holdings(engine, made) == Holdings(dict.fromkeys(STATUSES, 0), 0)
+
+
+def test_stores_are_listed_by_pages_also_after_one_that_was_deleted(tmp_path: Path) -> None:
+    engine = open_database(DataDir(tmp_path).database)
+    identity = EmbedderIdentity("hash", 4, "abc")
+    for n in range(6):
+        create_vector_store(engine, identity, "me" if n % 3 else "other", {"title": str(n)})
+    with write_transaction(engine) as connection:
+        connection.execute(text("UPDATE stores SET created_at = 1000 + id / 3"))
+    for is_rising in (True, False):
+        whole, _ = list_vector_stores(engine, "me", Window(None, None, 100, is_rising))
+        ids = [store.id for store in whole]
+        assert len(ids) == 4
+        for after, before in itertools.product([None, *ids], repeat=2):
+            window = Window(after, before, 2, is_rising)
+            page, has_more = list_vector_stores(engine, "me", window)
+            assert ([store.id for store in page], has_more) == cut_window(ids, window)
+    delete_vector_store(engine, ids[1], "me")
+    page, has_more = list_vector_stores(engine, "me", Window(ids[1], None, 2, False))
+    assert ([store.id for store in page], has_more) == (ids[2:], False)
+    with pytest.raises(NotFound, match="is not in this list"):
+        list_vector_stores(engine, "other", Window(ids[1], None, 2, False))
