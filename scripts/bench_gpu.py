@@ -4,9 +4,9 @@ Where the project is not installed, from its root: `python3 -m scripts.bench_gpu
 
 Each part is a process of its own, so that one that breaks the card's context does not take the others along, and is
 ended when its time is over. What was measured stands in bench_gpu.json before the next step begins; run again, the
-bench goes on with what is missing. Parts say what they skipped and why. Without a card only the small twins run
-(device=cpu); their speeds mean nothing. Needs torch, transformers, peft and accelerate; everything else is used where
-it is installed, Hydra too.
+bench goes on with what is missing. Where time is short, `budget_s=` measures by worth (bench_gpu_plan.py). Parts say
+what they skipped and why. Without a card only the small twins run (device=cpu); their speeds mean nothing. Needs torch,
+transformers, peft and accelerate; everything else is used where it is installed, Hydra too.
 """
 
 from core.offline import switch_offline
@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import Device, PathsConfig, load_config, run_app
 from core.errors import ConfigError, LoamError
-from core.layout import DataDir, write_file
+from core.layout import DataDir, write_file, write_json
 from core.logs import configure_logging
+from scripts.bench_gpu_plan import PLAN, Leg, find_patience
 from train.launch import let_segments_grow
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ LEAST_S = 10
 TOO_LONG, CONTEXT_BROKEN = -1000, 75
 """Endings of a part's process: ended by us, and ended by itself because the card's context was of no use any more."""
 ROOT = Path(__file__).resolve().parent.parent
+STARTED = time.monotonic()
 WHOLE, NOTHING = "the part itself", "everything"
 """Steps that stand for a part that broke off, and for one that did not begin."""
 HEAD = ("part", "step", "figure", "value", "goal")
@@ -78,28 +80,34 @@ class BenchConfig:
         part: One part, or all of them one after the other.
         device: Where; on a CPU each part runs its small twin.
         limit_s: Most seconds of a part after which no step begins, 10 to 3600; each has its own limit below 480.
+        budget_s: Most seconds of all that is run, 60 to 3600: steps go by worth, and those that no longer fit are
+            named. null: part by part.
         folder: Where the book and the table go; null: reports/bench_gpu of the data directory.
         fresh: Whether to measure anew what the book holds of this machine and commit.
         output: How the figures are printed at the end.
         unsloth_python: Python of an environment in which Unsloth is installed.
         worker: Set by the bench itself, for the processes that run one part each.
+        leg: Set by the bench itself: which steps of the part, by their place in the order of worth.
         paths: Where the data directory is.
     """
 
     part: Part = Part.all
     device: Device = Device.auto
     limit_s: int = 480
+    budget_s: int | None = None
     folder: str | None = None
     fresh: bool = False
     output: Output = Output.table
     unsloth_python: str = ".venv-unsloth/bin/python"
     worker: bool = False
+    leg: int | None = None
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:
-        """Check the range."""
-        if not LEAST_S <= self.limit_s <= 3600:
-            raise ConfigError(f"limit_s: wanted {LEAST_S} to 3600, found {self.limit_s}", param="limit_s")
+        """Check the ranges."""
+        for key, value, least in (("limit_s", self.limit_s, LEAST_S), ("budget_s", self.budget_s, 60)):
+            if value is not None and not least <= value <= 3600:
+                raise ConfigError(f"{key}: wanted {least} to 3600, found {value}", param=key)
 
     @property
     def results(self) -> Path:
@@ -119,8 +127,11 @@ def run_bench(config: BenchConfig) -> None:
         run_part(config)
         return
     parts = list(PARTS) if config.part is Part.all else [config.part.value]
-    for part in parts:
-        run_apart(part, config)
+    if config.budget_s is None:
+        for part in parts:
+            run_apart(part, config)
+    else:
+        run_within(config.budget_s, [leg for leg, one in enumerate(PLAN) if one.part in parts], config)
     show(config)
 
 
@@ -141,8 +152,67 @@ def run_apart(part: str, config: BenchConfig) -> None:
         note_ending(config.results / BOOK, part, f"its process ended with {ending}")
 
 
-def start_part(part: str, config: BenchConfig, limit_s: int, *, is_fresh: bool) -> int:
-    """Run a part in a process of its own and return its exit code, or TOO_LONG."""
+def run_within(budget_s: int, legs: list[int], config: BenchConfig) -> None:
+    """Run steps by worth, and name those for which no time was left.
+
+    Args:
+        budget_s: Seconds for all of them; what still runs then is ended.
+        legs: Which of PLAN, in their order.
+        config: Of the bench.
+    """
+    ends = time.monotonic() + budget_s
+    for number in legs:
+        leg = PLAN[number]
+        if number != legs[0] and not config.fresh and is_measured(config.results / BOOK, leg):
+            continue  # the first one has seen to it that the book is this machine's
+        if not run_leg(number, config, ends):
+            reason = f"none of the {budget_s} s were left; run it again to go on"
+            note_steps(config.results / BOOK, leg.part, dict.fromkeys(leg.allowances, reason))
+        if NOTHING in read_book(config.results / BOOK)["parts"].get("probe", {}):
+            return  # without a card, or without torch, the other parts would only say so again
+
+
+def run_leg(number: int, config: BenchConfig, ends: float) -> bool:
+    """Run the steps of a leg, in another process where one ended with a step; return whether there was time to begin.
+
+    Args:
+        number: Of the leg in PLAN.
+        config: Of the bench.
+        ends: By time.monotonic; no process outlives it.
+    """
+    leg, path, has_begun = PLAN[number], config.results / BOOK, False
+    while (left_s := int(ends - time.monotonic())) >= LEAST_S:
+        print(f"bench_gpu: {leg.part}: {', '.join(leg.allowances)}; {left_s} s left", file=sys.stderr, flush=True)
+        ending = start_part(leg.part, config, left_s, is_fresh=config.fresh and not has_begun, leg=number)
+        has_begun = True
+        if ending in {0, TOO_LONG}:
+            break
+        if ending != CONTEXT_BROKEN and not note_loss(path, leg, ending):
+            note_ending(path, leg.part, f"its process ended with {ending}")
+            break
+    return has_begun
+
+
+def is_measured(path: Path, leg: Leg) -> bool:
+    """Whether a book holds the figures of all steps of a leg: a process that finds nothing to do takes seconds too."""
+    entries = read_book(path)["parts"].get(leg.part, {})
+    return all(entries.get(name, {}).get("status") == "measured" for name in leg.allowances)
+
+
+def note_loss(path: Path, leg: Leg, ending: int) -> bool:
+    """Write down which step took its process along, so that the others go on without it; return whether one did."""
+    entries = read_book(path)["parts"].get(leg.part, {})
+    lost = [name for name in leg.allowances if entries.get(name, {}).get("status") == "begun"]
+    for name in lost:
+        wanted_s, reason = leg.allowances[name], f"its process ended with {ending}"
+        if ending == -signal.SIGALRM:
+            reason = f"wanted it within {wanted_s} s, found it at work after {find_patience(wanted_s)} s"
+        note_steps(path, leg.part, {name: reason}, status="failed", ended_process=True)
+    return bool(lost)
+
+
+def start_part(part: str, config: BenchConfig, limit_s: int, *, is_fresh: bool, leg: int | None = None) -> int:
+    """Run a part, or one leg of it, in a process of its own and return its exit code, or TOO_LONG."""
     options = {
         "part": part,
         "device": config.device.value,
@@ -152,12 +222,13 @@ def start_part(part: str, config: BenchConfig, limit_s: int, *, is_fresh: bool) 
         "unsloth_python": config.unsloth_python,
         "paths.data_dir": config.paths.data_dir,
         "worker": "true",
+        "leg": "null" if leg is None else leg,
     }
     command = [sys.executable, __file__, *(f"{key}={value}" for key, value in options.items())]
     found = os.environ.get("PYTHONPATH")  # where the project is not installed, the parts find it all the same
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *([found] if found else [])])}
     let_segments_grow(config.device, environment)  # as a run has it
-    return run_in_group(command, environment, limit_s + GRACE_S)
+    return run_in_group(command, environment, limit_s + (GRACE_S if leg is None else 0))
 
 
 def run_in_group(command: list[str], environment: dict[str, str], limit_s: float) -> int:
@@ -175,12 +246,24 @@ def run_in_group(command: list[str], environment: dict[str, str], limit_s: float
 
 def note_ending(path: Path, part: str, ending: str) -> None:
     """Write into the book that a part broke off; what it measured stays."""
-    from core.layout import write_json
+    note_steps(path, part, {WHOLE: ending}, status="failed")
 
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"machine": {}, "parts": {}}
-    content["parts"].setdefault(part, {})[WHOLE] = {"status": "failed", "reason": ending}
+
+def note_steps(path: Path, part: str, reasons: dict[str, str], status: str = "skipped", **more: bool) -> None:
+    """Write into the book, from outside a part's process, how steps ended; what was measured stays."""
+    content = read_book(path)
+    entries = content["parts"].setdefault(part, {})
+    for step, reason in reasons.items():
+        if entries.get(step, {}).get("status") != "measured":
+            entries[step] = {"status": status, "reason": reason, **more}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
+
+
+def read_book(path: Path) -> dict[str, Any]:
+    """Return what a book holds, an empty one where there is none."""
+    empty: dict[str, Any] = {"machine": {}, "parts": {}}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else empty
 
 
 def run_part(config: BenchConfig) -> None:
@@ -195,7 +278,10 @@ def run_part(config: BenchConfig) -> None:
     device = torch.device("cuda", 0) if has_card and not wants_twin else torch.device("cpu")
     book = Book(config.results / BOOK, describe_machine(device, "small" if wants_twin else "full"))
     part = config.part.value
-    book.forget(part, *(() if config.fresh else (WHOLE, NOTHING)))
+    leg = None if config.leg is None else PLAN[config.leg]
+    if config.fresh:
+        book.forget(part, *(leg.allowances if leg else ()))
+    book.forget(part, WHOLE, NOTHING)
     if not has_card and not wants_twin:
         reason = f"no CUDA card: torch {torch.__version__} sees none. The small twins run with device=cpu"
         print(f"bench_gpu: {part}: {reason}", flush=True)
@@ -204,13 +290,15 @@ def run_part(config: BenchConfig) -> None:
     options = {"unsloth_python": config.unsloth_python}
     setting = Setting(device, wants_twin, DataDir(Path(config.paths.data_dir)), config.results, options)
     try:
-        steps = importlib.import_module(f"scripts.bench_gpu_{part}").STEPS
+        steps = {step.name: step for step in importlib.import_module(f"scripts.bench_gpu_{part}").STEPS}
     except ImportError as error:
         if is_ours(error):
             raise
         book.write(part, NOTHING, {"status": SKIPPED, "reason": describe_missing(error)})
         return
-    if not run_steps(part, steps, setting, book, time.monotonic() + config.limit_s):
+    allowances = leg.allowances if leg else None
+    wanted = [steps[name] for name in allowances or steps]
+    if not run_steps(part, wanted, setting, book, STARTED + config.limit_s, allowances):
         sys.exit(CONTEXT_BROKEN)
 
 
@@ -248,7 +336,7 @@ def render_markdown(content: dict[str, Any]) -> str:
 def show(config: BenchConfig) -> None:
     """Print the book, and write it as a page beside itself."""
     path = config.results / BOOK
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_book(path)
     write_file(path.with_name(TABLE), render_markdown(content))
     if config.output is Output.json:
         print(json.dumps(content))
@@ -271,7 +359,14 @@ def read_command_line(arguments: list[str]) -> BenchConfig:
     Raises:
         ConfigError: A key or a value is not known.
     """
-    kinds: dict[str, Any] = {"part": Part, "device": Device, "output": Output, "limit_s": int}
+    kinds: dict[str, Any] = {
+        "part": Part,
+        "device": Device,
+        "output": Output,
+        "limit_s": int,
+        "budget_s": int,
+        "leg": int,
+    }
     flags = {"true": True, "false": False}
     known = {one.name for one in fields(BenchConfig)} - {"paths"}
     values: dict[str, Any] = {}

@@ -8,9 +8,11 @@ import gc
 import importlib.util
 import json
 import logging
+import signal
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from typing import Any
 import torch
 
 from core.layout import DataDir, write_json
+from scripts.bench_gpu_plan import find_patience
 
 logger = logging.getLogger(__name__)
 
-MEASURED, SKIPPED, FAILED = "measured", "skipped", "failed"
+MEASURED, SKIPPED, FAILED, BEGUN = "measured", "skipped", "failed", "begun"
 OURS = frozenset({"core", "evaluation", "retrieval", "scripts", "serve", "train"})
 """Packages that are never missing: what cannot be imported from them is a fault."""
 
@@ -134,9 +137,9 @@ class Book:
             self.content["parts"].get(part, {}).pop(step, None)
 
     def is_settled(self, part: str, step: str) -> bool:
-        """Whether a step is not to be run again: its figures stand in the book, or it broke the card's context."""
+        """Whether a step is not to be run again: its figures stand in the book, or it took its process along."""
         entry = self.content["parts"].get(part, {}).get(step, {})
-        return bool(entry.get("status") == MEASURED or entry.get("broke_context"))
+        return bool(entry.get("status") == MEASURED or entry.get("broke_context") or entry.get("ended_process"))
 
     def write(self, part: str, step: str, entry: dict[str, Any]) -> None:
         """Put down how a step ended."""
@@ -145,7 +148,14 @@ class Book:
         write_json(self.path, self.content)
 
 
-def run_steps(part: str, steps: Sequence[Step], setting: Setting, book: Book, deadline: float) -> bool:
+def run_steps(
+    part: str,
+    steps: Sequence[Step],
+    setting: Setting,
+    book: Book,
+    deadline: float,
+    allowances: Mapping[str, int] | None = None,
+) -> bool:
     """Run the steps of a part that the book does not hold yet; return whether the card is of use to the end.
 
     Args:
@@ -154,13 +164,21 @@ def run_steps(part: str, steps: Sequence[Step], setting: Setting, book: Book, de
         setting: Where and at which size.
         book: Takes what each came to.
         deadline: By time.monotonic; no step begins after it.
+        allowances: Seconds that a step wants, by its name: it begins only where they are left before the deadline, and
+            one that takes several times as long ends this process. None: every step begins that has time to.
     """
     for step in steps:
         if book.is_settled(part, step.name):
             logger.info("%s/%s: settled before", part, step.name)
             continue
         began = time.monotonic()
-        entry = _end_step(step, setting, is_late=began >= deadline)
+        wanted_s = (allowances or {}).get(step.name, 0)
+        gap = find_gap(step, setting, deadline - began, wanted_s)
+        entry: dict[str, Any] = {"status": SKIPPED, "reason": gap}
+        if not gap:
+            book.write(part, step.name, {"status": BEGUN, "reason": "its process ended before it did"})
+            with ending_process_after(find_patience(wanted_s) if wanted_s else None):
+                entry = _end_step(step, setting)
         entry["seconds"] = round(time.monotonic() - began, 1)
         if entry["status"] == FAILED and (fault := find_context_fault(setting.device)):
             entry |= {"broke_context": True, "reason": f"{entry['reason']} (left out from now on: {fault})"}
@@ -169,6 +187,19 @@ def run_steps(part: str, steps: Sequence[Step], setting: Setting, book: Book, de
         if entry.get("broke_context"):
             return False
     return True
+
+
+@contextmanager
+def ending_process_after(limit_s: float | None) -> Iterator[None]:
+    """End this process where the block takes longer: what hangs in a kernel or a compiler hears nothing else."""
+    if limit_s is None:
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, limit_s)  # nobody handles SIGALRM
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def find_context_fault(device: torch.device) -> str:
@@ -180,20 +211,27 @@ def find_context_fault(device: torch.device) -> str:
     return ""
 
 
-def find_gap(step: Step, setting: Setting, *, is_late: bool) -> str:
-    """Return why a step cannot begin; empty where it can."""
+def find_gap(step: Step, setting: Setting, left_s: float, wanted_s: int) -> str:
+    """Return why a step cannot begin; empty where it can.
+
+    Args:
+        step: Which.
+        setting: Where and at which size.
+        left_s: Seconds before the deadline.
+        wanted_s: Its allowance; 0 for none.
+    """
     missing = [name for name in step.needs if not can_import(name)]
     if missing:
         return f"not installed: {', '.join(missing)}"
     if step.card_only and setting.device.type != "cuda":
         return "wanted a CUDA card, found none"
-    return "the part's time was over; run it again to go on" if is_late else ""
+    if wanted_s and left_s < wanted_s:
+        return f"wanted {wanted_s} s, {max(0, left_s):.0f} s of the budget were left; run it again to go on"
+    return "the part's time was over; run it again to go on" if left_s <= 0 else ""
 
 
-def _end_step(step: Step, setting: Setting, *, is_late: bool) -> dict[str, Any]:
+def _end_step(step: Step, setting: Setting) -> dict[str, Any]:
     """Run one step and return what the book says of it."""
-    if gap := find_gap(step, setting, is_late=is_late):
-        return {"status": SKIPPED, "reason": gap}
     try:
         found = step.run(setting)
     except Unavailable as error:

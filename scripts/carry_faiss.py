@@ -6,6 +6,9 @@ Writes two wheels. One is WHEEL (faiss-gpu) with the machine code of one kind of
 zeros. The other stands in for nvidia-cublas-cu12 (580 MB) and nvidia-curand-cu12: the functions that FAISS calls jump
 into the cuBLAS 13 that torch has loaded, whose arguments for them are the same. Import torch before faiss. Needs `cc`.
 
+torch loads any libcublas.so in a folder `nvidia/cublas/lib` of the path, before its own is there to be found. So these
+lie elsewhere, and the modules `nvidia.cublas` and `nvidia.curand`, which FAISS asks, lead to them.
+
 Source: the container of machine code as CUDA's fatbinary.h has it; its entries' fields as read from the wheel.
 """
 
@@ -120,6 +123,7 @@ def build_stand_in(called: list[str], target: Path) -> None:
     information = "loam_cublas_stand_in-12.9.dist-info"
     files = {
         "nvidia/__init__.py": b"__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n",
+        **{f"nvidia/{name}/__init__.py": MODULE.format(name=name).encode() for name in ("cublas", "curand")},
         f"{information}/METADATA": b"Metadata-Version: 2.1\nName: loam-cublas-stand-in\nVersion: 12.9\n",
         f"{information}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-manylinux_2_17_x86_64\n",
         f"{information}/RECORD": b"",
@@ -132,10 +136,12 @@ def build_stand_in(called: list[str], target: Path) -> None:
             options = ["-shared", "-fPIC", "-O1", f"-Wl,-soname,{built.name}"]
             options += [f"-Wl,--version-script={built.with_suffix('.map')}", "-o", str(built)]
             subprocess.run(["cc", *options, str(built.with_suffix(".c")), "-ldl"], check=True)
-            files[f"nvidia/{name}"] = built.read_bytes()
+            files[f"{FOLDER}/{name}"] = built.read_bytes()
     write_wheel(target, files)
 
 
+FOLDER = "loam_cublas_stand_in"
+MODULE = "import os\n\n__path__ = [os.path.join(os.path.dirname(__file__), '..', '..', '" + FOLDER + "', '{name}')]\n"
 BARE = ("cublas/lib/libcublasLt.so.12", "curand/lib/libcurand.so.10")
 """What FAISS's wheel loads and calls nothing of."""
 

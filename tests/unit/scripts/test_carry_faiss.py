@@ -82,10 +82,13 @@ int cublasMany(int a, int b, int c, int d, int e, int f, int g, int h, double i)
 CALLS = """
 import ctypes, sys
 folder, has_13 = sys.argv[1], sys.argv[2] == "1"
+sys.path.insert(0, folder)
+from nvidia import cublas, curand
 if has_13:
     ctypes.CDLL(f"{folder}/libcublas.so.13")
-stand_in = ctypes.CDLL(f"{folder}/nvidia/cublas/lib/libcublas.so.12")
-ctypes.CDLL(f"{folder}/nvidia/cublas/lib/libcublasLt.so.12")
+stand_in = ctypes.CDLL(f"{cublas.__path__[0]}/lib/libcublas.so.12")
+ctypes.CDLL(f"{cublas.__path__[0]}/lib/libcublasLt.so.12")
+ctypes.CDLL(f"{curand.__path__[0]}/lib/libcurand.so.10")
 handle = ctypes.c_void_p()
 print(stand_in.cublasCreate_v2(ctypes.byref(handle)), handle.value)
 print(stand_in.cublasMany(1, 0, 0, 0, 0, 0, 0, 10, ctypes.c_double(25.0)))
@@ -97,6 +100,8 @@ def test_the_stand_in_hands_every_argument_on_and_refuses_where_there_is_nothing
     build_stand_in(["cublasCreate_v2", "cublasMany"], tmp_path / "stand_in.whl")
     with zipfile.ZipFile(tmp_path / "stand_in.whl") as wheel:
         wheel.extractall(tmp_path)
+    assert not list(tmp_path.glob("nvidia/*/lib")), "torch would load what lies there before its own cuBLAS"
+    assert not list(tmp_path.glob("cublas/lib"))
     (tmp_path / "thirteen.c").write_text(CUBLAS_13)
     library = tmp_path / "libcublas.so.13"
     command = [
