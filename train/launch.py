@@ -21,6 +21,7 @@ SCRIPT = Path(__file__).resolve().parent / "run.py"
 FIRST_PORT = 29500
 ALLOCATOR, OLD_ALLOCATOR = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
 """What torch reads of its allocator's options; the second is the name before torch 2.9, which still holds."""
+CARDS = "CUDA_VISIBLE_DEVICES"
 
 
 def is_launched() -> bool:
@@ -50,6 +51,19 @@ def let_segments_grow(device: Device, environment: MutableMapping[str, str] = os
     """
     if device is not Device.cpu and not {ALLOCATOR, OLD_ALLOCATOR} & environment.keys():
         environment[ALLOCATOR] = "expandable_segments:True"
+
+
+def show_one_card(hardware: HardwareConfig, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Hide all cards but the first one from a run of one process: transformers would spread it over all that it sees.
+
+    TRL refuses that once the model is loaded. Call before torch is imported.
+
+    Args:
+        hardware: The run's hardware group.
+        environment: Of this process; CUDA_VISIBLE_DEVICES says which cards there are, and which comes first.
+    """
+    if hardware.world == 1 and hardware.device is not Device.cpu:
+        environment[CARDS] = environment.get(CARDS, "0").partition(",")[0]
 
 
 def check_processes(hardware: HardwareConfig, run_id: str | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from core.errors import ConfigError
 from core.events import EventWriter
@@ -75,13 +76,18 @@ def find_rows(trainer: Any, learned: Encoded, candidates: list[int]) -> int:
 
 
 def find_largest(trainer: Any, ordered: list[Example], candidates: list[int]) -> int:
-    """Return the largest number that runs on the longest rows, from the top down."""
+    """Return the largest number that runs on the longest rows, from the top down.
+
+    What the optimizer takes at its first step is held meanwhile: a number that fits without it would not run.
+    """
+    held = take_optimizer_memory(trainer.model)
     for rows in reversed(candidates):
         try:
             run_trial(trainer, (ordered * rows)[-rows:] if rows > len(ordered) else ordered[-rows:])
         except torch.OutOfMemoryError:
             logger.info("micro-batch of %d: too large for the card", rows)
         else:
+            logger.debug("micro-batch of %d: runs beside %d values for the optimizer", rows, sum(map(len, held)))
             return rows
         finally:
             trainer.model.zero_grad(set_to_none=True)
@@ -91,6 +97,11 @@ def find_largest(trainer: Any, ordered: list[Example], candidates: list[int]) ->
         "help: a smaller trainer.max_length, hardware.gradient_checkpointing=always, quant.keep_dequantized=never.",
         param="trainer.micro_batch",
     )
+
+
+def take_optimizer_memory(model: nn.Module) -> list[Tensor]:
+    """Return as much memory as AdamW's two moments of every trained value will take, on its device."""
+    return [torch.empty(2 * one.numel(), device=one.device) for one in model.parameters() if one.requires_grad]
 
 
 def find_fastest(trainer: Any, ordered: list[Example], candidates: list[int]) -> int:

@@ -33,7 +33,7 @@ from core.manifest import AdapterManifest, BaseIdentity
 from train.checks import CheckedRun, check_run, to_plain
 from train.config import Output, Resume, TrainConfig, fill_micro_batch
 from train.folder import claim_folder, open_events, read_evaluations, read_steps, record_failure
-from train.launch import is_launched, is_main, launch, let_segments_grow
+from train.launch import is_launched, is_main, launch, let_segments_grow, show_one_card
 from train.scratch import hold_scratch
 from train.sweep import is_sweep, run_job
 
@@ -51,6 +51,7 @@ def main(composed: DictConfig) -> None:
         return
     config = load_config(composed, TrainConfig)
     let_segments_grow(config.hardware.device)
+    show_one_card(config.hardware)
     checked = check_run(config)
     if config.check_only:
         check(config, checked)

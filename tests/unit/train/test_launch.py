@@ -10,7 +10,16 @@ from core.config import Device
 from core.errors import ConfigError
 from tests.rules.checkout import REPO
 from train.config import HardwareConfig
-from train.launch import build_command, check_processes, find_rendezvous, is_launched, is_main, let_segments_grow
+from train.launch import (
+    CARDS,
+    build_command,
+    check_processes,
+    find_rendezvous,
+    is_launched,
+    is_main,
+    let_segments_grow,
+    show_one_card,
+)
 
 CPU = Device.cpu
 
@@ -52,6 +61,24 @@ def test_cards_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         check_processes(HardwareConfig(device=Device.cuda, processes=2), "mine")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({}, "0"), ({CARDS: "2,3"}, "2"), ({CARDS: "1"}, "1"), ({CARDS: ""}, ""), ({CARDS: "GPU-5ab,GPU-7cd"}, "GPU-5ab")],
+)
+def test_a_run_of_one_process_sees_one_card(before: dict[str, str], after: str) -> None:
+    for hardware in (HardwareConfig(), HardwareConfig(device=Device.cuda)):
+        environment = dict(before)
+        show_one_card(hardware, environment)
+        assert environment == {CARDS: after}
+
+
+def test_a_run_of_several_processes_sees_all_cards() -> None:
+    for hardware in (HardwareConfig(processes=2), HardwareConfig(nodes=2), HardwareConfig(device=CPU)):
+        environment = {CARDS: "2,3"}
+        show_one_card(hardware, environment)
+        assert environment == {CARDS: "2,3"}
+
+
 @pytest.mark.parametrize("values", [{"node_rank": 1}, {"nodes": 0}, {"rendezvous": "head"}])
 def test_the_group_is_checked(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
@@ -90,18 +117,18 @@ from core.config import Device
 from train import run
 
 def check(_):
-    print(os.environ.get("PYTORCH_ALLOC_CONF"), "torch" in sys.modules)
+    print(os.environ.get("PYTORCH_ALLOC_CONF"), os.environ.get("CUDA_VISIBLE_DEVICES"), "torch" in sys.modules)
     sys.exit()
 
-run.load_config = lambda *_: SimpleNamespace(hardware=SimpleNamespace(device=Device.cuda))
+run.load_config = lambda *_: SimpleNamespace(hardware=SimpleNamespace(device=Device.cuda, world=1))
 run.check_run = check
 run.main(SimpleNamespace())
 """
 
 
 def test_a_run_says_it_before_torch_is_there() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("ALLOC_CONF")}
+    environment = {name: value for name, value in os.environ.items() if not name.endswith(("ALLOC_CONF", CARDS))}
     answer = subprocess.run(
         [sys.executable, "-c", RUN], check=False, cwd=REPO, env=environment, capture_output=True, text=True
     )
-    assert answer.stdout.split() == ["expandable_segments:True", "False"], answer.stderr
+    assert answer.stdout.split() == ["expandable_segments:True", "0", "False"], answer.stderr

@@ -1,5 +1,6 @@
 """The number of rows that is found divides the share, fits the estimate and keeps the batch."""
 
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,10 @@ from train.config import HardwareConfig, TrainConfig, TrainerConfig
 from train.footprint import GIB, Demand, Shape
 from train.hardware import Machine
 from train.memory import choose_plan
+from train.micro_batch import take_optimizer_memory
 
 SHAPE = Shape(576, 1536, 30, 9, 3, 64, 49_152, has_tied_head=True)
+MODEL = torch.nn.Linear(5, 3, bias=False)
 ROWS: Any = [{"input_ids": [0] * length, "labels": [0] * length} for length in (5, 3, 9, 7)]
 
 
@@ -38,18 +41,27 @@ def test_candidates_divide_the_share_and_fit() -> None:
 def test_the_largest_that_runs_is_found_from_the_top(
     monkeypatch: pytest.MonkeyPatch, limit: int, expected: int
 ) -> None:
-    tried = []
+    tried: list[int] = []
+    held: list[Any] = []
+
+    def take(model: Any) -> list[Any]:
+        taken = take_optimizer_memory(model)
+        held.extend(map(weakref.ref, taken))
+        return taken
 
     def run_trial(_trainer: Any, examples: list[Any]) -> float:
         tried.append(len(examples))
+        assert sum(one().nbytes for one in held) == 8 * MODEL.weight.numel(), "what AdamW keeps is held while it tries"
         if len(examples) > limit:
             raise torch.OutOfMemoryError
         return 0.1
 
     monkeypatch.setattr(micro_batch, "run_trial", run_trial)
-    trainer = SimpleNamespace(model=SimpleNamespace(zero_grad=lambda **_: None))
+    monkeypatch.setattr(micro_batch, "take_optimizer_memory", take)
     ordered = sorted(ROWS, key=lambda row: len(row["input_ids"]))
-    assert micro_batch.find_largest(trainer, ordered, [1, 2, 4, 12]) == expected
+    assert micro_batch.find_largest(SimpleNamespace(model=MODEL), ordered, [1, 2, 4, 12]) == expected
+    assert held
+    assert all(one() is None for one in held)
     assert tried == [rows for rows in (12, 4, 2, 1) if rows >= expected]
 
 
@@ -58,9 +70,8 @@ def test_a_card_that_takes_not_one_row_is_refused(monkeypatch: pytest.MonkeyPatc
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(micro_batch, "run_trial", run_trial)
-    trainer = SimpleNamespace(model=SimpleNamespace(zero_grad=lambda **_: None))
     with pytest.raises(ConfigError, match="not even one row of 7 tokens"):
-        micro_batch.find_largest(trainer, ROWS, [1, 2])
+        micro_batch.find_largest(SimpleNamespace(model=MODEL), ROWS, [1, 2])
 
 
 def test_the_fastest_wins_and_a_much_slower_one_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
