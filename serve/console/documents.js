@@ -2,14 +2,14 @@
 
 import { MOST_LISTED, call, listAll, upload } from "./api.js";
 import { confirmThat } from "./dialog.js";
-import { bytes, empty, h, next, problem, put, table, when } from "./dom.js";
+import { bytes, empty, h, keepFocus, next, problem, put, table, when } from "./dom.js";
+import { dropFile, isWaiting, keepFile, readChanges, readListing } from "./listing.js";
 import { drawAssistantForm, listChatting } from "./names.js";
 import { drawSearch, readValue } from "./search.js";
+import { CHANGED, OVER, SAME, watch } from "./watch.js";
 
 export const title = "Documents";
 
-const POLL_MS = 700;
-const RETRY_MS = 5000;
 const AT_ONCE = 3;
 
 export async function show(root, context) {
@@ -56,30 +56,36 @@ function drawStores(stores) {
 async function showStore(root, storeId, context) {
   const store = await call("GET", `vector_stores/${encodeURIComponent(storeId)}`);
   if (context.isLeft()) return null;
-  const view = { store, documents: [], uploads: [], timer: null };
-  const [list, following] = [h("div"), h("div")];
-  const refresh = async () => {
-    view.documents = await listAll(`loam/documents/${encodeURIComponent(store.id)}`);
-    put(list, drawFiles(view, again));
-    put(following, drawNext(view));
-    const isWorking = view.documents.some((one) => one.status === "in_progress") || view.uploads.some((one) => one.isRunning);
-    clearTimeout(view.timer);
-    if (isWorking && !context.isLeft()) view.timer = setTimeout(again, POLL_MS);
-  };
-  const again = () => refresh().catch((error) => {
-    put(following, problem(error));
-    if (!context.isLeft()) view.timer = setTimeout(again, RETRY_MS);
-  });
-  await refresh();
+  const listing = await readListing(store.id);
   if (context.isLeft()) return null;
+  const view = { store, listing, uploads: [], hasFailed: false, draw: null, watcher: null };
+  const [list, following] = [h("div"), h("div")];
+  view.draw = () => {
+    keepFocus(list, () => put(list, drawFiles(view)));
+    put(following, drawNext(view));
+  };
+  const look = async () => {
+    const isChanged = await readChanges(listing);
+    if (isChanged || view.hasFailed) view.draw();
+    view.hasFailed = false;
+    if (!listing.isStale && !listing.files.some(isWaiting)) return OVER;
+    return isChanged ? CHANGED : SAME;
+  };
+  const tell = (error) => {
+    view.hasFailed = true;
+    put(following, problem(error));
+  };
+  view.watcher = watch(look, { failed: tell });
+  view.draw();
+  if (listing.files.some(isWaiting)) view.watcher.wake();
   const head = h(
     "div", { class: "row between" },
     h("h1", {}, h("a", { href: "#/documents" }, title), " / ", store.name || store.id),
     h("div", { class: "row" }, store.name === store.id ? null : h("code", { class: "quiet small" }, store.id), h("a", { class: "button", href: `#/ask?${new URLSearchParams({ store: store.id })}` }, "Ask these documents"),
       h("button", { class: "danger", onclick: () => removeStore(store) }, "Delete the store")),
   );
-  put(root, head, drawDrop(view, again), following, drawSearch(store, context), drawAssistant(store), list);
-  return () => clearTimeout(view.timer);
+  put(root, head, drawDrop(view), following, drawSearch(store, context), drawAssistant(store), list);
+  return view.watcher.stop;
 }
 
 /** Offer to make an assistant of the store; what it needs is asked for when it is opened. */
@@ -104,7 +110,7 @@ async function removeStore(store) {
 }
 
 /** A place to drop files on, and a button for those who do not drag. */
-function drawDrop(view, refresh) {
+function drawDrop(view) {
   const input = h("input", { type: "file", multiple: true, id: "files", class: "hidden", onchange: () => { send([...input.files]); input.value = ""; } });
   const drop = h(
     "div", { class: "drop" },
@@ -120,10 +126,9 @@ function drawDrop(view, refresh) {
     view.uploads.push(...waiting);
     const queue = [...waiting];
     const work = async () => {
-      while (queue.length) await bringIn(view, queue.shift(), refresh);
+      while (queue.length) await bringIn(view, queue.shift());
     };
     await Promise.all(Array.from({ length: AT_ONCE }, work));
-    await refresh();
   };
   for (const name of ["dragover", "dragleave", "drop"]) {
     drop.addEventListener(name, (event) => {
@@ -135,23 +140,26 @@ function drawDrop(view, refresh) {
   return drop;
 }
 
-async function bringIn(view, one, refresh) {
+async function bringIn(view, one) {
   one.state = "uploading";
-  await refresh();
+  view.draw();
   try {
     const file = await upload(one.file, "assistants", (share) => { one.bar.value = share; });
-    await call("POST", `vector_stores/${encodeURIComponent(view.store.id)}/files`, { body: { file_id: file.id } });
+    const attached = await call("POST", `vector_stores/${encodeURIComponent(view.store.id)}/files`, { body: { file_id: file.id } });
+    keepFile(view.listing, { ...attached, filename: file.filename });
     view.uploads.splice(view.uploads.indexOf(one), 1);
+    view.watcher.wake();
   } catch (error) {
     one.error = error;
     one.state = "failed";
   }
   one.isRunning = false;
-  await refresh();
+  view.draw();
 }
 
-function drawFiles(view, refresh) {
-  if (!view.documents.length && !view.uploads.length) {
+function drawFiles(view) {
+  const { files } = view.listing;
+  if (!files.length && !view.uploads.length) {
     return empty("This store is empty", h("p", {}, "Drop some files above. Each is read, cut into passages and made searchable; then ask about it under Ask."));
   }
   const uploads = view.uploads.map((one) => h(
@@ -160,12 +168,12 @@ function drawFiles(view, refresh) {
     h("td", {}, one.error ? h("span", { class: "badge failed" }, "failed") : one.bar),
     h("td", { class: "number" }, bytes(one.file.size)),
     h("td", {}, one.error ? one.error.message : one.state),
-    h("td", {}, one.error ? h("button", { class: "plain", onclick: () => { view.uploads.splice(view.uploads.indexOf(one), 1); refresh(); } }, "Dismiss") : null),
+    h("td", {}, one.error ? h("button", { class: "plain", onclick: () => { view.uploads.splice(view.uploads.indexOf(one), 1); view.draw(); } }, "Dismiss") : null),
   ));
-  const counts = view.documents.reduce((sums, one) => ({ ...sums, [one.status]: (sums[one.status] ?? 0) + 1 }), {});
+  const counts = files.reduce((sums, one) => ({ ...sums, [one.status]: (sums[one.status] ?? 0) + 1 }), {});
   const listed = Object.entries(counts).map(([status, count]) => `${count} ${status.replace("_", " ")}`).join(", ");
-  const summary = view.documents.length < MOST_LISTED ? listed : `${listed}; only the newest ${MOST_LISTED.toLocaleString("en")} are listed here`;
-  const rows = view.documents.map((one) => drawFile(view.store, one, refresh));
+  const summary = files.length < MOST_LISTED ? listed : `${listed}; only the newest ${MOST_LISTED.toLocaleString("en")} are listed here`;
+  const rows = files.map((one) => drawFile(view, one));
   const head = ["Document", "Status", "Size", "Detail", "Actions"].map((text, at) => h("th", { class: at === 2 ? "number" : "" }, text));
   return h(
     "section", { class: "card", "aria-label": "Files" },
@@ -175,32 +183,34 @@ function drawFiles(view, refresh) {
 }
 
 /** Say what comes next, once nothing is on its way any more. */
-function drawNext({ store, uploads, documents }) {
-  if (!uploads.length && !documents.length) return null;
-  if (uploads.some((one) => one.isRunning) || documents.some((one) => one.status === "in_progress")) {
+function drawNext({ store, uploads, listing: { files } }) {
+  if (!uploads.length && !files.length) return null;
+  if (uploads.some((one) => one.isRunning) || files.some(isWaiting)) {
     return h("p", { class: "quiet" }, "Each file is read, cut into passages and made searchable. This page goes on by itself.");
   }
-  if (!documents.some((one) => one.status === "completed")) return next("none of these could be read. The reason stands beside each; bring in other files.");
+  if (!files.some((one) => one.status === "completed")) return next("none of these could be read. The reason stands beside each; bring in other files.");
   const ask = h("a", { href: `#/ask?${new URLSearchParams({ store: store.id })}` }, "ask these documents");
   return next(ask, ", search them below, or make an assistant of them.");
 }
 
-function drawFile(store, one, refresh) {
+function drawFile(view, one) {
   const remove = async () => {
     const isUpload = one.id.startsWith("file-");
     const question = isUpload ? `Delete «${one.filename}» for good, from every store?` : `Take «${one.filename}» out of this store?`;
-    const path = isUpload ? `files/${one.id}` : `vector_stores/${encodeURIComponent(store.id)}/files/${one.id}`;
-    if (await confirmThat(question, "Delete", () => call("DELETE", path))) await refresh();
+    const path = isUpload ? `files/${one.id}` : `vector_stores/${encodeURIComponent(view.store.id)}/files/${one.id}`;
+    if (!(await confirmThat(question, "Delete", () => call("DELETE", path)))) return;
+    dropFile(view.listing, one.id);
+    view.draw();
   };
   const reason = one.last_error ? h("span", { class: "reason" }, one.last_error.message) : drawAttributes(one.attributes);
   return h(
-    "tr", {},
+    "tr", { "data-key": one.id },
     h("td", {}, one.filename),
     h("td", {}, h("span", { class: `badge ${one.status}` }, one.status.replace("_", " "))),
     h("td", { class: "number" }, one.usage_bytes ? bytes(one.usage_bytes) : ""),
     h("td", {}, reason),
     h("td", {}, h("div", { class: "row" },
-      h("button", { class: "plain", onclick: () => editAttributes(store, one, refresh) }, "Attributes"),
+      h("button", { class: "plain", onclick: () => editAttributes(view, one), "aria-label": `Attributes of ${one.filename}` }, "Attributes"),
       h("button", { class: "plain danger", onclick: remove, "aria-label": `Delete ${one.filename}` }, "Delete"))),
   );
 }
@@ -209,14 +219,15 @@ function drawAttributes(attributes) {
   return Object.entries(attributes).map(([name, value]) => h("span", { class: "badge" }, `${name}: ${value}`));
 }
 
-async function editAttributes(store, one, refresh) {
+async function editAttributes(view, one) {
   const text = Object.entries(one.attributes).map(([name, value]) => `${name}: ${JSON.stringify(value)}`).join("\n");
   const field = h("textarea", { rows: 5, value: text, "aria-label": "Attributes", placeholder: 'department: "sales"\nyear: 2026' });
   const save = async () => {
-    await call("POST", `vector_stores/${encodeURIComponent(store.id)}/files/${one.id}`, { body: { attributes: readAttributes(field.value) } });
+    const path = `vector_stores/${encodeURIComponent(view.store.id)}/files/${one.id}`;
+    keepFile(view.listing, await call("POST", path, { body: { attributes: readAttributes(field.value) } }));
   };
   const what = h("div", {}, h("p", {}, `What filters can find «${one.filename}» by, one a line:`), field);
-  if (await confirmThat(what, "Save", save)) await refresh();
+  if (await confirmThat(what, "Save", save)) view.draw();
 }
 
 /** Read lines of «name: value»; a value is a number, true, false or a text, with or without quotes. */

@@ -38,6 +38,16 @@ export function put(element, ...children) {
   return element;
 }
 
+/** Draw rows anew, each marked by a data-key; who is on a button of one by keyboard stays on it. */
+export function keepFocus(element, draw) {
+  const button = element.contains(document.activeElement) ? document.activeElement : null;
+  const key = button?.closest("[data-key]")?.dataset.key;
+  draw();
+  if (key === undefined) return;
+  const row = element.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  [...(row?.querySelectorAll("button") ?? [])].find((one) => one.textContent === button.textContent)?.focus({ preventScroll: true });
+}
+
 const SHAPES = {
   up: "M7 11v9H4v-9zm0 0 4-8c1.6 0 2.5 1 2.2 2.6L12.6 9H19c1.2 0 2 1.1 1.7 2.2l-1.9 7.2c-.2.9-1 1.6-2 1.6H7",
   down: "M7 13V4H4v9zm0 0 4 8c1.6 0 2.5-1 2.2-2.6l-.6-3.4H19c1.2 0 2-1.1 1.7-2.2l-1.9-7.2C18.600 4.700 17.800 4 16.800 4H7",

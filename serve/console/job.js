@@ -5,44 +5,52 @@ import { drawLines, format } from "./chart.js";
 import { confirmThat } from "./dialog.js";
 import { figure, h, next, problem, put, save, span, table, when } from "./dom.js";
 import { drawUse, linkAsk } from "./names.js";
+import { CHANGED, OVER, SAME, watch } from "./watch.js";
 
-const POLL_MS = 1000;
-const RETRY_MS = 5000;
+const PAGE = 100;
+const FEW = 10;
 const FINAL = ["succeeded", "failed", "cancelled"];
 const TRIAL_TOKENS = 200;
 
 export async function showJob(root, jobId, context) {
-  const view = { job: null, state: null, events: new Map(), checkpoints: [], timer: null };
+  const view = { job: null, state: null, events: new Map(), checkpoints: [], watcher: null };
   const path = `fine_tuning/jobs/${encodeURIComponent(jobId)}`;
   const parts = {
     head: h("div", { class: "stack" }), figures: h("div", { class: "figures" }), use: h("div"), curves: h("div", { class: "columns columns-2" }),
     answers: h("div"), below: h("div", { class: "stack" }),
   };
-  const refresh = async () => {
-    view.job = await call("GET", path);
-    await readEvents(view, path);
-    view.checkpoints = (await call("GET", `${path}/checkpoints`, { query: { limit: 50 } })).data;
-    if (context.isLeft()) return;
-    const state = JSON.stringify([view.job.status, view.job.error, view.job.fine_tuned_model]);
-    if (view.state !== state) put(parts.head, drawHead(view, path, refresh)); // else who is on a button by keyboard would lose it
+  const look = async () => {
+    const job = await call("GET", path);
+    const hasNews = await readEvents(view, path);
+    const state = JSON.stringify([job.status, job.error, job.fine_tuned_model]);
+    const isOther = view.state !== state;
+    if (isOther) view.checkpoints = (await call("GET", `${path}/checkpoints`, { query: { limit: 50 } })).data; // they come with the end
+    if (context.isLeft()) return OVER;
+    view.job = job;
     view.state = state;
-    put(parts.figures, drawFigures(view.job));
-    put(parts.curves, drawCurves(view));
-    if (readSamples(view).length || !parts.answers.hasChildNodes()) put(parts.answers, drawAnswers(view));
-    put(parts.below, drawCheckpoints(view), drawEvents(view));
-    if (view.job.fine_tuned_model && !parts.use.hasChildNodes()) put(parts.use, await drawResult(view));
-    clearTimeout(view.timer);
-    if (!FINAL.includes(view.job.status)) view.timer = setTimeout(again, POLL_MS);
+    put(parts.figures, drawFigures(job));
+    if (isOther) put(parts.head, drawHead(view, path)); // else who is on a button by keyboard would lose it
+    if (isOther || hasNews) drawNews(view, parts);
+    if (job.fine_tuned_model && !parts.use.hasChildNodes()) put(parts.use, await drawResult(view));
+    if (FINAL.includes(job.status)) return OVER;
+    return isOther || hasNews ? CHANGED : SAME;
   };
-  const again = () => refresh().catch((error) => {
+  const tell = (error) => {
     view.state = null;
     put(parts.head, problem(error));
-    if (!context.isLeft()) view.timer = setTimeout(again, RETRY_MS);
-  });
-  await refresh();
+  };
+  const seen = await look();
   if (context.isLeft()) return null;
   put(root, parts.head, parts.figures, parts.use, parts.curves, parts.answers, parts.below);
-  return () => clearTimeout(view.timer);
+  view.watcher = watch(look, { failed: tell });
+  if (seen !== OVER) view.watcher.wake();
+  return view.watcher.stop;
+}
+
+function drawNews(view, parts) {
+  put(parts.curves, drawCurves(view));
+  if (readSamples(view).length || !parts.answers.hasChildNodes()) put(parts.answers, drawAnswers(view));
+  put(parts.below, drawCheckpoints(view), drawEvents(view));
 }
 
 /** Return what people call a job: the name that they gave its model, once there is one. */
@@ -54,27 +62,32 @@ function readSuffix(job) {
   return job.fine_tuned_model?.split(":")[3] ?? "";
 }
 
-/** Read the events that are new: they come newest first, and never change. All are taken or none, so that no gap stays. */
+/**
+ * Read the events that are new: they come newest first, and never change, so that a few are asked for, and more only where all
+ * of those are new. All are taken or none, so that no gap stays.
+ * @returns {Promise<boolean>} whether there are any
+ */
 async function readEvents(view, path) {
   const fresh = [];
-  for (let after = null; ;) {
-    const page = await call("GET", `${path}/events`, { query: { limit: 100, after } });
+  for (let [after, limit] = [null, view.events.size ? FEW : PAGE]; ; limit = PAGE) {
+    const page = await call("GET", `${path}/events`, { query: { limit, after } });
     const unseen = page.data.filter((event) => !view.events.has(event.id));
     fresh.push(...unseen);
     if (!page.has_more || unseen.length < page.data.length) break;
     after = page.data.at(-1).id;
   }
-  for (const event of fresh) view.events.set(event.id, event);
+  view.events = new Map([...fresh.map((event) => [event.id, event]), ...view.events]); // the newest first, as they came
+  return fresh.length > 0;
 }
 
-function drawHead(view, path, refresh) {
+function drawHead(view, path) {
   const { job } = view;
   const problems = h("div");
   const act = (verb) => async () => {
     if (verb === "cancel" && !(await confirmThat("Cancel this job? What it has learned since its last checkpoint is lost.", "Cancel the job"))) return;
     try {
       await call("POST", `${path}/${verb}`);
-      await refresh();
+      await view.watcher.now();
     } catch (error) {
       put(problems, problem(error));
     }
@@ -135,12 +148,12 @@ async function saveResults(fileId) {
   save("results.csv", await fetchText(`files/${fileId}/content`), "text/csv");
 }
 
-/** Return a figure of the metrics events as points (step, value). */
+/** Return a figure of the metrics events as points (step, value); of a step that a resumed run did twice, the newer one. */
 function readPoints(view, name) {
   const points = new Map();
   for (const event of view.events.values()) {
     const value = event.data?.[name];
-    if (event.type === "metrics" && Number.isFinite(value)) points.set(event.data.step, value);
+    if (event.type === "metrics" && Number.isFinite(value) && !points.has(event.data.step)) points.set(event.data.step, value);
   }
   return [...points].sort(([a], [b]) => a - b);
 }
@@ -224,7 +237,6 @@ function readPrompt(row) {
 
 function drawEvents(view) {
   const events = [...view.events.values()].filter((event) => event.type !== "metrics" && event.data?.answer === undefined);
-  events.sort((a, b) => b.created_at - a.created_at);
   const rows = events.map((event) => h("li", { class: `event ${event.level}` }, h("span", { class: "quiet small" }, when(event.created_at)), " ", h("span", { class: "lines" }, event.message)));
   return h("section", { class: "card", "aria-label": "Events" }, h("h2", {}, "What happened"), rows.length ? h("ul", { class: "events" }, rows) : h("p", { class: "quiet" }, "Nothing yet."));
 }

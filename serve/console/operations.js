@@ -4,34 +4,43 @@ import { call, fetchText } from "./api.js";
 import { drawLines, format } from "./chart.js";
 import { confirmThat } from "./dialog.js";
 import { bytes, figure, h, problem, put, span, table, when } from "./dom.js";
+import { CHANGED, OVER, SAME, watch } from "./watch.js";
 
 export const title = "Operations";
 export const isForAdmins = true;
 
-const POLL_MS = 3000;
+const SHORTEST_MS = 3000;
+const LONGEST_MS = 12_000;
+const OWN_ROUTES = ["/metrics", "/v1/loam/status"];
 const MOST_POINTS = 200;
 const WAITING = "The first point comes in a few seconds.";
 
 export async function show(root, context) {
-  const view = { timer: null, before: null, opened: null, written: [], asked: [] };
+  const view = { before: null, opened: null, written: [], asked: [], seen: null };
   const live = h("div", { class: "stack" });
-  const refresh = async () => {
+  const look = async () => {
     const [status, metrics] = await Promise.all([call("GET", "loam/status"), readMetrics()]);
-    if (context.isLeft()) return;
+    if (context.isLeft()) return OVER;
     put(live, drawEngine(status, metrics), drawRates(view, status, metrics), drawQueue(status, metrics), drawMachine(status));
-    clearTimeout(view.timer);
-    view.timer = setTimeout(again, POLL_MS);
+    const before = view.seen;
+    view.seen = readActivity(status, metrics);
+    return view.seen === before ? SAME : CHANGED;
   };
-  const again = () => refresh().catch((error) => {
-    put(live, problem(error));
-    if (!context.isLeft()) view.timer = setTimeout(again, POLL_MS);
-  });
-  await refresh();
+  await look();
   if (context.isLeft()) return null;
   const keys = h("div");
   put(root, h("h1", {}, title), live, drawDoctor(), keys);
+  const watcher = watch(look, { shortest: SHORTEST_MS, longest: LONGEST_MS, failed: (error) => put(live, problem(error)) });
+  watcher.wake();
   await drawKeys(keys);
-  return () => clearTimeout(view.timer);
+  return watcher.stop;
+}
+
+/** Return what differs as soon as anything is asked, answered, ingested or trained; this page's own questions apart. */
+function readActivity({ engine, files }, metrics) {
+  const others = sum(metrics, "loam_requests_total", ({ route }) => !OWN_ROUTES.includes(route));
+  const gauges = metrics.filter(([name]) => ["loam_engine_requests", "loam_fine_tuning_jobs"].includes(name));
+  return JSON.stringify([engine.state, files, others, sum(metrics, "loam_tokens_total"), gauges]);
 }
 
 /** Return the gateway's own figures as [name, labels, value]; none where it has no such page. */

@@ -377,10 +377,9 @@ def test_a_page_of_events_that_fails_leaves_no_gap(served: Served, watched: Watc
     page = watched.page
     job = {"id": "ftjob-1", "status": "running", "model": BASE, "created_at": 1, "hyperparameters": {}, "metadata": {}}
     event = {"type": "message", "level": "info", "data": {}}
-    events = [
-        {**event, "id": f"e{number}", "created_at": number, "message": f"Event {number}"} for number in range(251)
-    ]
+    events = [{**event, "id": f"e{number}", "created_at": 1, "message": f"Event {number}"} for number in range(251)]
     count, failures = 1, 1
+    asked = list[tuple[int, bool]]()
 
     def answer(route: Route) -> None:
         nonlocal count, failures
@@ -388,20 +387,52 @@ def test_a_page_of_events_that_fails_leaves_no_gap(served: Served, watched: Watc
         if not url.path.endswith("/events"):
             route.fulfill(json={"data": [], "has_more": False} if url.path.endswith("/checkpoints") else job)
             return
-        after = parse_qs(url.query).get("after")
+        query = parse_qs(url.query)
+        after, limit = query.get("after"), int(query["limit"][0])
         if after and failures:
             failures -= 1
             route.fulfill(status=503, json={"error": {"message": "Not now.", "code": "busy"}})
             return
         end = int(after[0].removeprefix("e")) if after else count
         count = len(events)  # all but the first come between two looks
-        route.fulfill(json={"data": events[max(0, end - 100) : end][::-1], "has_more": end > 100})
+        asked.append((limit, bool(after)))
+        route.fulfill(json={"data": events[max(0, end - limit) : end][::-1], "has_more": end > limit})
 
     page.route("**/v1/fine_tuning/jobs/ftjob-1**", answer)
+    page.clock.install()
     page.goto(f"{served.gateway.url}/console/#/finetune/ftjob-1")
     expect(page.locator(".events li")).to_have_count(1)
+    page.clock.run_for(700)
+    expect(page.get_by_role("alert")).to_contain_text("Not now.")
+    page.clock.run_for(5600)
     expect(page.locator(".events li")).to_have_count(len(events))
     assert failures == 0
+    newest_first = [re.compile(f"Event {number}$") for number in range(250, -1, -1)]
+    expect(page.locator(".events li")).to_have_text(newest_first)
+    with page.expect_response("**/events?**"):
+        pass  # one look more: nothing is new now
+    few, more = (10, False), (100, True)  # the newest ones, and on only while all of a page are new
+    assert asked[:7] == [(100, False), few, few, more, more, more, few]
+
+
+def test_of_a_step_done_twice_the_later_figures_are_drawn(served: Served, watched: Watched) -> None:
+    page = watched.page
+    job = {"id": "ftjob-2", "status": "failed", "model": BASE, "created_at": 1, "hyperparameters": {}, "metadata": {}}
+    losses = ((2, 0.5), (1, 0.7), (2, 0.9), (1, 1.5))  # the newest first: it was resumed before the first step
+    events = [
+        {"id": f"e{number}", "type": "metrics", "level": "info", "created_at": 1, "message": "Step",
+         "data": {"step": step, "train_loss": loss}}
+        for number, (step, loss) in enumerate(losses)
+    ]  # fmt: skip
+
+    def answer(route: Route) -> None:
+        is_list = re.search("/(events|checkpoints)", route.request.url)
+        data = events if is_list and is_list[1] == "events" else []
+        route.fulfill(json={"data": data, "has_more": False} if is_list else job)
+
+    page.route("**/v1/fine_tuning/jobs/ftjob-2**", answer)
+    page.goto(f"{served.gateway.url}/console/#/finetune/ftjob-2")
+    expect(page.get_by_role("img", name="Loss by step; at the end training 0.5")).to_be_visible()
 
 
 def test_any_model_answers_from_chosen_documents(served: Served, watched: Watched) -> None:
