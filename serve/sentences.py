@@ -7,11 +7,8 @@ is the same as for the whole. Does not know what a source is.
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
-BACKTICKS_OR_LINE_END = re.compile(r"`+|\n")
-BLOCK_FENCE = 3
-"""Backticks that begin a block of code; fewer begin a span, which ends with its line at the latest."""
+from serve.fenced_code import CodeSplitter, Stretch
 
 MARK = re.compile(r"(?<![ \t])[ \t]*(?:\[\d[\d ,;\u2013-]{0,29}\]|【[^】\n]{0,60}】)")
 """A citation mark as models make them up, such as [1], [1, 2], 【3†source】, with the blanks in front of it. The look
@@ -39,65 +36,6 @@ ABBREVIATIONS = frozenset(
 """Words whose dot ends no sentence."""
 NUMBER_ABBREVIATIONS = frozenset({"no", "nr", "art", "sec", "fig", "p", "pp", "ch", "para", "vol"})
 """Words whose dot ends no sentence before a number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """The next stretch of a text.
-
-    Attributes:
-        text: What comes next, backticks included.
-        kind: `text`, or code: a `span` within a sentence or a `block` of its own.
-    """
-
-    text: str
-    kind: Literal["text", "span", "block"]
-
-
-class CodeSplitter:
-    """Parts a stream of text from the code in it, as Markdown marks it by backticks."""
-
-    def __init__(self) -> None:
-        """Begin a text."""
-        self._held = ""
-        self._fence = ""  # the backticks that began the code that is being written
-
-    def feed(self, text: str) -> list[Stretch]:
-        """Take the next piece; return what is certain by now: backticks wait for the character after them."""
-        text = self._held + text
-        end = len(text.rstrip("`"))
-        self._held = text[end:]
-        return self._part(text[:end])
-
-    def finish(self) -> list[Stretch]:
-        """Return the backticks that were held back."""
-        held, self._held = self._held, ""
-        return self._part(held)
-
-    def _part(self, text: str) -> list[Stretch]:
-        stretches, start = [], 0
-        for match in BACKTICKS_OR_LINE_END.finditer(text):
-            kind, found = self._kind, match[0]
-            if kind == "text" and found != "\n":
-                stretches.append(Stretch(text[start : match.start()], kind))
-                start, self._fence = match.start(), found
-            elif self._is_end(found):
-                stretches.append(Stretch(text[start : match.end()], kind))
-                start, self._fence = match.end(), ""
-        stretches.append(Stretch(text[start:], self._kind))
-        return [stretch for stretch in stretches if stretch.text]
-
-    @property
-    def _kind(self) -> Literal["text", "span", "block"]:
-        if not self._fence:
-            return "text"
-        return "block" if len(self._fence) >= BLOCK_FENCE else "span"
-
-    def _is_end(self, found: str) -> bool:
-        """Tell whether backticks or a line's end end the code that is being written."""
-        if self._kind == "block":
-            return found.startswith(self._fence)
-        return self._kind == "span" and found in (self._fence, "\n")
 
 
 class MarkRemover:
@@ -173,13 +111,13 @@ class SentenceSplitter:
         return self._give()
 
     def finish(self) -> list[Piece]:
-        """End the text: return the last sentence's end and the blanks that were held back."""
+        """End the text: return the last sentence's end and the blanks that were held back; what follows begins anew."""
         if self._marker:
             self._go_on()
         if self._sentence:
             self._end_sentence()
         self._written += self._blanks
-        self._blanks = ""
+        self._blanks, self._begins_line = "", True
         return self._give()
 
     def _give(self) -> list[Piece]:

@@ -1,12 +1,14 @@
 """Sentences and marks: where they end, and that the way a text is cut into pieces changes nothing."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.sentences import AnswerSplitter, Piece, SentenceSplitter, remove_marks
 
-ALPHABET = 'aB1 .!?\n\t[]()【】,;-:"”)0e.gé`'
+ALPHABET = 'aB1 .!?\n\t[]()【】,;-:"”)0e.gé`~'
 texts = st.text(alphabet=ALPHABET, max_size=80)
 
 
@@ -87,6 +89,9 @@ def test_sentences_end_where_people_end_them(text: str, sentences: list[str]) ->
             "So:\n```py\nrun(values[0])  # ``x`` [2]\n```\nDone.",
         ),
         ("````\n```\na[0]\n```\nb[1]\n````\nEnd [2]", "````\n```\na[0]\n```\nb[1]\n````\nEnd"),
+        ('```py\ns = """\n    ```\n"""\nb[1]\n```\nEnd [2]', '```py\ns = """\n    ```\n"""\nb[1]\n```\nEnd'),
+        ("~~~\n```\na[0]\n~~~\nEnd [2]", "~~~\n```\na[0]\n~~~\nEnd"),
+        ("Say ```a[0]``` so [1]. And on [2].", "Say ```a[0]``` so. And on."),
     ],
 )
 def test_the_models_own_marks_go(text: str, expected: str) -> None:
@@ -111,6 +116,8 @@ def test_sentences_end_alike_however_the_text_is_cut(text: str, sizes: list[int]
 def test_long_runs_of_blanks_cost_no_more_than_other_text() -> None:
     assert remove_marks("a" + " " * 1_000_000 + "b") == "a" + " " * 1_000_000 + "b"
     assert join_answer(["a" + " " * 100_000, "b"]) == "a" + " " * 100_000 + "b"
+    for begin in (" " * 100_000, "- " * 50_000, "`" * 100_000 + "a`", "```" + "a" * 100_000):
+        assert remove_marks(begin + "b") == begin + "b"
 
 
 def find_ends(pieces: list[Piece]) -> list[int]:
@@ -130,11 +137,29 @@ def find_ends(pieces: list[Piece]) -> list[int]:
         ("```\nIt runs. It hums.\n```", []),
         ("Not closed:\n```\nIt runs.\n", ["Not closed:"]),
         ("Set `bar` to 5. Use `pump[0]` then.", ["Set `bar` to 5.", "Use `pump[0]` then."]),
+        ("Use ```bar``` here. Go on.", ["Use ```bar``` here.", "Go on."]),
+        ('```py\ns = "```"\nIt runs. It hums.\n```\nGo on.', ["Go on."]),
+        ("It runs. Then so\n```\na\n```\n1. Open it. Wait.", ["It runs.", "Then so", "1. Open it. Wait."]),
     ],
 )
 def test_no_sentence_ends_in_a_block_of_code(text: str, sentences: list[str]) -> None:
     assert [piece.sentence for piece in run_answer([text]) if piece.sentence] == sentences
     assert join_answer([text]) == text
+
+
+@given(
+    texts.map(lambda text: re.sub("[`~]", "", text)),
+    st.lists(st.sampled_from(["It runs [1]. It hums.", "", "    ```", "say ```", "``", "~~~", "a[0]"])).map("\n".join),
+    texts.map(lambda text: re.sub("[`~]", "", text)),
+    st.lists(st.integers(0, 9), max_size=20),
+)
+def test_a_blocks_bytes_come_through_untouched(before: str, code: str, after: str, sizes: list[int]) -> None:
+    block = f"```py [1]\n{code}\n```\n"
+    cited = run_answer(cut(f"{before}\n{block}{after}", sizes))
+    assert "".join(piece.text for piece in cited) == remove_marks(before) + "\n" + block + remove_marks(after)
+    assert [piece.sentence for piece in cited if piece.sentence] == [
+        piece.sentence for text in (before, after) for piece in run_answer([text]) if piece.sentence
+    ]
 
 
 @given(texts)
