@@ -60,16 +60,6 @@ def check_file(path: Path, layout: Layout | None = None, param: str = "training_
     return CheckedFile(rows, sha256_file(path), known)
 
 
-def load_rows(path: Path, layout: Layout | None = None) -> list[dict[str, Any]]:
-    """Return the rows of a small file in normal form, or refuse it with every fault named.
-
-    Raises:
-        NotFound: There is no such file.
-        TrainingDataError: One or more rows are faulty, or there is none.
-    """
-    return [row for _, row in refuse_faults(path, read_rows(path, layout), "training_file")]
-
-
 def read_rows(path: Path, layout: Layout | None = None, param: str = "training_file") -> Iterator[Record]:
     """Yield each line's number, row in normal form and faults, holding one line at a time.
 

@@ -141,17 +141,6 @@ class CardIndex:
                 break
         return self.recall
 
-    def copy_to_cpu(self) -> Any:
-        """Return the same index for the CPU: a graph becomes an HNSW of one level, the others stay what they are."""
-        if self._place.resources is None:
-            return self._index
-        if self.kind == GRAPH:
-            twin = _faiss.IndexHNSWCagra()
-            twin.base_level_only = True
-            self._index.copyTo(twin)
-            return twin
-        return _faiss.index_gpu_to_cpu(self._index)
-
 
 def build_card_index(
     vectors: NDArray[np.float32],

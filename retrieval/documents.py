@@ -3,17 +3,15 @@
 Renaming, removing, stamping and listing; putting text and chunks in is store.py's. Does not know files or embedders.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, text
 
 from core.errors import NotFound
 from core.failpoints import reach
-from retrieval.attributes import Value, check_attributes, index_attributes, merge_attributes
+from retrieval.attributes import Value, index_attributes, merge_attributes
 from retrieval.database import read_transaction, write_transaction
 from retrieval.seal import DOCUMENT_COLUMNS, check_document, check_text, is_whole, keep_sealed
 from retrieval.source import FileStamp
@@ -209,33 +207,6 @@ def read_text(engine: Engine, number: int) -> str:
         raise NotFound("the document has just been removed or replaced. Ask again.", param="file_id")
     check_text(row)
     return str(row["text"])
-
-
-def set_attributes(engine: Engine, store: Store, name: str, values: Mapping[str, Any]) -> dict[str, Value]:
-    """Set a document's attributes in place of those that were set before; what its file says stays beneath them.
-
-    Args:
-        engine: The database.
-        store: The store.
-        name: The document's.
-        values: At most 16 strings, numbers or booleans by key.
-
-    Returns:
-        All attributes that hold now.
-
-    Raises:
-        InputError: They break OpenAI's limits; every fault is named.
-        NotFound: The store has no such document.
-    """
-    checked = json.dumps(check_attributes(values))
-    find = text("SELECT id FROM documents WHERE store_id = :store_id AND name = :name")
-    with write_transaction(engine) as connection:
-        number = connection.execute(find, {"store_id": store.id, "name": name}).scalar()
-        if number is None:
-            raise NotFound(f"file {name!r}: store {store.name!r} has no document of that name.", param="file")
-        put_attributes(connection, number, checked)
-        row = connection.execute(text("SELECT * FROM documents WHERE id = :id"), {"id": number}).mappings().one()
-        return merge_attributes(row)
 
 
 def put_attributes(connection: Connection, number: int, values: str) -> None:

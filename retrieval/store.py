@@ -281,15 +281,6 @@ def read_chunk_vectors(
     return {key: vectors for key, vectors in known.items() if len(vectors.spans) or not with_spans}
 
 
-def commit_document(engine: Engine, store: Store, document: NewDocument) -> int:
-    """Put a document in place of its earlier version, in one transaction; on disk when this returns.
-
-    Returns:
-        The store's new generation.
-    """
-    return commit_documents(engine, store, [document])
-
-
 def commit_documents(engine: Engine, store: Store, documents: Sequence[NewDocument]) -> int:
     """Put documents in place of their earlier versions, all in one transaction; on disk when this returns.
 

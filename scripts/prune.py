@@ -32,7 +32,7 @@ from retrieval.erasure import hold_snapshots
 from retrieval.status import list_stores
 from retrieval.store import find_store
 from scripts.words import parse_words, show_help
-from train.checkpoint import is_complete, list_checkpoints, remove_checkpoint
+from train.checkpoint import find_last_complete, list_checkpoints, remove_checkpoint
 
 DAY_S = 86_400
 DEFAULTS = {"checkpoints": 1, "reports": 10, "days": 30}
@@ -85,9 +85,9 @@ def find_checkpoints(data: DataDir, keep: Keep) -> Iterator[Removal]:
         if not checkpoints or touched > keep.limit or not _is_free(run):
             continue
         is_finished = (run / "adapter" / "manifest.json").is_file()
-        kept = checkpoints[: keep.checkpoints]
-        if not is_finished and not any(is_complete(path) for path in kept):
-            kept += [path for path in checkpoints if is_complete(path)][:1]
+        kept: list[Path | None] = [*checkpoints[: keep.checkpoints]]
+        if not is_finished:
+            kept.append(find_last_complete(run / "checkpoints"))
         state = "finished" if is_finished else "unfinished, a whole one stays"
         for path in checkpoints:
             if path not in kept:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retrieval.card_index import FLAT, GRAPH, LISTS, Place, build_card_index, draw_queries, open_card
+from retrieval.card_index import FLAT, GRAPH, LISTS, Place, build_card_index, open_card
 from retrieval.config import IndexDevice
 from retrieval.dense import make_dense, make_run, search_dense
 from tests.unit.retrieval.test_approximate import CHUNKS, make_vectors
@@ -46,14 +46,3 @@ def test_it_finds_what_exact_search_finds_under_filters_too(
         )
         hits += len(known.keys() & set(places.tolist()))
     assert hits >= (500 if kind == FLAT else 490)
-
-
-def test_a_graph_becomes_one_of_the_cpu(card: Place, vectors: NDArray[np.float32]) -> None:
-    if not card.has_graph:
-        pytest.skip("wanted a build of FAISS with cuVS (GpuIndexCagra), found one without")
-    index = build_card_index(vectors, card, kinds=[GRAPH])
-    twin = index.copy_to_cpu()
-    queries, nearest = draw_queries(vectors)
-    twin.hnsw.efSearch = 256
-    _, rows = twin.search(queries, 10)
-    assert np.mean([np.isin(want, row).mean() for want, row in zip(nearest, rows, strict=True)]) >= 0.95

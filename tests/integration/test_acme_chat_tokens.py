@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from core.training_file import load_rows
+from core.training_file import read_rows
 
 ACME = Path(__file__).resolve().parents[2] / "examples" / "acme"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -20,7 +20,7 @@ def test_the_train_file_holds_at_most_55_000_tokens() -> None:
     assert package
     assert package.origin
     tokenizer = AutoTokenizer.from_pretrained(Path(package.origin).parent, gguf_file=GGUF)
-    chats = load_rows(ACME / "chats_train.jsonl")
+    chats = [row for _, row, _ in read_rows(ACME / "chats_train.jsonl")]
     texts = [tokenizer.apply_chat_template(chat["messages"], tokenize=False) for chat in chats]
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     assert 40_000 < sum(lengths) <= 55_000, sum(lengths)

@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import NotFound, TrainingDataError
 from core.formats import DataFormat
-from core.training_file import MAX_LINE_BYTES, check_file, load_rows, read_records, read_rows
+from core.training_file import MAX_LINE_BYTES, check_file, read_records, read_rows
 
 GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 
@@ -20,19 +20,20 @@ def chat(*pairs: tuple[str, Any]) -> dict[str, Any]:
 def test_good_rows_load_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text(json.dumps(GOOD) + "\n\n" + json.dumps(GOOD))
-    assert load_rows(path) == [GOOD, GOOD]
+    assert [row for _, row, _ in read_rows(path)] == [GOOD, GOOD]
+    assert check_file(path).rows == 2
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="wanted a training file"):
-        load_rows(tmp_path / "none.jsonl")
+        check_file(tmp_path / "none.jsonl")
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text("\n \n")
     with pytest.raises(TrainingDataError, match="wanted at least one row"):
-        load_rows(path)
+        check_file(path)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_broken_lines_are_named(tmp_path: Path, content: bytes, expected: str) -
     path = tmp_path / "chats.jsonl"
     path.write_bytes(content)
     with pytest.raises(TrainingDataError) as caught:
-        load_rows(path)
+        check_file(path)
     assert expected in caught.value.message
     assert "line 1" in caught.value.message
     assert caught.value.param == "training_file"
@@ -85,7 +86,7 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
     bad = chat(("user", ""), ("assistant", ""))
     path.write_text("".join(json.dumps(bad if number % 2 else GOOD) + "\n" for number in range(200)))
     with pytest.raises(TrainingDataError) as caught:
-        load_rows(path)
+        check_file(path)
     assert "200 faults" in caught.value.message
     assert "line 2, messages[0].content" in caught.value.message
     assert "and 100 more" in caught.value.message
@@ -117,7 +118,8 @@ def test_a_whole_emoji_spelled_as_two_halves_is_a_character(tmp_path: Path) -> N
     path = tmp_path / "chats.jsonl"
     path.write_text(json.dumps(chat(("user", "\U0001f600"), ("assistant", "a"))))
     assert "\\ud83d" in path.read_text()
-    assert load_rows(path)[0]["messages"][0]["content"] == "\U0001f600"
+    [(_, row, _)] = read_rows(path)
+    assert row["messages"][0]["content"] == "\U0001f600"
 
 
 def test_a_checked_file_is_counted_and_hashed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.training_file import load_rows
+from core.training_file import check_file, read_rows
 
 ACME = Path(__file__).resolve().parents[3] / "examples" / "acme"
 TRAIN, VALID, QUESTIONS = (ACME / name for name in ("chats_train.jsonl", "chats_valid.jsonl", "questions.jsonl"))
@@ -34,7 +34,8 @@ Chat = list[dict[str, str]]
 
 
 def read_chats(path: Path) -> list[Chat]:
-    return [row["messages"] for row in load_rows(path)]
+    check_file(path)
+    return [row["messages"] for _, row, _ in read_rows(path)]
 
 
 def read_objects(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from retrieval.database import open_database
 from retrieval.dense import DenseIndex, join_vectors, make_dense, make_run, search_dense
 from retrieval.embedding import normalise_rows
 from retrieval.snapshot import StoreIndex, load_snapshot, open_index, snapshot_folder
-from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, Store, commit_document, find_store, make_store
+from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, Store, commit_documents, find_store, make_store
 from retrieval.vectors import ChunkVectors, no_spans
 
 CHUNKS = 6000
@@ -134,7 +134,7 @@ def commit(data: DataDir, name: str, vectors: NDArray[np.float32]) -> Store:
     make_store(engine, "acme", EmbedderIdentity("clustered", DIMENSION, "0"))
     bare = no_spans(DIMENSION)
     chunks = tuple(NewChunk(0, 1, None, None, "pump", ChunkVectors(row[None, :], bare)) for row in vectors)
-    commit_document(engine, find_store(engine, "acme"), NewDocument(name, "1", "1", 1, "pump", chunks))
+    commit_documents(engine, find_store(engine, "acme"), [NewDocument(name, "1", "1", 1, "pump", chunks)])
     store = find_store(engine, "acme")
     engine.dispose()
     return store

@@ -129,11 +129,6 @@ def test_a_wide_filter_asks_the_card_and_a_narrow_one_the_cpu(
     assert asked == [40]
 
 
-def test_a_copy_for_the_cpu_finds_the_same(vectors: NDArray[np.float32]) -> None:
-    index = build_card_index(vectors, CPU, kinds=[GRAPH])
-    assert index.copy_to_cpu().ntotal == len(vectors)
-
-
 def test_a_card_that_makes_no_index_leaves_the_search_to_the_cpu(
     vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,7 +18,7 @@ from retrieval.documents import delete_documents, read_documents
 from retrieval.embedding import embed_passages
 from retrieval.lexical import score_lexical
 from retrieval.snapshot import StoreIndex, build_index, open_index, snapshot_folder, update_index
-from retrieval.store import NewChunk, NewDocument, commit_document, find_store, make_store
+from retrieval.store import NewChunk, NewDocument, commit_documents, find_store, make_store
 from tests.fakes.hash_embedder import HashEmbedder
 
 EMBEDDER = HashEmbedder()
@@ -56,7 +56,7 @@ def test_an_index_that_follows_answers_like_a_new_one(steps: list[tuple[str, str
             if kind == "put":
                 vectors = embed_passages([(None, text) for text in texts], EMBEDDER)
                 chunks = [NewChunk(0, 1, None, None, *pair) for pair in zip(texts, vectors, strict=True)]
-                commit_document(engine, store, NewDocument(name, "1", "1", 1, name, tuple(chunks)))
+                commit_documents(engine, store, [NewDocument(name, "1", "1", 1, name, tuple(chunks))])
             elif kind == "delete":
                 known = read_documents(engine, store)
                 if name in known:
@@ -77,7 +77,7 @@ def put(data: DataDir, name: str, text: str) -> None:
     engine = open_database(data.database)
     make_store(engine, "acme", EMBEDDER.identity)
     chunk = NewChunk(0, 1, None, None, text, embed_passages([(None, text)], EMBEDDER)[0])
-    commit_document(engine, find_store(engine, "acme"), NewDocument(name, "1", "1", 1, name, (chunk,)))
+    commit_documents(engine, find_store(engine, "acme"), [NewDocument(name, "1", "1", 1, name, (chunk,))])
     engine.dispose()
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from core.layout import DataDir
 from retrieval.database import open_database
 from retrieval.diversity import pick_diverse, read_vectors
-from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, commit_document, make_store, read_chunks
+from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, commit_documents, make_store, read_chunks
 from retrieval.vectors import ChunkVectors, no_spans
 
 TWINS = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=np.float32)
@@ -44,7 +44,7 @@ def test_stored_vectors_come_in_the_order_asked_for(tmp_path: object) -> None:
         NewChunk(n, n + 1, None, None, "x", ChunkVectors(np.array(rows, np.float32), no_spans(3)))
         for n, rows in enumerate([[[1, 0, 0]], [[0, 1, 0], [0, 0, 1]]])
     )
-    commit_document(engine, store, NewDocument("a", "0" * 64, "1", 2, "xx", chunks))
+    commit_documents(engine, store, [NewDocument("a", "0" * 64, "1", 2, "xx", chunks)])
     first, second = (row.id for row in read_chunks(engine, store)[1])
     vectors = read_vectors(engine, [second, 999, first], 3)
     assert np.allclose(vectors, [[0, 0.5**0.5, 0.5**0.5], [0, 0, 0], [1, 0, 0]])

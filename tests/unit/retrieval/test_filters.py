@@ -14,10 +14,10 @@ from core.errors import InputError
 from retrieval import store
 from retrieval.attributes import Value
 from retrieval.database import open_database, read_transaction
-from retrieval.documents import set_attributes
 from retrieval.filters import MAX_DEPTH, MAX_VALUES, parse_filter, select_chunks
 from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, Store
 from retrieval.vectors import ChunkVectors, no_spans
+from tests.fakes.attributes import set_attributes
 
 EMBEDDER = EmbedderIdentity("hash", 1, "abc")
 VECTORS = ChunkVectors(np.ones((1, 1), dtype=np.float32), no_spans(1))
@@ -83,7 +83,7 @@ def stores(engine: Engine) -> tuple[Store, Store]:
     for one in made:
         for number in range(5):
             chunks = tuple(NewChunk(0, 1, None, None, f"{number}{part}", VECTORS) for part in range(2))
-            store.commit_document(engine, one, NewDocument(f"{number}.md", "1", "1", 1, "x", chunks))
+            store.commit_documents(engine, one, [NewDocument(f"{number}.md", "1", "1", 1, "x", chunks)])
         store.commit_failure(engine, one, NewDocument("bad.md", "1", "1", 1, "", ()), InputError("bad"))
     return made
 

@@ -21,7 +21,7 @@ from retrieval.store import (
     EmbedderIdentity,
     NewChunk,
     NewDocument,
-    commit_document,
+    commit_documents,
     find_store,
     make_store,
     read_chunks,
@@ -45,7 +45,7 @@ def engine(data: DataDir) -> Engine:
 
 def add(engine: Engine, name: str) -> None:
     chunk = NewChunk(0, len(name), None, None, name, embed_passages([(None, name)], EMBEDDER)[0])
-    commit_document(engine, find_store(engine, "acme"), NewDocument(name, "1", "1", 1, name, (chunk,)))
+    commit_documents(engine, find_store(engine, "acme"), [NewDocument(name, "1", "1", 1, name, (chunk,))])
 
 
 def test_every_window_of_a_chunk_takes_memory(engine: Engine) -> None:

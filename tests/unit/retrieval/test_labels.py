@@ -10,7 +10,7 @@ from core.errors import InputError, NotFound
 from retrieval.database import open_database
 from retrieval.embedding import embed_passages
 from retrieval.labels import read_labels
-from retrieval.store import NewChunk, NewDocument, Store, commit_document, make_store
+from retrieval.store import NewChunk, NewDocument, Store, commit_documents, make_store
 from tests.fakes.hash_embedder import HashEmbedder
 
 EMBEDDER = HashEmbedder()
@@ -28,7 +28,7 @@ def acme(engine: Engine) -> Store:
     for name, texts in DOCUMENTS.items():
         vectors = embed_passages([(None, text) for text in texts], EMBEDDER)
         chunks = tuple(NewChunk(0, 1, None, None, *pair) for pair in zip(texts, vectors, strict=True))
-        commit_document(engine, store, NewDocument(name, name, "1", 1, "", chunks))
+        commit_documents(engine, store, [NewDocument(name, name, "1", 1, "", chunks)])
     return store
 
 

@@ -15,7 +15,6 @@ from retrieval.documents import (
     read_failures,
     read_text,
     rename_documents,
-    set_attributes,
     stamp_documents,
 )
 from retrieval.seal import DOCUMENT_COLUMNS, DOCUMENT_SEALED_BEFORE, SEALED, hash_chunk
@@ -24,7 +23,7 @@ from retrieval.store import (
     EmbedderIdentity,
     NewChunk,
     NewDocument,
-    commit_document,
+    commit_documents,
     commit_failure,
     find_store,
     make_store,
@@ -33,6 +32,7 @@ from retrieval.store import (
     read_passages,
 )
 from retrieval.vectors import ChunkVectors
+from tests.fakes.attributes import set_attributes
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def engine(tmp_path: Path) -> Engine:
     store = make_store(engine, "acme", EmbedderIdentity("hash", 4, "abc"))
     vectors = ChunkVectors(np.ones((2, 4), dtype=np.float32), np.ones((3, 4), dtype=np.int8))
     chunk = NewChunk(0, 3, 1, "A", "one", vectors)
-    commit_document(engine, store, NewDocument("a.md", "x", "1", 3, "one", (chunk,)))
-    commit_document(engine, store, NewDocument("b.md", "y", "1", 3, "two", ()))
+    commit_documents(engine, store, [NewDocument("a.md", "x", "1", 3, "one", (chunk,))])
+    commit_documents(engine, store, [NewDocument("b.md", "y", "1", 3, "two", ())])
     return engine
 
 
@@ -119,10 +119,13 @@ def test_changes_that_were_meant_are_sealed(engine: Engine) -> None:
     store = find_store(engine, "acme")
     known = read_documents(engine, store)["a.md"]
     rename_documents(engine, [(known, "z.md", known.stamp)])
-    assert set_attributes(engine, store, "z.md", {"team": "sales"})["team"] == "sales"
+    set_attributes(engine, store, "z.md", {"team": "sales"})
     stamp_documents(engine, {1: FileStamp(3, 5, 7)})
     assert read_passages(engine, [1])[1].file == "z.md"
-    assert [state.file for state in list_documents(engine, store)] == ["b.md", "z.md"]
+    assert [(one.file, one.attributes.get("team")) for one in list_documents(engine, store)] == [
+        ("b.md", None),
+        ("z.md", "sales"),
+    ]
 
 
 def test_a_change_that_was_meant_does_not_seal_damage(engine: Engine) -> None:
@@ -143,11 +146,11 @@ def test_what_is_ingested_again_takes_nothing_from_a_damaged_row(
     store = find_store(engine, "acme")
     again = NewDocument("a.md", "x2", "1", 3, "new", ())
     set_attributes(engine, store, "a.md", {"team": "sales"})
-    commit_document(engine, store, again)
+    commit_documents(engine, store, [again])
     assert read_set(engine, "a.md") == '{"team": "sales"}', "of a whole row it stays"
     with write_transaction(engine) as connection:
         connection.execute(text(f"UPDATE documents SET {change} WHERE name = 'a.md'"))
-    commit_document(engine, store, again)
+    commit_documents(engine, store, [again])
     assert read_set(engine, "a.md") == "{}"
     assert "document 'a.md': its row was damaged" in caplog.text
     assert [state.file for state in list_documents(engine, store)] == ["a.md", "b.md"]

@@ -25,7 +25,7 @@ from retrieval.snapshot import (
     update_index,
 )
 from retrieval.spans import score_spans
-from retrieval.store import NewChunk, NewDocument, Store, commit_document, find_store, make_store
+from retrieval.store import NewChunk, NewDocument, Store, commit_documents, find_store, make_store
 from tests.fakes.hash_embedder import HashEmbedder
 
 TEXTS = ["The pump has a warranty of 26 months.", "Ducks eat grain and grass.", "Clean the filter every month."]
@@ -47,7 +47,7 @@ def acme(engine: Engine) -> Store:
     store = make_store(engine, "acme", EMBEDDER.identity)
     for number, text in enumerate(TEXTS):
         chunk = NewChunk(0, len(text), None, None, text, embed_passages([(None, text)], EMBEDDER)[0])
-        commit_document(engine, store, NewDocument(f"{number}.md", str(number), "1", 1, text, (chunk,)))
+        commit_documents(engine, store, [NewDocument(f"{number}.md", str(number), "1", 1, text, (chunk,))])
     return find_store(engine, "acme")
 
 
@@ -68,12 +68,12 @@ def test_a_store_is_searched_in_its_language(engine: Engine, data: DataDir) -> N
     for name, language in (("haus", "german"), ("house", "english")):
         store = make_store(engine, name, EMBEDDER.identity, language)
         chunk = NewChunk(0, len(words), None, None, words, embed_passages([(None, words)], EMBEDDER)[0])
-        commit_document(engine, store, NewDocument("a.md", name, "1", 1, words, (chunk,)))
+        commit_documents(engine, store, [NewDocument("a.md", name, "1", 1, words, (chunk,))])
         save_snapshot(build_index(engine, find_store(engine, name), IndexDevice.cpu), data)
         opened = open_index(engine, data, find_store(engine, name), IndexDevice.cpu)
         assert bool(score_lexical(opened.lexical, "ein Haus").any()) == (language == "german")
         more = NewDocument("b.md", f"{name} 2", "1", 1, words, (chunk,))
-        commit_document(engine, find_store(engine, name), more)
+        commit_documents(engine, find_store(engine, name), [more])
         followed = update_index(engine, opened, IndexDevice.cpu)
         assert int((score_lexical(followed.lexical, "ein Haus") > 0).sum()) == (2 if language == "german" else 0)
 
@@ -106,7 +106,7 @@ def test_a_snapshot_of_another_generation_or_store_is_not_used(engine: Engine, d
     index = open_index(engine, data, acme, IndexDevice.cpu)
     old = snapshot_folder(data, acme)
     chunk = NewChunk(0, 3, None, None, "new", embed_passages([(None, "new")], EMBEDDER)[0])
-    commit_document(engine, acme, NewDocument("new.md", "n", "1", 3, "new", (chunk,)))
+    commit_documents(engine, acme, [NewDocument("new.md", "n", "1", 3, "new", (chunk,))])
     now = find_store(engine, "acme")
     assert load_snapshot(old, now, IndexDevice.cpu) is None
     assert len(open_index(engine, data, now, IndexDevice.cpu).numbers) == len(index.numbers) + 1

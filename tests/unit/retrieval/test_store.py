@@ -44,7 +44,7 @@ def count(engine: Engine, table: str) -> int:
 
 
 def test_a_committed_document_is_read_back(engine: Engine, acme: Store) -> None:
-    assert store.commit_document(engine, acme, make_document("a.md", "one", "two", windows=2)) == 1
+    assert store.commit_documents(engine, acme, [make_document("a.md", "one", "two", windows=2)]) == 1
     now, rows = store.read_chunks(engine, acme)
     assert now.generation == 1
     assert [(row.heading, row.text, row.vectors.windows.shape) for row in rows] == [
@@ -59,9 +59,9 @@ def test_a_committed_document_is_read_back(engine: Engine, acme: Store) -> None:
 
 
 def test_a_new_version_replaces_the_old_one_and_its_ids(engine: Engine, acme: Store) -> None:
-    store.commit_document(engine, acme, make_document("a.md", "one", "two"))
+    store.commit_documents(engine, acme, [make_document("a.md", "one", "two")])
     _, before = store.read_chunks(engine, acme)
-    assert store.commit_document(engine, acme, make_document("a.md", "three", sha256="2")) == 2
+    assert store.commit_documents(engine, acme, [make_document("a.md", "three", sha256="2")]) == 2
     _, after = store.read_chunks(engine, acme)
     assert [row.text for row in after] == ["three"]
     assert after[0].id > max(row.id for row in before)
@@ -72,15 +72,15 @@ def test_a_new_version_replaces_the_old_one_and_its_ids(engine: Engine, acme: St
 
 
 def test_ids_are_not_used_again_after_everything_was_removed(engine: Engine, acme: Store) -> None:
-    store.commit_document(engine, acme, make_document("a.md", "one"))
+    store.commit_documents(engine, acme, [make_document("a.md", "one")])
     _, (row,) = store.read_chunks(engine, acme)
-    store.commit_document(engine, acme, make_document("a.md"))
-    store.commit_document(engine, acme, make_document("a.md", "two"))
+    store.commit_documents(engine, acme, [make_document("a.md")])
+    store.commit_documents(engine, acme, [make_document("a.md", "two")])
     assert store.read_chunks(engine, acme)[1][0].id > row.id
 
 
 def test_a_commit_that_fails_leaves_the_old_version(engine: Engine, acme: Store) -> None:
-    store.commit_document(engine, acme, make_document("a.md", "one"))
+    store.commit_documents(engine, acme, [make_document("a.md", "one")])
     bad = make_document("a.md", "two", "three", sha256="2")
     whole, spans = np.zeros((1, 4), dtype=np.float32), no_spans(4)
     for vectors in (
@@ -91,7 +91,7 @@ def test_a_commit_that_fails_leaves_the_old_version(engine: Engine, acme: Store)
     ):
         wrong = NewChunk(0, 1, None, None, "x", vectors)
         with pytest.raises(ValueError, match="wanted"):
-            store.commit_document(engine, acme, NewDocument("a.md", "2", "1", 1, "x", (*bad.chunks, wrong)))
+            store.commit_documents(engine, acme, [NewDocument("a.md", "2", "1", 1, "x", (*bad.chunks, wrong))])
     now, rows = store.read_chunks(engine, acme)
     assert now.generation == 1
     assert [row.text for row in rows] == ["one"]
@@ -101,22 +101,22 @@ def test_a_failure_is_recorded_and_does_not_hide_an_earlier_version(engine: Engi
     broken = NewDocument("b.pdf", "9", "1", 5, "", ())
     assert store.commit_failure(engine, acme, broken, InvalidFile("damaged")) is False
     assert store.commit_failure(engine, acme, broken, InvalidFile("damaged")) is False
-    store.commit_document(engine, acme, make_document("a.md", "one"))
+    store.commit_documents(engine, acme, [make_document("a.md", "one")])
     assert store.commit_failure(engine, acme, make_document("a.md"), InvalidFile("damaged")) is True
     (status,) = list_stores(engine)
     assert (status.files, status.failed, status.chunks) == (1, 1, 1)
     assert read_documents(engine, acme)["b.pdf"].status is DocumentStatus.failed
-    store.commit_document(engine, acme, make_document("b.pdf", "mended"))
+    store.commit_documents(engine, acme, [make_document("b.pdf", "mended")])
     assert (list_stores(engine)[0].files, list_stores(engine)[0].failed) == (2, 0)
 
 
 def test_vectors_are_found_again_by_what_the_chunk_says(engine: Engine, acme: Store) -> None:
-    store.commit_document(engine, acme, make_document("a.md", "one", "two"))
+    store.commit_documents(engine, acme, [make_document("a.md", "one", "two")])
     wanted = {hash_chunk("A > B", "one"), hash_chunk("A > B", "two")}
     known = store.read_chunk_vectors(engine, acme, [*wanted, hash_chunk(None, "three")])
     assert set(known) == wanted
     assert {vectors.spans.shape for vectors in known.values()} == {(2, 4)}
-    store.commit_document(engine, acme, make_document("b.md", "bare", spans=0))
+    store.commit_documents(engine, acme, [make_document("b.md", "bare", spans=0)])
     bare = [hash_chunk("A > B", "bare")]
     assert store.read_chunk_vectors(engine, acme, bare)[bare[0]].spans.shape == (0, 4)
     assert store.read_chunk_vectors(engine, acme, bare, with_spans=True) == {}
@@ -154,7 +154,7 @@ def test_a_name_that_is_no_folder_name_is_refused(engine: Engine, name: str) -> 
 
 
 def test_text_that_was_changed_behind_our_back_is_never_returned(engine: Engine, acme: Store) -> None:
-    store.commit_document(engine, acme, make_document("a.md", "one", "two"))
+    store.commit_documents(engine, acme, [make_document("a.md", "one", "two")])
     with write_transaction(engine) as connection:
         connection.execute(text("UPDATE chunks SET text = 'won' WHERE text = 'one'"))
     _, good = 0, store.read_passages(engine, [2])
@@ -166,7 +166,7 @@ def test_text_that_was_changed_behind_our_back_is_never_returned(engine: Engine,
 
 
 def test_vectors_of_a_wrong_length_are_refused(engine: Engine, acme: Store) -> None:
-    store.commit_document(engine, acme, make_document("a.md", "one"))
+    store.commit_documents(engine, acme, [make_document("a.md", "one")])
     with write_transaction(engine) as connection:
         connection.execute(text("UPDATE chunks SET embeddings = x'00ff', embeddings_sha256 = NULL"))
     with pytest.raises(ContractError, match="wanted rows of 16 bytes, found 2"):

@@ -15,7 +15,7 @@ from retrieval.config import ChunkingConfig
 from retrieval.database import open_database, write_transaction
 from retrieval.document import Document, Section
 from retrieval.embedding import embed_passages
-from retrieval.store import NewChunk, NewDocument, commit_document, make_store, read_chunks
+from retrieval.store import NewChunk, NewDocument, commit_documents, make_store, read_chunks
 from retrieval.surroundings import read_surroundings, read_window
 from tests.fakes.hash_embedder import HashEmbedder
 
@@ -31,7 +31,7 @@ def add(engine: Engine, document: Document) -> list[tuple[int, NewChunk]]:
         NewChunk(c.start, c.end, c.page, c.heading, document.text[c.start : c.end], VECTORS)
         for c in cut_document(document, CONFIG, EMBEDDER.token_starts)
     )
-    commit_document(engine, store, NewDocument("a.md", "0" * 64, "1", 1, document.text, chunks))
+    commit_documents(engine, store, [NewDocument("a.md", "0" * 64, "1", 1, document.text, chunks)])
     return list(zip((row.id for row in read_chunks(engine, store)[1]), chunks, strict=True))
 
 
