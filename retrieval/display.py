@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from core.next_command import write_next_command
 from core.spelling import dump_line, reveal, reveal_lines
 from retrieval.documents import DocumentState
 from retrieval.status import StoreStatus
@@ -62,7 +63,7 @@ def show_hits(result: "SearchResult", *, as_json: bool) -> None:
     console.print(f"[dim]searched {escape(searched)} in {result.timings_ms['total']:.0f} ms[/dim]")
 
 
-def show_status(stores: Sequence[StoreStatus], *, as_json: bool) -> None:
+def show_status(stores: Sequence[StoreStatus], data_dir: str, *, as_json: bool) -> None:
     """Print each store's counts."""
     if as_json:
         for store in stores:
@@ -70,7 +71,7 @@ def show_status(stores: Sequence[StoreStatus], *, as_json: bool) -> None:
         return
     if not stores:
         console.print("There are no stores yet. Make one:")
-        suggest("python retrieval/run.py action=ingest store=NAME source=FOLDER")
+        suggest("retrieval/run.py", "action=ingest store=NAME source=FOLDER", data_dir=data_dir)
         return
     table = Table()
     numbers = {"files", "failed", "in progress", "chunks", "generation"}
@@ -82,7 +83,7 @@ def show_status(stores: Sequence[StoreStatus], *, as_json: bool) -> None:
         made_with = (escape(store.embedder), store.language, str(store.generation))
         table.add_row(escape(store.store), *map(str, counts), *made_with, made)
     console.print(table)
-    suggest(f'python scripts/search.py {stores[0].store} "what you want to know"')
+    suggest_search(stores[0].store, data_dir)
 
 
 def show_documents(documents: Mapping[str, Sequence[DocumentState]], *, as_json: bool) -> None:
@@ -108,7 +109,7 @@ def show_documents(documents: Mapping[str, Sequence[DocumentState]], *, as_json:
         console.print(table)
 
 
-def show_report(report: "IngestReport", *, as_json: bool) -> None:
+def show_report(report: "IngestReport", data_dir: str, *, as_json: bool) -> None:
     """Print what an ingestion did, with every file that could not be read."""
     if as_json:
         print_json(asdict(report))
@@ -132,15 +133,21 @@ def show_report(report: "IngestReport", *, as_json: bool) -> None:
             table.add_row(escape(reveal(failure.file)), failure.code, escape(reveal(failure.reason)))
         console.print(table)
     if report.ingested or report.unchanged:
-        suggest(f'python scripts/search.py {report.store} "what you want to know"')
+        suggest_search(report.store, data_dir)
 
 
-def suggest(command: str) -> None:
+def suggest(program: str, *words: str, data_dir: str) -> None:
     """Print the command that comes next."""
+    command = write_next_command(program, *words, data_dir=data_dir)
     console.print(f"next: [bold]{escape(command)}[/bold]", soft_wrap=True)
 
 
-def show_tuning(store: str, report: "TuningReport", *, as_json: bool) -> None:
+def suggest_search(store: str, data_dir: str, *words: str) -> None:
+    """Print how to search a store."""
+    suggest("scripts/search.py", store, '"what you want to know"', *words, data_dir=data_dir)
+
+
+def show_tuning(store: str, report: "TuningReport", data_dir: str, *, as_json: bool) -> None:
     """Print what tuning found, and what is searched with now."""
     search = report.search
     if as_json:
@@ -169,7 +176,7 @@ def show_tuning(store: str, report: "TuningReport", *, as_json: bool) -> None:
         f"{reranking}, k {report.k} (recall {report.recall_at[report.k - 1]:.3f} of "
         f"{report.recall_at[-1]:.3f} with {len(report.recall_at)} hits). search.use_tuned=false ignores them."
     )
-    suggest(f'python scripts/search.py {store} "what you want to know"')
+    suggest_search(store, data_dir)
 
 
 def show_outcome(outcome: "Outcome", *, as_json: bool) -> None:

@@ -79,7 +79,7 @@ def run_ingest(config: RetrievalConfig) -> None:
     with display.follow_progress() as progress:
         tools = Tools(embedder, config.chunking, config.parsing, config.language)
         report = ingest_files(data, store_name, files, tools, progress=progress, verify=config.verify)
-    display.show_report(report, as_json=config.output is Output.json)
+    display.show_report(report, config.paths.data_dir, as_json=config.output is Output.json)
     if not report.ingested and not report.unchanged:
         raise InputError(f"source: wanted at least one readable file in {source}, found {report.found} that are not.")
 
@@ -105,7 +105,7 @@ def run_sync(config: RetrievalConfig) -> None:
             progress=progress,
             rules=SyncRules(config.verify, config.allow_empty, config.language),
         )
-    display.show_report(report, as_json=config.output is Output.json)
+    display.show_report(report, config.paths.data_dir, as_json=config.output is Output.json)
 
 
 def run_watch(config: RetrievalConfig) -> None:
@@ -124,7 +124,9 @@ def run_watch(config: RetrievalConfig) -> None:
             source,
             embedder=embedder,
             config=config,
-            tell=lambda report: display.show_report(report, as_json=config.output is Output.json),
+            tell=lambda report: display.show_report(
+                report, config.paths.data_dir, as_json=config.output is Output.json
+            ),
             stop=stop,
         )
 
@@ -140,7 +142,7 @@ def run_delete(config: RetrievalConfig) -> None:
         return
     what = f"document {reveal(config.file)}" if config.file else f"the store with its {removed} documents"
     display.console.print(f"store {store_name}: {what} removed", markup=False)
-    display.suggest("python retrieval/run.py action=status")
+    display.suggest("retrieval/run.py", "action=status", data_dir=config.paths.data_dir)
 
 
 def run_reembed(config: RetrievalConfig) -> None:
@@ -161,9 +163,7 @@ def run_reembed(config: RetrievalConfig) -> None:
         f"{report.embedded} embedded in {report.seconds:.1f} s",
         markup=False,
     )
-    display.suggest(
-        f'python scripts/search.py {store_name} "what you want to know" --set embedder.name={report.embedder}'
-    )
+    display.suggest_search(store_name, config.paths.data_dir, f"--set embedder.name={report.embedder}")
 
 
 def run_search(config: RetrievalConfig) -> None:
@@ -187,7 +187,8 @@ def search_and_show(config: RetrievalConfig, store_name: str, query: str) -> Non
         searcher.close()
     display.show_hits(result, as_json=config.output is Output.json)
     if config.output is Output.table:
-        display.suggest(f"python serve/run.py +assistants.helper='{{model: MODEL, stores: [{store_name}]}}'")
+        assistant = f"+assistants.helper='{{model: MODEL, stores: [{store_name}]}}'"
+        display.suggest("serve/run.py", assistant, data_dir=config.paths.data_dir)
 
 
 def run_status(config: RetrievalConfig) -> None:
@@ -204,7 +205,7 @@ def run_status(config: RetrievalConfig) -> None:
             return
     finally:
         engine.dispose()
-    display.show_status(stores, as_json=config.output is Output.json)
+    display.show_status(stores, config.paths.data_dir, as_json=config.output is Output.json)
 
 
 def run_rebuild(config: RetrievalConfig) -> None:
@@ -217,7 +218,7 @@ def run_rebuild(config: RetrievalConfig) -> None:
         display.print_json({"store": store_name, "chunks": chunks})
         return
     display.console.print(f"store {store_name}: index of {chunks} chunks made anew from the database")
-    display.suggest(f'python scripts/search.py {store_name} "what you want to know"')
+    display.suggest_search(store_name, config.paths.data_dir)
 
 
 def run_tune(config: RetrievalConfig) -> None:
@@ -255,7 +256,7 @@ def run_tune(config: RetrievalConfig) -> None:
             save_settings(engine, store, StoreSettings.of(report.search, report.k))
     finally:
         engine.dispose()
-    display.show_tuning(store_name, report, as_json=config.output is Output.json)
+    display.show_tuning(store_name, report, config.paths.data_dir, as_json=config.output is Output.json)
 
 
 def run_train(config: RetrievalConfig) -> None:
@@ -286,7 +287,7 @@ def run_train(config: RetrievalConfig) -> None:
     if config.output is Output.table:
         use = f"search.reranker={output_model}" if is_reranker else f"embedder.name={output_model}"
         step = "action=search store=NAME query_file=-" if is_reranker else "action=ingest store=NAME source=FOLDER"
-        display.suggest(f"python retrieval/run.py {step} {use}")
+        display.suggest("retrieval/run.py", step, use, data_dir=config.paths.data_dir)
 
 
 def choose_language(config: RetrievalConfig) -> str:

@@ -15,6 +15,7 @@ switch_offline()
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -27,6 +28,7 @@ from core.config import run_command
 from core.errors import Conflict, ContractError, InputError, NotFound, describe_os_error
 from core.layout import DataDir, read_sealed_json, sha256_file, write_folder, write_sealed_json
 from core.logs import configure_logging
+from core.next_command import write_next_command
 from retrieval.config import IndexDevice
 from retrieval.database import (
     copy_database,
@@ -239,18 +241,18 @@ def main() -> None:
             print(f"{arguments.backup}: {len(manifest['files'])} files, {manifest['size_bytes'] / 2**20:.1f} MiB")
             if arguments.backup.resolve().is_relative_to(data.root.resolve()):
                 print(f"note: it lies in {data.root}, and goes with it: copy it elsewhere", file=sys.stderr)
-            print(f"next: python scripts/backup.py verify {arguments.backup}")
+            print(f"next: python scripts/backup.py verify {shlex.quote(str(arguments.backup))}")
         elif arguments.action == "verify":
             manifest = verify_backup(arguments.backup)
             print(f"{arguments.backup}: {len(manifest['files'])} files, all as they were written")
-            print(f"next: python scripts/backup.py restore {arguments.backup} --data-dir NEW")
+            print(f"next: python scripts/backup.py restore {shlex.quote(str(arguments.backup))} --data-dir NEW")
         else:
             stores = restore_backup(arguments.backup, data)
             print(
                 f"{data.root}: "
                 + (", ".join(f"{name} ({chunks} chunks)" for name, chunks in stores.items()) or "no stores")
             )
-            print(f"next: python scripts/doctor.py {data.root}")
+            print("next: " + write_next_command("scripts/doctor.py", data_dir=data.root))
     except OSError as error:
         raise describe_os_error(error, f"{arguments.action} {arguments.backup}") from error
     except KeyboardInterrupt:

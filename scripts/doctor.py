@@ -30,6 +30,7 @@ from core.errors import ContractError, LoamError, NotFound, describe_os_error
 from core.layout import DataDir, sync_directory
 from core.logs import configure_logging
 from core.manifest import AdapterManifest, ModelManifest, verify_files
+from core.next_command import write_next_command
 from retrieval.attributes import find_stale, index_attributes
 from retrieval.config import IndexDevice
 from retrieval.database import find_damage, open_database, read_transaction, write_transaction
@@ -254,7 +255,9 @@ def check_indexes(patient: Patient) -> Iterator[Finding]:
         fault = _find_index_fault(patient, find_store(patient.engine, status.store))
         if fault is None:
             continue
-        remedy = f"repair=true makes it again, and so does: python retrieval/run.py action=rebuild store={status.store}"
+        words = ("action=rebuild", f"store={status.store}")
+        command = write_next_command("retrieval/run.py", *words, data_dir=patient.data.root)
+        remedy = f"repair=true makes it again, and so does: {command}"
         is_mended = False
         if patient.repair:
             from retrieval.ingest import rebuild
@@ -292,7 +295,8 @@ def check_models(patient: Patient) -> Iterator[Finding]:
         try:
             verify_files(folder, ModelManifest.read(folder).files)
         except LoamError as error:
-            yield Finding("models", folder.name, error.message, f"python scripts/models.py get {folder.name}")
+            remedy = write_next_command("scripts/models.py", "get", folder.name, data_dir=patient.data.root)
+            yield Finding("models", folder.name, error.message, remedy)
 
 
 def check_adapters(patient: Patient) -> Iterator[Finding]:
@@ -412,7 +416,7 @@ def show_findings(findings: list[Finding], facts: dict[str, list[str]], request:
     if not open_ones:
         print("all is well")
     elif all(finding.remedy.startswith("repair=true") for finding in open_ones):
-        print(f"next: python scripts/doctor.py {request.data.root} repair=true")
+        print("next: " + write_next_command("scripts/doctor.py", "repair=true", data_dir=request.data.root))
     else:
         remedies = dict.fromkeys(f.remedy for f in open_ones if not f.remedy.startswith("repair=true"))
         print("next: " + "; ".join(remedies))

@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.errors import LoamError
 from core.layout import DataDir
 from core.manifest import ModelKind, ModelManifest, verify_files
+from core.next_command import write_next_command
 from core.offline import HUB_VARIABLES
 from retrieval.database import open_database
 from scripts.doctor_probes import PROBES
@@ -203,8 +204,8 @@ def check_models(wanted: Wanted) -> Said:
     """Check that the base model and the embedder are there and intact, byte for byte."""
     for name in (wanted.model, wanted.embedder):
         folder = wanted.data.model(name)
-        get = f"python scripts/models.py --data-dir {wanted.data.root} get {name}"
-        remedy = get if name in KNOWN_MODELS else f"python scripts/models.py import PATH --name {name}"
+        words = ("get", name) if name in KNOWN_MODELS else ("import", "PATH", "--name", name)
+        remedy = write_next_command("scripts/models.py", *words, data_dir=wanted.data.root)
         try:
             manifest = ModelManifest.read(folder)
             verify_files(folder, manifest.files)
@@ -273,9 +274,8 @@ def check_disk(wanted: Wanted) -> Said:
     needed = max(MIN_FREE_BYTES, 2 * _weigh(wanted))
     yield f"{free / GIB:.1f} GiB free at {place}, {needed / GIB:.1f} wanted (twice the base model, 5 at least)"
     if free < needed:
-        yield Finding(
-            "disk", str(place), f"{free / GIB:.1f} GiB free, wanted {needed / GIB:.1f}", "python scripts/prune.py"
-        )
+        fault = f"{free / GIB:.1f} GiB free, wanted {needed / GIB:.1f}"
+        yield Finding("disk", str(place), fault, write_next_command("scripts/prune.py", data_dir=wanted.data.root))
     if not os.access(place, os.W_OK):
         yield Finding("disk", str(place), "not writable by this user", f"chown {os.geteuid()} {place}")
 
@@ -322,7 +322,8 @@ def check_keys(wanted: Wanted) -> Said:
             keys = sum(key.revoked_at is None for key in list_keys(engine))
             engine.dispose()
         except (LoamError, SQLAlchemyError) as error:
-            yield Finding("keys", str(wanted.data.database), str(error)[:200], "python scripts/doctor.py checks=data")
+            remedy = write_next_command("scripts/doctor.py", "checks=data", data_dir=wanted.data.root)
+            yield Finding("keys", str(wanted.data.database), str(error)[:200], remedy)
             return
     total = keys + bool(os.environ.get("LOAM_API_KEY"))
     yield f"{keys} good keys in the database, LOAM_API_KEY {'set' if total > keys else 'not set'}"

@@ -31,6 +31,7 @@ from core.config import PathsConfig, load_config, run_app
 from core.errors import ConfigError, NotFound, describe_os_error
 from core.layout import DataDir, check_name, sha256_file, write_file
 from core.logs import configure_logging
+from core.next_command import write_next_command
 from evaluation.answers import Arm, AskConfig, ask_all, read_answers
 from evaluation.calibration import (
     Agreement,
@@ -360,10 +361,12 @@ def main(composed: DictConfig) -> None:
     card = make_card(config, name, scored, judging, judged, other, searched)
     write_report(folder, f"Evaluation of {config.served_model}", lay_out(card), to_values(card), to_table(card))
     show(card)
+    words = (f"questions={config.questions}", f"model={config.served_model}", f"name={name}-2", f"compare={name}")
+    following = write_next_command("scripts/evaluate.py", *words, data_dir=config.paths.data_dir)
     console.print(
-        f"wrote {folder / 'report.html'}\nnext: change something, and compare: python scripts/evaluate.py "
-        f"questions={config.questions} model={config.served_model} name={name}-2 compare={name}",
+        f"wrote {folder / 'report.html'}\nnext: change something, and compare: {following}",
         soft_wrap=True,
+        markup=False,
     )
     if card.misses:
         sys.exit(LIMITS_EXIT_CODE)

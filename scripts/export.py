@@ -39,6 +39,7 @@ from core.manifest import (
     hash_files,
     verify_files,
 )
+from core.next_command import write_next_command
 from train.config import SERVED_RANKS, HardwareConfig, QuantConfig, QuantKind, TrainConfig, resolve_path
 from train.data import check_data
 from train.template import find_template
@@ -304,7 +305,9 @@ def main(composed: DictConfig) -> None:
     console.print(explain(config.onto, quantization["kind"]))
     manifest = write_model(config, checked, delta, rounding if config.onto is Onto.nf4 else None)
     console.print(f"wrote {checked.target} (licence: {manifest.licence})", soft_wrap=True)
-    console.print(f"next: python serve/run.py +model.name={manifest.name} adapters=\\[]", soft_wrap=True)
+    words = (f"+model.name={manifest.name}", "adapters=[]")
+    following = write_next_command("serve/run.py", *words, data_dir=config.paths.data_dir)
+    console.print(f"next: {following}", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from core.errors import (
 from core.layout import DataDir, check_name, make_data_dir, write_folder
 from core.logs import configure_logging
 from core.manifest import ModelKind, ModelManifest, hash_files, refuse_code_bearing, verify_files
+from core.next_command import write_next_command
 
 logger = logging.getLogger(__name__)
 
@@ -295,10 +296,10 @@ def list_models(data: DataDir, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    _print_table(rows)
+    _print_table(rows, data)
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
+def _print_table(rows: list[dict[str, Any]], data: DataDir) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -310,7 +311,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     console.print(table)
     missing = next((row["name"] for row in rows if not row["present"]), None)
     if missing:
-        console.print(f"\nNext: python scripts/models.py get {missing}", highlight=False)
+        following = write_next_command("scripts/models.py", "get", missing, data_dir=data.root)
+        console.print(f"\nNext: {following}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _read_manifest(folder: Path) -> ModelManifest | None:

@@ -27,6 +27,7 @@ from core.errors import ConfigError, ContractError, InputError
 from core.layout import DataDir
 from core.logs import configure_logging
 from core.manifest import AdapterManifest, BaseIdentity, Canary, Parity
+from core.next_command import write_next_command
 from serve.engine import Engine
 from serve.engine_command import LORA_RANKS, EngineConfig
 from serve.hardware import fill_engine_config
@@ -340,7 +341,8 @@ def main(composed: DictConfig) -> None:
     show_canary(manifest.canary)
     console.print(f"wrote {served.path / 'manifest.json'}", soft_wrap=True)
     check_parity(manifest.parity, config.tolerance or TOLERANCES[dtype])
-    console.print(f"next: python serve/run.py adapters=\\[{config.run}]", soft_wrap=True)
+    following = write_next_command("serve/run.py", f"adapters=[{config.run}]", data_dir=config.paths.data_dir)
+    console.print(f"next: {following}", soft_wrap=True, markup=False)
 
 
 def show_canary(canary: Canary | None) -> None:

@@ -13,6 +13,7 @@ from core.offline import switch_offline
 switch_offline()
 
 import json
+import shlex
 import shutil
 import stat
 import sys
@@ -215,7 +216,7 @@ def main() -> None:
         return
     print(f"{size / 2**20:10,.1f} MiB  {'removed' if apply else 'can go'}: {len(removals)} entries")
     if removals and not apply:
-        print(f"next: python scripts/prune.py {' '.join([*sys.argv[1:], 'apply=true'])}")
+        print(f"next: {shlex.join(['python', 'scripts/prune.py', *sys.argv[1:], 'apply=true'])}")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from core.config import PathsConfig, load_config, run_app
 from core.errors import ConfigError, InputError, NotFound
 from core.layout import DataDir, write_file, write_json
 from core.logs import configure_logging
+from core.next_command import write_next_command
 from evaluation.questions import spread
 from serve.engine import Engine
 from serve.engine_command import EngineConfig
@@ -302,14 +303,15 @@ def draw_accuracy(path: Path, scores: list[Score]) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def show(scores: list[Score], report: Path, run: str) -> None:
+def show(scores: list[Score], report: Path, run: str, data_dir: str) -> None:
     """Print the table, where it is kept, and what comes next."""
     table = Table("model", "step", "minutes in steps", "minutes elapsed", "exact match", "n")
     for score in scores:
         times = (f"{score.training_minutes:.1f}", f"{score.elapsed_minutes:.1f}")
         table.add_row(score.model, str(score.step), *times, f"{score.exact:.1%}", str(score.n))
     console.print(table)
-    console.print(f"wrote {report}\nnext: python serve/run.py adapters=[{run}]", soft_wrap=True, markup=False)
+    following = write_next_command("serve/run.py", f"adapters=[{run}]", data_dir=data_dir)
+    console.print(f"wrote {report}\nnext: {following}", soft_wrap=True, markup=False)
 
 
 async def score_all(
@@ -361,7 +363,7 @@ def main(composed: DictConfig) -> None:
     )
     write_file(report / "answers.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     draw_accuracy(report / "accuracy.png", scores)
-    show(scores, report, config.run)
+    show(scores, report, config.run, config.paths.data_dir)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from core.config import PathsConfig, load_config, run_app
 from core.errors import ConfigError, InputError, MissingDependency
 from core.layout import DataDir, check_name
 from core.logs import configure_logging
+from core.next_command import write_next_command
 from evaluation.answers import AskConfig, ask_all, read_answers
 from evaluation.metrics import score_all
 from evaluation.pareto import TrialResult, find_best, lay_out, to_table, to_values
@@ -368,9 +369,13 @@ def write_command(config: SweepConfig, name: str, winner: TrialResult) -> str:
     model = f"base={config.base}" if config.train is None else f"run={name_run(config, name, settings)}"
     instructions = f" instructions={config.instructions}" if config.instructions else ""
     serve = json.dumps([*config.serve, *list_search_options(settings)], separators=(",", ":"))
-    return (
-        f"python scripts/verdict.py questions=OTHERS.jsonl store={config.store} {model} k={settings['k']}"
-        f"{instructions} max_tokens={config.max_tokens} 'serve={serve}'"
+    words = f"questions=OTHERS.jsonl store={config.store} {model} k={settings['k']}{instructions}"
+    return write_next_command(
+        "scripts/verdict.py",
+        words,
+        f"max_tokens={config.max_tokens}",
+        f"'serve={serve}'",
+        data_dir=config.paths.data_dir,
     )
 
 

@@ -29,6 +29,7 @@ from core.control_tokens import disarm_for_any_model
 from core.errors import ConfigError, Conflict, InputError
 from core.layout import DataDir, check_name, sha256_file, write_file
 from core.logs import configure_logging
+from core.next_command import write_next_command
 from core.training_file import check_file
 from evaluation.questions import read_questions
 from evaluation.raft import Example, Recipe, WithoutGold, make_examples, split_examples
@@ -290,12 +291,14 @@ def main(composed: DictConfig) -> None:
     finally:
         searcher.close()
     if paths:
-        valid = f" data.valid={paths[1]}" if len(paths) > 1 else ""
-        step = f"python train/run.py data.train={paths[0]}{valid} run_id=raft"
+        words = [f"{key}={path}" for key, path in zip(("data.train", "data.valid"), paths, strict=False)]
+        step = write_next_command("train/run.py", *words, "run_id=raft", data_dir=config.paths.data_dir)
         console.print("These questions are now training data: test by others (exclude=FILE writes others).")
     else:
-        step = f"edit {questions}, then: python scripts/evaluate.py questions={questions} model=NAME judge=none"
-    console.print(f"next: {step}", soft_wrap=True)
+        words = [f"questions={questions}", "model=NAME", "judge=none"]
+        command = write_next_command("scripts/evaluate.py", *words, data_dir=config.paths.data_dir)
+        step = f"edit {questions}, then: {command}"
+    console.print(f"next: {step}", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

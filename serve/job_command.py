@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from core.config import CONF_DIR
 from core.errors import ConfigError
 from core.layout import DataDir
+from core.next_command import quote_value
 from serve.engine_command import LORA_RANKS, EngineConfig
 from serve.jobs import Job
 
@@ -289,9 +290,9 @@ def build_arguments(
         *([] if any(one.startswith("hardware=") for one in config.overrides) else [f"hardware={hardware}"]),
         *(["method=dpo", f"method.beta={asked['beta']}"] if job.method == "dpo" else []),
         *config.overrides,
-        f"model.name={quote(job.model)}",
-        f"data.train={quote(str(_find_file(data, job.training_file)))}",
-        *([f"data.valid={quote(str(_find_file(data, job.validation_file)))}"] if job.validation_file else []),
+        f"model.name={quote_value(job.model)}",
+        f"data.train={quote_value(str(_find_file(data, job.training_file)))}",
+        *([f"data.valid={quote_value(str(_find_file(data, job.validation_file)))}"] if job.validation_file else []),
         f"trainer.epochs={epochs:g}",
         f"trainer.batch_size={batch}",
         f"trainer.learning_rate={profile.learning_rate * asked['learning_rate_multiplier']:.6g}",
@@ -310,16 +311,6 @@ def _find_file(data: DataDir, file_id: str) -> Path:
     return (data.files / file_id).resolve()
 
 
-def quote(value: str) -> str:
-    """Return a text as a quoted value of Hydra's command line.
-
-    A backslash counts only before a quote, and there each must be doubled.
-    Source: https://hydra.cc/docs/advanced/override_grammar/basic/#quoted-values
-    """
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-    return f"'{escaped}'"
-
-
 def build_command(job: Job, data: DataDir, program: tuple[str, ...] = PROGRAM) -> list[str]:
     """Return the whole command line of a job whose files are checked.
 
@@ -328,7 +319,7 @@ def build_command(job: Job, data: DataDir, program: tuple[str, ...] = PROGRAM) -
         data: The data directory.
         program: What is run.
     """
-    return [*program, *(job.arguments or []), f"paths.data_dir={quote(str(data.root.resolve()))}"]
+    return [*program, *(job.arguments or []), f"paths.data_dir={quote_value(str(data.root.resolve()))}"]
 
 
 def hide_paths(message: str, root: Path) -> str:

@@ -48,13 +48,13 @@ def test_hits_as_json(capsys: pytest.CaptureFixture[str], screen: StringIO) -> N
 
 
 def test_status_as_json(capsys: pytest.CaptureFixture[str], screen: StringIO) -> None:
-    display.show_status([STATUS], as_json=True)
+    display.show_status([STATUS], "data", as_json=True)
     (line,) = read_lines(capsys, screen)
     assert (line["store"], line["files"], line["chunks"]) == ("acme", 44, 175)
 
 
 def test_a_report_as_json(capsys: pytest.CaptureFixture[str], screen: StringIO) -> None:
-    display.show_report(REPORT, as_json=True)
+    display.show_report(REPORT, "data", as_json=True)
     (line,) = read_lines(capsys, screen)
     assert line["failures"] == [{"file": "bad.pdf", "code": "invalid_file", "reason": "It needs a [password]."}]
 
@@ -72,16 +72,20 @@ def test_nothing_found_is_said(screen: StringIO) -> None:
 
 
 def test_a_report_lists_every_failure_and_the_next_command(screen: StringIO) -> None:
-    display.show_report(REPORT, as_json=False)
+    display.show_report(REPORT, "data", as_json=False)
     shown = screen.getvalue()
     for part in ("3 files found, 1 ingested, 1 unchanged, 1 failed", "bad.pdf", "It needs a [password].", "next:"):
         assert part in shown
     assert "scripts/search.py acme" in shown
+    display.show_report(REPORT, "elsewhere", as_json=False)
+    assert "python scripts/search.py --data-dir elsewhere acme" in screen.getvalue()
 
 
 def test_status_without_stores_says_how_to_make_one(screen: StringIO) -> None:
-    display.show_status([], as_json=False)
-    assert "action=ingest" in screen.getvalue()
+    display.show_status([], "elsewhere", as_json=False)
+    assert (
+        "python retrieval/run.py action=ingest store=NAME source=FOLDER paths.data_dir=elsewhere" in screen.getvalue()
+    )
 
 
 HOSTILE = "a\x1b[2J\r\u202e\u2028\x85\ud800.md"
@@ -98,7 +102,7 @@ def test_no_name_reaches_the_terminal_or_a_program_as_it_is(
     state = DocumentState(HOSTILE, "failed", 1, 0, 0, error, {})
     for as_json in (False, True):
         display.show_hits(result, as_json=as_json)
-        display.show_report(report, as_json=as_json)
+        display.show_report(report, "data", as_json=as_json)
         display.show_documents({"acme": [state]}, as_json=as_json)
     shown = screen.getvalue()
     shown.encode()

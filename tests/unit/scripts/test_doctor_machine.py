@@ -132,7 +132,7 @@ def test_models_are_named_with_the_command_that_gets_them(wanted: Wanted) -> Non
     shutil.rmtree(wanted.data.model("all-minilm-l6-v2"))
     changed, missing = find(check_models(wanted))
     assert "config.json has changed" in changed.fault
-    assert changed.remedy == "python scripts/models.py import PATH --name mini"
+    assert changed.remedy == f"python scripts/models.py --data-dir {wanted.data.root} import PATH --name mini"
     assert missing.remedy.endswith("get all-minilm-l6-v2")
 
 
@@ -198,4 +198,5 @@ def test_the_command_tells_it_all_as_json(wanted: Wanted) -> None:
     assert list(report["facts"]) == [name for name, _ in MACHINE_CHECKS]
     assert {finding["check"] for finding in report["findings"]} >= {"wanted models", "models"}
     table = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False).stdout
-    assert table.splitlines()[-1].startswith("next: python scripts/models.py import PATH --name mini")
+    get = f"next: python scripts/models.py --data-dir {wanted.data.root} import PATH --name mini"
+    assert table.splitlines()[-1].startswith(get)

@@ -140,8 +140,8 @@ def test_all_are_asked_greedily_under_the_candidates_name_and_scored_in_order(tm
 
 
 def test_the_next_command_names_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show([Score("base", 0, 0.0, 0.0, 0.02, 50)], tmp_path, "mine")
-    assert "next: python serve/run.py adapters=[mine]\n" in capsys.readouterr().out
+    show([Score("base", 0, 0.0, 0.0, 0.02, 50)], tmp_path, "mine", "my data")
+    assert "next: python serve/run.py adapters=[mine] 'paths.data_dir=my data'\n" in capsys.readouterr().out
 
 
 def test_the_curve_is_a_picture(tmp_path: Path) -> None:

@@ -1,12 +1,9 @@
-"""From a job to a command line: the profile's values for auto, metadata's options, quotes that Hydra reads back."""
+"""From a job to a command line: the profile's values for auto, and metadata's options."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
-from hypothesis import strategies as st
 
 from core.errors import ConfigError
 from core.layout import DataDir
@@ -19,7 +16,6 @@ from serve.job_command import (
     build_command,
     decide_gpu,
     hide_paths,
-    quote,
     read_options,
     read_profile,
     settle_hyperparameters,
@@ -123,12 +119,6 @@ def test_pairs_are_trained_with_their_beta(tmp_path: Path) -> None:
     arguments, steps = build_arguments(job, JobsConfig(), PROFILE, DataDir(tmp_path), "cpu", rows=100)
     assert steps == 2
     assert {"method=dpo", "method.beta=0.2", "trainer.max_steps=2"} <= set(arguments)
-
-
-@given(st.text(st.characters(codec="utf-8", exclude_categories=["C"], exclude_characters="$"), max_size=30))
-def test_hydra_reads_back_what_was_quoted(text: str) -> None:
-    parsed = OverridesParser.create().parse_override(f"key={quote(text)}")
-    assert str(parsed.value()) == text
 
 
 def test_who_has_the_card() -> None:
