@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
+from core.entry import INTERRUPTED_EXIT_CODE
 from core.errors import ConfigError, LoamError, describe_os_error
 from core.spelling import reveal_lines
 
@@ -104,7 +105,7 @@ def _exit_on_error(program: Callable[[], Any]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         _exit(_explain_hydra_error(error), ConfigError.exit_code)
     except KeyboardInterrupt:
-        _exit("interrupted", 130)
+        _exit("interrupted", INTERRUPTED_EXIT_CODE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing to report
         sys.exit(141)

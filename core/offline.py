@@ -1,7 +1,7 @@
 """The offline switch: environment variables that keep every library from calling home.
 
-Entry points call `switch_offline()` before they import anything else. Offline is the default; the one command that may
-go online (`scripts/models.py get NAME` for a hub model) calls `switch_online()` instead and says so.
+Programs switch offline before they import anything else (core/entry.py). Offline is the default; the one command that
+may go online (`scripts/models.py get NAME --online` for a hub model) calls `switch_online()` afterwards and says so.
 Does not know which libraries are installed: an unknown variable costs nothing.
 """
 

@@ -16,15 +16,15 @@ Reads conf/retrieval.yaml. For a question typed by hand: python scripts/search.p
 gateway on the same data directory (docs/decisions/0011).
 """
 
+from core.entry import begin_program
+
+begin_program()
+
 import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from core.offline import switch_offline
-
-switch_offline()
 
 from omegaconf import DictConfig
 

@@ -5,9 +5,9 @@ What no flag says is asked on a terminal; Enter means: not known. Elsewhere it s
 nothing: python scripts/verdict.py does.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import argparse
 import json

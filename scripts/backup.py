@@ -9,9 +9,9 @@ they came from (scripts/models.py). With --runs the published adapters are copie
 after it: keep it no longer than your promises about deletion allow.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import argparse
 import os

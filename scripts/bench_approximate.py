@@ -7,9 +7,9 @@ are those of scripts/bench_index.py: real embeddings with jitter, real questions
 that finds 0.98 of the ten nearest, then timed, query by query. Not measured: filters, deletion, files.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import json
 import sys

@@ -7,9 +7,9 @@ are read by python-docx, openpyxl and BeautifulSoup. Time: the median of a file'
 Knows no file format.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import json
 import os

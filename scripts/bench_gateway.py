@@ -6,9 +6,9 @@ backwards: asked directly, through `serve/run.py engine.urls=[…]`, and through
 and read by a client of raw sockets, too. Does not know how an answer is relayed.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import asyncio
 import json

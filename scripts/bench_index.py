@@ -8,9 +8,9 @@ asking have a process each, so that their memory is their own. Interrupt it any 
 Recall is of the search by vector, against the exact one; whether passages answer is not measured.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import hashlib
 import json

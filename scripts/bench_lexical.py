@@ -7,9 +7,9 @@ words drawn by their frequency, those of scripts/bench_index.py. A change is a b
 sees it. Each engine has a process of its own. Interrupt it any time: what was measured is printed.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import json
 import os

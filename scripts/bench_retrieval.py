@@ -7,9 +7,9 @@ LangChain's tutorials with the same embedder, in a process and an environment of
 query, forwards and backwards. Hits of one passage count once. Does not know how anything is found.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import json
 import os

@@ -6,9 +6,9 @@ adapter, and all adapters mixed. That the gateway answers what the engine answer
 counted; ratios are medians over rounds with a bootstrapped 95% interval. Does not know how an answer is relayed.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import asyncio
 import dataclasses

@@ -5,9 +5,9 @@ syncs, round after round. The model is loaded and every library imported before 
 child process counts on both sides. Works in a temporary folder. Does not know how a sync finds what changed.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import json
 import os

@@ -9,9 +9,9 @@ rows after the same epochs, `set=tuning` looks for the best settings of TRL.
 Does not know the kernels; trainer.py and TRL do what they do in every run.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import json
 import random

@@ -8,9 +8,9 @@ a wheel. Everything is written whole and noted in DIR/.create.json, so that the 
 stopped. Does not know how a bundle is checked or installed; bundle_format.py and bundle_install.py do.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import fcntl
 import json

@@ -14,9 +14,9 @@ Two questions, both without a language model, on passages that are ingested into
 Does not know how a model answers.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import argparse
 import json

@@ -4,9 +4,9 @@ Prints every fault with its file, line, field and fix, and ends with 3 where the
 `python train/run.py check_only=true data.train=FILE` does.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import argparse
 import sys

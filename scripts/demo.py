@@ -5,6 +5,10 @@ command that a person would type, run as its own process, and is skipped where i
 of how any stage works: it reads what the stages leave on disk and what the endpoint answers.
 """
 
+from core.entry import begin_program
+
+begin_program()
+
 import argparse
 import json
 import os
@@ -17,19 +21,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from core import offline
-from core.config import run_command
-from core.errors import InputError, LoamError
-from core.events import read_events
-from core.layout import DataDir, write_json
-
-offline.switch_offline()
-
 import openai
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from core.config import run_command
+from core.errors import InputError, LoamError
+from core.events import read_events
+from core.layout import DataDir, write_json
 from evaluation.answers import read_citations
 from evaluation.metrics import holds_text, remove_marks
 from scripts.server_process import run_server

@@ -10,9 +10,9 @@ function. Ends with 0 where all is well or mended, with 6 where something remain
 run beside a gateway.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import json
 import shutil

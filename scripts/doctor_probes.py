@@ -7,9 +7,9 @@ Prints one line of what worked; ends with 1 and a reason where the result is wro
 machine.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import importlib
 import os

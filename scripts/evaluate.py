@@ -8,9 +8,9 @@ answers.jsonl and judgements.jsonl (all that the figures come from), report.html
 run goes on. Exit code 20: a limit is not kept, or the run is worse for certain. Keys stand in conf/evaluate.yaml.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import asyncio
 import dataclasses

@@ -6,9 +6,9 @@ chat template and Loam's manifest, whole or not at all. The choice between the t
 docs/training.md. Keys stand in conf/export.yaml. Does not know how to train or serve.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import logging
 import shutil

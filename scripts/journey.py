@@ -9,6 +9,10 @@ the run's folder and the report. For after an installation or an upgrade; the ai
 Knows nothing of how anything works: it reads what the endpoint answers.
 """
 
+from core.entry import begin_program
+
+begin_program()
+
 import argparse
 import json
 import os
@@ -17,16 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core import offline
-from core.config import run_command
-from core.errors import ContractError, EngineTimeout, LoamError, NotFound
-from core.layout import DataDir
-
-offline.switch_offline()
-
 import openai
 from openai.types.fine_tuning import FineTuningJob
 
+from core.config import run_command
+from core.errors import ContractError, EngineTimeout, LoamError, NotFound
+from core.layout import DataDir
 from scripts.demo import BASE_MODEL, EXAMPLE, MODES, PROJECT, RUN_ID, list_serve_options, run_stage
 from scripts.server_process import run_server
 

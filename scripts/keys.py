@@ -7,9 +7,9 @@
 The key goes to standard output, the rest to standard error: KEY=$(python scripts/keys.py create --owner sales)
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import argparse
 import os

@@ -7,9 +7,9 @@ what pip tells with online=true. `write=true` writes docs/licences.md. Ends with
 not known. A judgement by name is no lawyer's; the texts are in each bundle (licences/third-party.txt).
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import fnmatch
 import importlib.metadata

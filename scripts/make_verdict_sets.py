@@ -7,9 +7,9 @@ passages, for scripts/testset.py raft=true, and mixed_questions.jsonl, a test wi
 question of a test is in a training file. Prints the commands that come next.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import argparse
 import json

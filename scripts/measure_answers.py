@@ -8,9 +8,9 @@ holds an accepted answer. What a `score_threshold` would have declined is told b
 that one run gives the whole trade-off. Does not know how the gateway works inside.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence

@@ -8,9 +8,9 @@ what torch allocated) over what the process held once the libraries were importe
 model code, the head or the attention, and put the table into docs/experiments.md.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import argparse
 import json

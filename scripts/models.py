@@ -5,6 +5,10 @@ at a pinned revision. Whatever the source, a model ends as one folder under data
 whole, with a manifest of every file's SHA-256. Does not know how a model is trained or served.
 """
 
+from core.entry import begin_program
+
+begin_program()
+
 import argparse
 import importlib.metadata
 import importlib.util
@@ -16,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import offline
 from core.config import run_command
 from core.errors import (
     ConfigError,
@@ -31,6 +34,7 @@ from core.layout import DataDir, check_name, make_data_dir, write_folder
 from core.logs import configure_logging
 from core.manifest import ModelKind, ModelManifest, hash_files, refuse_code_bearing, verify_files
 from core.next_command import write_next_command
+from core.offline import switch_online
 
 logger = logging.getLogger(__name__)
 
@@ -351,10 +355,10 @@ def main() -> None:
             return
         make_data_dir(data.root)
         if arguments.command == "get":
-            (offline.switch_online if arguments.online else offline.switch_offline)()
+            if arguments.online:
+                switch_online()
             get_model(arguments.name, data, is_online=arguments.online)
         else:
-            offline.switch_offline()
             name = check_name(arguments.name or arguments.path.resolve().name.lower(), "name")
             folder = import_model(arguments.path, name, ModelKind(arguments.kind) if arguments.kind else None, data)
             print(f"imported {folder}")

@@ -6,9 +6,9 @@ and so is a canary: the prompt on which adapter and base differ most surely, whi
 Exit code 6 where they differ by more than rounding explains. Keys stand in conf/parity.yaml.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import asyncio
 import dataclasses

@@ -6,9 +6,9 @@ row is run again when the code or a test has changed since. Ends with a table fo
 failed, skipped a test or is still to be run. What was counted comes from the tests themselves (`record_property`).
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import argparse
 import json

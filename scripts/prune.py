@@ -8,9 +8,9 @@ Shows what can go and why, and removes it only with apply=true:
 Models, adapters, uploads and the database are never touched. May run beside a gateway and a trainer.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import json
 import shlex

@@ -8,9 +8,9 @@ An adapter is judged as users meet it: one vLLM is started as serving starts it,
 (accuracy against minutes of training). Keys stand in conf/score_exact.yaml. Does not know how the adapter was trained.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import asyncio
 import dataclasses

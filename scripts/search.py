@@ -4,9 +4,9 @@ Takes the text as it is, whatever quotes, brackets or umlauts it holds; retrieva
 for programs. Settings beyond k come from conf/retrieval.yaml: repeat --set search.dense_weight=0.7 to change one.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import argparse
 

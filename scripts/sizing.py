@@ -6,9 +6,9 @@ of key-value cache that the rest of the engine's share holds, and what one answe
 tokens reads all weights once; answers that run together share that reading. Asks no card and needs none.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import sys
 from dataclasses import dataclass

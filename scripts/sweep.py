@@ -7,9 +7,9 @@ beats in both (Pareto), as a report in reports/sweep-NAME/. Settings are chosen 
 winner on others. Keys stand in conf/sweep.yaml.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import hashlib
 import json

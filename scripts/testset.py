@@ -8,9 +8,9 @@ draft, and why some were refused) and, with raft=true, raft_train.jsonl and raft
 lays out a prompt and checked as training checks its data. A stopped run goes on. Keys stand in conf/testset.yaml.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import asyncio
 import json

@@ -6,9 +6,9 @@ is and what it costs, and holds every answer. The same command goes on where it 
 conf/verdict.yaml; docs/verdict.md explains the result. Does not decide: evaluation/decision.py does.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import json
 import os

@@ -4,9 +4,9 @@ The keys, types and meanings come from the dataclasses, the defaults from what H
 from the opening comments of conf/. Does not judge them: tests do.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 import dataclasses
 import enum

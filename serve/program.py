@@ -180,6 +180,7 @@ async def serve(
         await asyncio.to_thread(worker.stop, config.gateway.stop_timeout_s)
         await engine.stop()
         library.close()
+        gc.unfreeze()  # what stays frozen is never freed, and nanobind (in triton) tells each piece of it at the exit
         say("stopped")
 
 

@@ -7,9 +7,9 @@ Reads conf/serve.yaml. Everything is checked before anything starts, and all fau
 the gateway and vLLM and leaves no process behind. What is served, and how it starts and stops, is serve/program.py.
 """
 
-from core.offline import switch_offline
+from core.entry import begin_program
 
-switch_offline()
+begin_program()
 
 from pathlib import Path
 

@@ -8,6 +8,10 @@
 Ends with runs/<run_id>/adapter/ and report.md. `--cfg job` prints every key; conf/train.yaml is where they come from.
 """
 
+from core.entry import begin_program
+
+begin_program()
+
 import json
 import logging
 import os
@@ -19,10 +23,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from core.offline import switch_offline
-
-switch_offline()
 
 from omegaconf import DictConfig
 

@@ -253,4 +253,6 @@ def test_ctrl_c_leaves_no_process_and_no_folder_behind(program: Program, data: P
     _gone, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
     assert not Path(socket).parent.exists()
-    assert "stopped" in read_words(data)
+    words = read_words(data)
+    assert "stopped" in words
+    assert "nanobind" not in words
