@@ -220,7 +220,7 @@ def ask_all(
         "concurrency": config.concurrency,
         "arms": {arm.name: {"model": arm.model, "instructions": arm.instructions} for arm in arms},
     }
-    saved = _read_saved(path, settings, questions)
+    saved = read_saved(path, settings, questions)
     texts = {question.id: question.question for question in questions}
     done = {key: answer for key, answer in saved.items() if answer.error is None and key[1] in texts}
     pending = [pair for pair in take_turns(questions, arms) if (pair[1].name, pair[0].id) not in done]
@@ -233,8 +233,13 @@ def ask_all(
     return [done[arm.name, question.id] for question in questions for arm in arms]
 
 
-def _read_saved(path: Path, settings: dict[str, Any], questions: Sequence[Question]) -> dict[tuple[str, str], Answer]:
-    """Return what a file holds already.
+def read_saved(path: Path, settings: Mapping[str, Any], questions: Sequence[Question]) -> dict[tuple[str, str], Answer]:
+    """Return what a file holds already; nothing where there is none.
+
+    Args:
+        path: File of saved answers.
+        settings: What they must have been made with.
+        questions: Whose texts must be those that were asked.
 
     Raises:
         Conflict: It was made from something else.

@@ -8,7 +8,6 @@ declining, format, latency, time to first token, tokens. What does not apply is 
 Source: Rajpurkar et al., «SQuAD», arXiv 1606.05250, evaluate-v1.1.py (normal form, exact match, F1).
 """
 
-import functools
 import json
 import math
 import re
@@ -21,39 +20,22 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import referencing
 
+from evaluation.abstention import ABSTENTIONS, is_abstention
 from evaluation.answers import Answer, Passage
+from evaluation.matching import holds_text, unify
 from evaluation.questions import Kind, Question
 from retrieval.metrics import measure_ndcg, measure_recall
 
 if TYPE_CHECKING:
     from retrieval.store import Passage as StoredPassage
 
-MARK = re.compile(r" ?\[\d+\]")
+MARK = re.compile(r"(?:(?<=[.,;:!?)\]»”])| +)\[\d{1,3}\]")
+"""A citation, which follows a space or the end of a sentence; «rows[0]» and «[2026]» are none."""
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = frozenset(string.punctuation)
+LOOSE_SIGN = re.compile(rf"(?<!\d)[{re.escape(string.punctuation)}]|[{re.escape(string.punctuation)}](?!\d)")
+"""Punctuation that does not stand between two digits."""
 ALL_KINDS = "all"
-
-NOT = r" ?(?:not|n['’]t|['’]t)"
-ABSTENTIONS = (
-    rf"\b(?:could|can|was|were|am){NOT} (?:find|able to (?:find|answer|provide|determine|say|tell))\b",
-    r"\bunable to (?:find|answer|provide|determine|say|tell)\b",
-    (
-        rf"\b(?:can|could|do|does|did){NOT} (?:answer|have|hold|contain|provide|state|say|mention|specify)\b[^.]*"
-        r"\b(?:answer|information|details?|question)\b"
-    ),
-    (
-        rf"\b(?:documents?|passages?|context|sources?)\b[^.]*?\b(?:do|does|did|is|are|was|were){NOT} (?:hold|contain"
-        r"|say|state|mention|specif|include|provide|give|answer|cover|list|available|enough)"
-    ),
-    (
-        rf"\b(?:is|are|was|were){NOT} (?:stated|mentioned|specified|given|provided|included|listed|available"
-        r"|known|found)\b[^.]*\b(?:documents?|passages?|context|sources?)\b"
-    ),
-    r"\bno (?:information|mention|answer|details?)\b",
-    rf"\bi (?:do|am){NOT} (?:know|sure)\b|\bi['’]m not sure\b|\bi am unsure\b",
-    r"\bunanswerable\b|\bcannot be (?:answered|determined|found)\b",
-)
-"""How an answer says that it has none; regular expressions, upper and lower case alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +54,7 @@ class Scores:
         retrieval_recall: Share of the gold documents or passages among what the model read.
         ndcg_at_10: Of what the model read, its first ten.
         abstained: 1 when the answer declines.
-        format_ok: 1 when pattern and schema are met.
+        format_ok: 1 when pattern and schema are met; 0 after an error.
         ttft_s: Seconds to the first text.
         latency_s: Seconds to the end.
         prompt_tokens: As the endpoint counted.
@@ -153,15 +135,16 @@ def score_answer(question: Question, answer: Answer, abstentions: Sequence[str] 
         abstentions: Patterns of declining.
     """
     text = remove_marks(answer.text)
+    has_failed = answer.error is not None
     is_unanswerable = question.kind is Kind.unanswerable
-    abstained = not answer.error and is_abstention(text, abstentions)
-    content = None if is_unanswerable else judge_content(question, text)
+    abstained = not has_failed and is_abstention(text, abstentions)
+    content = None if is_unanswerable else judge_content(question, answer.text)
     formed = follows_format(question, answer.text)
+    formed = None if formed is None else formed and not has_failed
     demands = [demand for demand in (content, formed, abstained if is_unanswerable else None) if demand is not None]
     answers = () if is_unanswerable else question.answers
     precision, recall = measure_citations(question, answer)
     found, gain = measure_retrieval(question, answer)
-    has_failed = answer.error is not None
     return Scores(
         success=float(not has_failed and all(demands)),
         correct=_to_float(content),
@@ -214,48 +197,42 @@ def measure_token_f1(text: str, gold: str) -> float:
 
 
 def judge_content(question: Question, text: str) -> bool | None:
-    """Tell whether an answer without marks holds what was asked for; None where the question does not say.
+    """Tell whether an answer, as it came or without marks, holds what was asked for; None where that is not said.
 
     A text that holds the right words beside wrong ones, or denies them, counts as right: only a reader can tell.
     """
     if question.accept:
-        return any(holds_text(text, accepted) for accepted in question.accept)
+        return holds_any(text, question.accept)
     if question.answers:
-        padded = f" {normalize_answer(text)} "
-        return any(f" {normalize_answer(gold)} " in padded for gold in question.answers)
+        padded = [f" {list_words(form)} " for form in list_forms(text)]
+        return any(f" {list_words(gold)} " in form for gold in question.answers for form in padded)
     return None
 
 
-def holds_text(text: str, accepted: str) -> bool:
-    """Tell whether a text holds an accepted one, in upper or lower case.
+def holds_any(text: str, accepted: Iterable[str]) -> bool:
+    """Tell whether an answer, as it came or without marks, holds one of some accepted texts."""
+    return any(holds_text(form, one) for one in accepted for form in list_forms(text))
 
-    White space counts as one space. A figure at its ends must not be part of a longer one: «27 days» is not in
-    «127 days», nor «11.4» in «11.40».
+
+def list_forms(text: str) -> list[str]:
+    """Return an answer without marks and as it came: a list of one number in JSON looks like a mark."""
+    return list(dict.fromkeys((remove_marks(text), text)))
+
+
+def list_words(text: str) -> str:
+    """Return the words that must stand in their order: SQuAD's normal form, but figures keep the signs inside them.
+
+    By SQuAD's alone «11.4» would be «114».
     """
-    pattern = r"\s+".join(map(re.escape, accepted.casefold().split()))
-    before = r"(?<!\d)(?<!\d[.,])" if accepted.strip()[:1].isdigit() else ""
-    after = r"(?!\d)(?![.,]\d)" if accepted.strip()[-1:].isdigit() else ""
-    return re.search(f"{before}{pattern}{after}", text.casefold()) is not None
-
-
-@functools.cache
-def _join_patterns(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
-
-
-def is_abstention(text: str, abstentions: Sequence[str] = ABSTENTIONS) -> bool:
-    """Tell whether an answer declines: it says so. An empty answer does not."""
-    return _join_patterns(tuple(abstentions)).search(" ".join(text.split())) is not None
+    bare = LOOSE_SIGN.sub("", unify(text))
+    return " ".join(ARTICLES.sub(" ", bare).split())
 
 
 def follows_format(question: Question, text: str) -> bool | None:
-    """Tell whether an answer has the demanded form, as it came or without marks; None where none is demanded.
-
-    As it came, because a list of one number in JSON looks like a mark.
-    """
+    """Tell whether an answer has the demanded form, as it came or without marks; None where none is demanded."""
     if question.regex is None and question.schema is None:
         return None
-    return any(_follows(question, form) for form in dict.fromkeys((text, remove_marks(text))))
+    return any(_follows(question, form) for form in list_forms(text))
 
 
 def _follows(question: Question, text: str) -> bool:

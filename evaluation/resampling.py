@@ -54,7 +54,7 @@ class Comparison:
         high: Upper end.
         p_value: Of the two-sided sign-flip test: how often differences at least as large come up when each question's
             sign is left to chance.
-        n: Questions.
+        n: Questions that count.
         level: Of the interval.
     """
 
@@ -111,12 +111,13 @@ def bootstrap_means(
         seed: Of the draws.
         level: Probability with which each interval is to hold its true mean.
         resamples: Draws with replacement.
-        weights: Shape (n,): how much each question counts, mean 1; None: all alike.
+        weights: Shape (n,), at least 0: how much each question counts beside the others; one of weight 0 is left
+            out. None: all alike.
 
     Raises:
         ValueError: There are no scores, they differ in number, or some lie outside 0 to 1.
     """
-    checked = _check_arms(scores)
+    checked, weights = _leave_out(_check_arms(scores), weights)
     parts = checked if weights is None else {name: _linearise(values, weights) for name, values in checked.items()}
     drawn = draw_means(np.stack(list(parts.values()), axis=1), seed=seed, resamples=resamples)
     weight = _z(level) ** 2 / 2
@@ -149,7 +150,7 @@ def compare_paired(
     first, second = _check_scores(first), _check_scores(second)
     if first.shape != second.shape:
         raise ValueError(f"scores: wanted the same questions for both arms, found {len(first)} and {len(second)}")
-    return _compare_differences((second - first)[:, None], seed, level, resamples, scale=1.0)[0]
+    return _compare_differences((second - first)[:, None], seed, level, resamples)[0]
 
 
 def compare_all(
@@ -170,7 +171,8 @@ def compare_all(
         seed: Of the draws; all pairs share them.
         level: For all pairs together.
         resamples: Draws with replacement, and assignments of signs.
-        weights: Shape (n,): how much each question counts, mean 1; None: all alike.
+        weights: Shape (n,), at least 0: how much each question counts beside the others; one of weight 0 is left
+            out. None: all alike.
 
     Returns:
         The pairs in the order of the arms, earlier arm first.
@@ -178,16 +180,13 @@ def compare_all(
     Raises:
         ValueError: Scores differ in number, are missing, or lie outside 0 to 1.
     """
-    checked = _check_arms(scores)
+    checked, weights = _leave_out(_check_arms(scores), weights)
     pairs = list(combinations(checked, 2))
     if not pairs:
         return []
     differences = np.stack([checked[second] - checked[first] for first, second in pairs], axis=1)
-    scale = 1.0
-    if weights is not None:
-        differences, scale = differences * weights[:, None], float(weights.max())
     each = 1 - (1 - level) / len(pairs)
-    found = _compare_differences(differences, seed, each, resamples, scale)
+    found = _compare_differences(differences, seed, each, resamples, weights)
     adjusted = adjust_holm([one.p_value for one in found])
     return [
         Pair(first, second, Comparison(one.difference, one.low, one.high, p_value, one.n, level))
@@ -237,11 +236,14 @@ def draw_means(values: Floats, *, seed: int, resamples: int) -> Floats:
 
 
 def _compare_differences(
-    differences: Floats, seed: int, level: float, resamples: int, scale: float
+    differences: Floats, seed: int, level: float, resamples: int, weights: Floats | None = None
 ) -> list[Comparison]:
-    """Return one comparison a column of paired differences, shape (n, m), each within -scale and scale."""
+    """Return one comparison a column of paired differences, shape (n, m), each within -1 and 1."""
+    signed = differences if weights is None else differences * weights[:, None]
+    p_values = _flip_signs(signed, seed=seed + 1, resamples=resamples)
+    if weights is not None:
+        differences = np.stack([_linearise(column, weights) for column in differences.T], axis=1)
     means = draw_means(differences, seed=seed, resamples=resamples)
-    p_values = _flip_signs(differences, seed=seed + 1, resamples=resamples)
     z = _z(level)
     extra = z * z / 8
     found = []
@@ -249,9 +251,9 @@ def _compare_differences(
         values = differences[:, column]
         ends = (
             _bca_interval(values, means[:, column], level),
-            _smooth_interval(_sum_up(values), ((-scale, extra), (scale, extra), (0.0, 2 * extra)), level),
+            _smooth_interval(_sum_up(values, weights), ((-1.0, extra), (1.0, extra), (0.0, 2 * extra)), level),
         )
-        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        low, high = max(-1.0, min(low for low, _ in ends)), min(1.0, max(high for _, high in ends))
         found.append(Comparison(float(values.mean()), low, high, p_values[column], len(values), level))
     return found
 
@@ -369,6 +371,17 @@ def _check_arms(scores: Mapping[str, Floats]) -> dict[str, Floats]:
         counts = ", ".join(f"{name} {len(values)}" for name, values in checked.items())
         raise ValueError(f"scores: wanted the same questions for every arm, found {counts}")
     return checked
+
+
+def _leave_out(scores: dict[str, Floats], weights: Floats | None) -> tuple[dict[str, Floats], Floats | None]:
+    """Return scores and weights without the questions of weight 0, as if nobody had asked them; mean weight 1."""
+    if weights is None:
+        return scores, None
+    counts = weights > 0
+    if not counts.any():
+        raise ValueError("weights: wanted one above 0, found none")
+    kept = weights[counts]
+    return {name: values[counts] for name, values in scores.items()}, kept / kept.mean()
 
 
 def _check_scores(values: Floats) -> Floats:

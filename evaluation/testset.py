@@ -23,7 +23,8 @@ from pydantic import BaseModel, Field
 
 from core.errors import Conflict, ContractError
 from core.lines import LineWriter, read_whole_lines
-from evaluation.metrics import holds_text, normalize_answer
+from evaluation.matching import holds_text
+from evaluation.metrics import normalize_answer
 from evaluation.questions import KINDS, Question, to_row
 from evaluation.structured import StructuredModel, UnusableAnswer
 from retrieval.store import Passage

@@ -17,7 +17,7 @@ from pathlib import Path
 from core.errors import InputError, describe_os_error
 from core.layout import write_file
 from evaluation.answers import Answer
-from evaluation.metrics import holds_text, remove_marks
+from evaluation.metrics import holds_any
 from evaluation.questions import Kind, Question
 
 
@@ -170,4 +170,4 @@ def judge_update(
 
 
 def _holds(answer: Answer, accept: Sequence[str]) -> bool:
-    return answer.error is None and any(holds_text(remove_marks(answer.text), text) for text in accept)
+    return answer.error is None and holds_any(answer.text, accept)

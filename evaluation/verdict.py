@@ -191,7 +191,7 @@ def measure_usages(evidence: Evidence, scored: Sequence[Scored]) -> dict[str, Us
     """Return what each arm uses, by its name.
 
     An answer keeps the machine busy for its latency alone; where none was asked alone, for its latency under load
-    divided by the number of questions at the same time.
+    divided by the number of questions at the same time. Tokens are means over the answers that came with a count.
     """
     usages = {}
     corpus = evidence.corpus
@@ -200,10 +200,12 @@ def measure_usages(evidence: Evidence, scored: Sequence[Scored]) -> dict[str, Us
         alone = _list_latencies([answer for answer in evidence.alone if answer.arm == name])
         loaded = [answer.latency_s / evidence.concurrency for answer in own]
         training = evidence.trainings.get(name)
-        uses_documents = name in DOCUMENT_ARMS and corpus is not None
+        uses_documents = name in DOCUMENT_ARMS or any(answer.searched for answer in own)
         usages[name] = Usage(
-            prompt_tokens=_mean([answer.prompt_tokens or 0 for answer in own]),
-            completion_tokens=_mean([answer.completion_tokens or 0 for answer in own]),
+            prompt_tokens=_mean([answer.prompt_tokens for answer in own if answer.prompt_tokens is not None]),
+            completion_tokens=_mean(
+                [answer.completion_tokens for answer in own if answer.completion_tokens is not None]
+            ),
             question_tokens=_mean([1.3 * len(answer.question.split()) for answer in own]),
             busy_s=_mean(alone or loaded),
             uses_documents=uses_documents,

@@ -186,7 +186,10 @@ def _show_metrics(result: Result) -> Section:
             mean = found[arm, name].mean
             cells.append(None if mean is None else Link(mean, _link_first(result, arm)))
         rows.append(tuple(cells))
-    text = "Means over the answers to which a metric applies; how many those are stands in report.json."
+    text = (
+        "Means over the answers to which a metric applies, every question alike whatever its kind's weight; how many "
+        "those are stands in report.json."
+    )
     return Section("Metrics", text, ("metric", "what it is", *result.arms), rows)
 
 
@@ -242,6 +245,8 @@ def _show_costs(result: Result) -> Section:
         "model that answers would be another one; only tokens are taken from here. low and high are the prices of the "
         "vector database."
     )
+    if result.evidence.corpus is None and any(one.usage.uses_documents for one in result.costs):
+        text += " How many documents there are is not known here, so that embedding and ingesting them is not counted."
     columns = ("arm", "where", "a month", "a thousand answers", "a thousand right answers")
     return Section("Cost", text, columns, rows, figure=draw_costs(result))
 

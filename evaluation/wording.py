@@ -138,8 +138,11 @@ def _advise_tuning(verdict: Verdict, arm: str) -> str:
         parts = [verdict.means.get(part) for part in ("rag", "fine-tuned")]
         is_more = all(part is not None and part.mean < verdict.means[arm].mean for part in parts)
         return f"Fine-tune, and keep the documents{': neither alone does as well' if is_more else ''}."
-    if not any(other in DOCUMENT_ARMS for other in verdict.means):
+    reading = [other for other in verdict.means if other in DOCUMENT_ARMS]
+    if not reading:
         return "Fine-tune. No arm with documents was measured, so nothing is said about them."
+    if not all(verdict.compare(arm, other) for other in reading):
+        return "Fine-tune: of the arms with documents, those that keep the limits add nothing that is worth them."
     return "Fine-tune: here, documents add nothing that is worth them."
 
 

@@ -31,7 +31,7 @@ from core.errors import InputError, LoamError
 from core.events import read_events
 from core.layout import DataDir, write_json
 from evaluation.answers import read_citations
-from evaluation.metrics import holds_text, remove_marks
+from evaluation.metrics import holds_any, remove_marks
 from scripts.server_process import run_server
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -196,7 +196,7 @@ def ask_all(url: str) -> list[Answer]:
 
 def is_right(answer: Answer, row: dict[str, Any]) -> bool:
     """Tell whether an answer holds the fact asked for, by the accepted strings of its question."""
-    return any(holds_text(remove_marks(answer.answer), accepted) for accepted in row["accept"])
+    return holds_any(answer.answer, row["accept"])
 
 
 def is_in_style(answer: Answer) -> bool:

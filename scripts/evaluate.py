@@ -32,6 +32,7 @@ from core.errors import ConfigError, NotFound, describe_os_error
 from core.layout import DataDir, check_name, sha256_file, write_file
 from core.logs import configure_logging
 from core.next_command import write_next_command
+from evaluation.abstention import ABSTENTIONS
 from evaluation.answers import Arm, AskConfig, ask_all, read_answers
 from evaluation.calibration import (
     Agreement,
@@ -44,7 +45,7 @@ from evaluation.calibration import (
 from evaluation.doubts import find_doubts
 from evaluation.judge import EmbedderEndpoint, JudgeConfig
 from evaluation.judgements import Judgement, make_samples, summarize_judgements
-from evaluation.metrics import ABSTENTIONS, Scored, score_all, summarize
+from evaluation.metrics import Scored, score_all, summarize
 from evaluation.questions import Question, read_questions, spread
 from evaluation.report import write_report
 from evaluation.scorecard import (

@@ -27,7 +27,7 @@ import openai
 from core.config import run_command
 from core.layout import write_json
 from core.logs import configure_logging
-from evaluation.metrics import holds_text
+from evaluation.matching import holds_text
 from retrieval.beir import CorpusPassage, read_collection
 from scripts.calibrate_answers import DATA, K, Question, read_questions, spread
 from serve.citing import REFUSAL

@@ -32,7 +32,7 @@ from core.errors import EngineError
 from core.layout import DataDir
 from core.lines import LineWriter
 from core.logs import configure_logging
-from evaluation.answers import FORMAT, Answer, Arm, AskConfig, Passage, ask_all, read_answers
+from evaluation.answers import FORMAT, Answer, Arm, AskConfig, Passage, ask_all, read_answers, read_saved
 from evaluation.questions import Question, read_questions, spread
 from evaluation.report import write_report
 from evaluation.updates import Change, UpdateFinding, judge_update, read_changes
@@ -192,8 +192,10 @@ def ask_nearest(config: VerdictConfig, base: str, path: Path, questions: Sequenc
 
     Raises:
         EngineError: The endpoint does not list the store or refuses a search.
+        Conflict: What is saved was found with another pattern, in another store, or for other questions.
     """
-    saved = {answer.question_id: answer for answer in read_answers(path)} if path.exists() else {}
+    settings = {"arms": {NEAREST: {"model": config.store, "pattern": config.nearest_pattern}}}
+    saved = {answer.question_id: answer for answer in read_saved(path, settings, questions).values()}
     open_questions = [question for question in questions if question.id not in saved]
     if open_questions:
         key = os.environ.get("LOAM_API_KEY", "none")
@@ -204,7 +206,6 @@ def ask_nearest(config: VerdictConfig, base: str, path: Path, questions: Sequenc
         ):
             store = find_store(client, str(config.store))
             if not saved:
-                settings = {"arms": {NEAREST: {"model": config.store, "pattern": config.nearest_pattern}}}
                 writer.write(json.dumps({"format": FORMAT, "settings": settings}))
             for question in open_questions:
                 answer = search_nearest(client, store, config, question)
@@ -244,7 +245,7 @@ def search_nearest(client: httpx.Client, store: str, config: VerdictConfig, ques
         text = "\n".join(part["text"] for part in hit["content"])
         hits.append(Passage(n, name, hit["filename"], None, None, hit["file_id"], hit["score"], 0, len(text), text))
     found = re.search(config.nearest_pattern or "", hits[0].text) if hits else None
-    said = (found[1] if found.groups() else found[0]).strip() if found else ""
+    said = ((found[1] if found.groups() else found[0]) or "").strip() if found else ""
     return Answer(
         arm=NEAREST,
         question_id=question.id,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import InputError
+from core.errors import Conflict, InputError
 from core.layout import DataDir, write_json
 from evaluation.updates import Change, apply_changes, copy_documents
 from retrieval.database import open_database
@@ -51,10 +51,12 @@ def update_store(config: "VerdictConfig", folder: Path, changes: Sequence[Change
     Raises:
         InputError: The documents cannot be ingested; the command's own words stand above.
         NotFound: There is no such store.
+        Conflict: The finished one was made with other changes, or of another store.
     """
     record = folder / "updated-store.json"
+    facts = [[one.file, one.find, one.replace] for one in changes]
     if record.is_file():
-        return UpdatedStore(**json.loads(record.read_text(encoding="utf-8")))
+        return read_updated(record, f"{config.store}-updated", facts)
     data = DataDir(Path(config.paths.data_dir))
     measured = read_store(data, str(config.store))
     store, copy = f"{config.store}-updated", folder / "updated-documents"
@@ -66,8 +68,29 @@ def update_store(config: "VerdictConfig", folder: Path, changes: Sequence[Change
     say(f"ingesting    {store}, {len(changes)} facts changed")
     sync_s = _run_retrieval(list_sync_options(data, measured, store, copy), store)
     updated = UpdatedStore(store, ingest_s, sync_s)
-    write_json(record, asdict(updated))
+    write_json(record, asdict(updated) | {"facts": facts})
     return updated
+
+
+def read_updated(record: Path, store: str, facts: Sequence[Sequence[str]]) -> UpdatedStore:
+    """Return the finished store that a record tells of.
+
+    Args:
+        record: Written when it was finished.
+        store: The name that it must have.
+        facts: What must have been changed: file, text, text in its place.
+
+    Raises:
+        Conflict: It was made with other changes, or of another store.
+    """
+    made = json.loads(record.read_text(encoding="utf-8"))
+    if (made["store"], made.pop("facts", None)) != (store, [list(fact) for fact in facts]):
+        raise Conflict(
+            f"changes: wanted {store} with these facts changed, found {made['store']} with others in {record}. "
+            "Give another name, or remove the report's folder to measure everything anew.",
+            param="changes",
+        )
+    return UpdatedStore(**made)
 
 
 def read_store(data: DataDir, name: str) -> Store:

@@ -200,6 +200,7 @@ def test_questions_without_weight_do_not_count() -> None:
     verdict = decide(arms, kinds, DecisionConfig(resamples=1000, kind_weights={"style": 1}))
     assert (verdict.outcome, verdict.n) == (Outcome.undecided, 6)
     assert verdict.means["rag"].low < 0.7  # six right answers, not sixty-six
+    assert [pair.comparison.n for pair in verdict.pairs] == [6]
 
 
 def test_one_kind_may_have_all_the_weight_however_many_questions_share_it() -> None:

@@ -9,8 +9,6 @@ from evaluation.answers import Answer, Passage
 from evaluation.metrics import (
     Summary,
     follows_format,
-    holds_text,
-    is_abstention,
     judge_content,
     match_gold,
     measure_exact_match,
@@ -81,27 +79,6 @@ def test_exact_match_and_f1_of_known_pairs(text: str, gold: str, exact: bool, f1
     assert measure_token_f1(gold, text) == pytest.approx(f1)
 
 
-@pytest.mark.parametrize(
-    ("text", "accepted", "holds"),
-    [
-        ("It is 27 days.", "27 days", True),
-        ("It is 127 days.", "27 days", False),
-        ("It is 1.27 days.", "27 days", False),
-        ("It costs £11.40 a month", "11.40", True),
-        ("It costs £11.405", "11.40", False),
-        ("It costs £11.40", "11.4", False),
-        ("1,240 euros", "240", False),
-        ("Until 2024.", "2024", True),
-        ("press LOOK\nfor  Updates", "Look for updates", True),
-        ("the inlet filters", "inlet filter", True),
-        ("38 l/min", "38 l/min", True),
-        ("STRASSE", "straße", True),
-    ],
-)
-def test_an_accepted_text_stands_in_the_answer(text: str, accepted: str, holds: bool) -> None:
-    assert holds_text(text, accepted) is holds
-
-
 def test_without_accepted_texts_the_words_of_an_answer_must_stand_in_order() -> None:
     question = make_question(answers=("the 45 days", "six weeks"))
     assert judge_content(question, "Within 45 days, they say.") is True
@@ -111,44 +88,25 @@ def test_without_accepted_texts_the_words_of_an_answer_must_stand_in_order() -> 
     assert judge_content(make_question(answers=(), regex="x"), "x") is None
 
 
+def test_a_figure_is_not_one_with_other_digits_or_another_point() -> None:
+    question = make_question(answers=("114 litres",))
+    assert judge_content(question, "It holds 11.4 litres.") is False
+    assert judge_content(question, "It holds 114 litres.") is True
+    assert judge_content(make_question(answers=("1,000 litres",)), "It holds 1000 litres!") is True
+    assert judge_content(make_question(answers=("840",)), "at 8:40") is False
+
+
 def test_marks_are_no_part_of_an_answer() -> None:
     assert remove_marks("45 days. [1] Yes [12].\n") == "45 days. Yes."
+    assert remove_marks("So it is.[1][2] (In part) [3]") == "So it is. (In part)"
     assert score_answer(make_question(), make_answer("45 days [1]")).exact_match == 1.0
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "I could not find this in the documents.",
-        "The documents do not say whether the shop is open.",
-        "I couldn't find it.",
-        "I can't answer this question.",
-        "I don’t know.",
-        "The context does not contain the answer.",
-        "This is not mentioned in the provided\npassages.",
-        "There is no information about it.",
-        "UNANSWERABLE",
-        "I am unable to answer that.",
-    ],
-)
-def test_declining_is_recognised(text: str) -> None:
-    assert is_abstention(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "45 days.",
-        "The pump does not contain oil.",
-        "The leaf is not found on old models.",
-        "Do not open the cap.",
-        "No. 3 is the answer.",
-        "Staff can not carry leave over.",
-    ],
-)
-def test_an_answer_is_no_abstention(text: str) -> None:
-    assert not is_abstention(text)
+def test_brackets_that_are_no_marks_belong_to_the_answer() -> None:
+    for text in ("Read rows[0] and rows[12].", "As of [2026].", "[45]"):
+        assert remove_marks(text) == text
+    assert judge_content(make_question(accept=("button [3]",)), "Press button [3]. [1]") is True
+    assert judge_content(make_question(accept=("27 days",)), "It is 27 [1] days.") is True
 
 
 def test_formats_are_patterns_and_schemas() -> None:
@@ -178,6 +136,7 @@ def test_success_needs_every_demand() -> None:
     assert score_answer(question, make_answer("45 days")).success == 0.0
     failed = score_answer(question, make_answer("", error="timeout: no whole answer within 1 s"))
     assert (failed.success, failed.failed, failed.correct, failed.latency_s) == (0.0, 1.0, 0.0, None)
+    assert score_answer(make_question(regex="^[^!]*$"), make_answer("", error="broken off")).format_ok == 0.0
 
 
 def test_an_unanswerable_question_wants_a_refusal_and_nothing_else() -> None:

@@ -158,6 +158,48 @@ def test_weights_that_are_all_alike_change_nothing() -> None:
     assert heavy.low == pytest.approx(bootstrap_mean(np.ones(6), seed=2).low)  # six answers count, not sixty
 
 
+def test_questions_of_weight_0_are_as_if_nobody_had_asked_them() -> None:
+    chance = np.random.default_rng(4)
+    scores = {name: (chance.random(90) < share).astype(float) for name, share in (("a", 0.4), ("b", 0.6))}
+    counts = np.arange(90) % 3 == 0
+    weights = np.where(counts, 2.0, 0.0)
+    few = {name: values[counts] for name, values in scores.items()}
+    assert compare_all(scores, seed=0, weights=weights) == compare_all(few, seed=0)
+    assert compare_all(few, seed=0)[0].comparison.n == 30
+    found, wanted = bootstrap_means(scores, seed=0, weights=weights), bootstrap_means(few, seed=0)
+    for name in scores:
+        assert found[name].n == wanted[name].n == 30
+        assert (found[name].mean, found[name].low, found[name].high) == pytest.approx(
+            (wanted[name].mean, wanted[name].low, wanted[name].high)
+        )
+    with pytest.raises(ValueError, match="above 0"):
+        compare_all(scores, seed=0, weights=np.zeros(90))
+
+
+def test_weights_make_no_spread_where_all_questions_agree() -> None:
+    scores = {"a": np.zeros(60), "b": np.ones(60)}
+    weights = np.where(np.arange(60) < 30, 1.9, 0.1)
+    found = compare_all(scores, seed=0, weights=weights)[0].comparison
+    assert found.difference == pytest.approx(1.0)
+    assert found.high == 1.0
+    fewer = compare_paired(np.zeros(33), np.ones(33), seed=0)  # what 60 such weights are worth: 60 / mean(w²)
+    assert found.low == pytest.approx(fewer.low, abs=0.005)
+
+
+def test_the_interval_of_a_weighted_difference_holds_it_as_often_as_promised() -> None:
+    chance = np.random.default_rng(11)
+    rare = np.arange(200) < 20  # one question in ten, and half of the weight
+    weights = np.where(rare, 5.0, 0.5 / 0.9)
+    hits = 0
+    for seed in range(SETS):
+        first = (chance.random(200) < np.where(rare, 0.2, 0.9)).astype(float)
+        second = (chance.random(200) < np.where(rare, 0.7, 0.85)).astype(float)
+        found = compare_all({"a": first, "b": second}, seed=seed, resamples=1000, weights=weights)[0].comparison
+        hits += found.low <= 0.225 <= found.high
+    LOG.info("held in %d of %d", hits, SETS)
+    assert hits / SETS >= 0.95 - 2.6 * math.sqrt(0.95 * 0.05 / SETS), f"{hits} of {SETS}"
+
+
 @pytest.mark.parametrize(("n", "lead"), [(50, 0.26), (100, 0.18), (300, 0.11), (1000, 0.06)])
 def test_the_least_lead_that_can_be_shown_is_what_the_docs_say(n: int, lead: float) -> None:
     place = np.arange(n) % 10

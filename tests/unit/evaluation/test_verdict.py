@@ -10,6 +10,7 @@ from evaluation.metrics import score_all
 from evaluation.questions import Kind
 from evaluation.rules import Situation
 from evaluation.verdict import Evidence, Result, fill_situation, measure_usages, reach_verdict
+from evaluation.verdict_page import make_sections
 from tests.fakes.saved_answers import make_evidence
 
 QUICK = DecisionConfig(resamples=1000)
@@ -74,6 +75,31 @@ def test_usage_is_what_was_measured() -> None:
     assert (tuned.training_tokens, tuned.training_s, tuned.corpus_tokens, tuned.is_tuned) == (200_000, 600, 0, True)
     loaded = measure_usages(dataclasses.replace(evidence, alone=()), score_all(evidence.questions, evidence.answers))
     assert loaded["rag"].busy_s == pytest.approx(1.5 / 4)
+
+
+def test_an_arm_that_searches_needs_a_store_also_where_its_size_is_not_known() -> None:
+    evidence = dataclasses.replace(make_evidence(PLAIN_RAG), corpus=None)
+    result = reach(evidence)
+    costs = {one.arm: one for one in result.costs}
+    assert costs["rag"].usage.uses_documents
+    assert costs["rag"].hosted_low.fixed_usd == PRICES.hosted.vector_database_usd_per_month[0]
+    assert not costs["base"].usage.uses_documents
+    pages = {kept.title: kept.text for kept in make_sections(result, {})}
+    assert "embedding and ingesting them is not counted" in pages["Cost"]
+    known = {kept.title: kept.text for kept in make_sections(reach(make_evidence(PLAIN_RAG)), {})}
+    assert "not counted" not in known["Cost"]
+
+
+def test_an_answer_without_a_count_of_tokens_is_not_one_of_no_tokens() -> None:
+    evidence = make_evidence(PLAIN_RAG)
+    half = [
+        dataclasses.replace(answer, prompt_tokens=None, completion_tokens=None) if place % 2 else answer
+        for place, answer in enumerate(evidence.answers)
+    ]
+    whole, some = (measure_usages(evidence, score_all(evidence.questions, one)) for one in (evidence.answers, half))
+    for arm, usage in whole.items():
+        assert some[arm].prompt_tokens == pytest.approx(usage.prompt_tokens, rel=0.2)
+        assert some[arm].completion_tokens == pytest.approx(usage.completion_tokens, rel=0.2)
 
 
 def test_the_cost_of_the_arm_and_its_break_evens_are_told() -> None:

@@ -60,6 +60,7 @@ def test_a_better_mean_that_gains_too_little_is_not_called_the_next() -> None:
         ({"rag": 5, "fine-tuned": 20, "hybrid": 80}, 1.0, "keep the documents: neither alone does as well."),
         ({"base": 5, "hybrid": 80}, 1.0, "Fine-tune, and keep the documents."),
         ({"rag": 80, "hybrid": 20}, 1.0, "no fine-tuned arm is better here"),
+        ({"rag": 5, "fine-tuned": 80, "hybrid": 95}, 9.0, "documents, those that keep the limits add nothing"),
         ({"rag": 50, "hybrid": 90}, 9.0, "no fine-tuned arm that keeps the limits is better here"),
     ],
 )

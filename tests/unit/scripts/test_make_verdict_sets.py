@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.errors import NotFound
-from evaluation.metrics import holds_text
+from evaluation.matching import holds_text
 from evaluation.questions import Kind, read_questions
 from scripts.make_verdict_sets import (
     CLOSED_BOOK_ROWS,

@@ -1,18 +1,19 @@
 """scripts.verdict_update: the changed copy of a store differs from it by its facts only."""
 
+import json
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from core.config import CONF_DIR, load_config
-from core.errors import NotFound
+from core.errors import Conflict, NotFound
 from core.layout import DataDir
 from retrieval.config import Action, RetrievalConfig, SearchConfig
 from retrieval.database import open_database
 from retrieval.settings import StoreSettings, save_settings
 from retrieval.store import Store, make_store
-from scripts.verdict_update import copy_settings, list_sync_options, read_store
+from scripts.verdict_update import UpdatedStore, copy_settings, list_sync_options, read_store, read_updated
 from tests.fakes.hash_embedder import HashEmbedder
 
 
@@ -54,3 +55,17 @@ def test_the_copy_is_searched_as_the_store_is(tmp_path: Path, settings: StoreSet
 def test_a_store_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there are no stores yet"):
         read_store(DataDir(tmp_path), "handbuch")
+
+
+def test_a_finished_copy_is_taken_only_for_the_changes_it_was_made_with(tmp_path: Path) -> None:
+    record = tmp_path / "updated-store.json"
+    facts = [["a.md", "45 days", "60 days"]]
+    made = {"store": "handbuch-updated", "ingest_s": 2.0, "sync_s": 0.5}
+    record.write_text(json.dumps(made | {"facts": facts}))
+    assert read_updated(record, "handbuch-updated", facts) == UpdatedStore("handbuch-updated", 2.0, 0.5)
+    for store, other in (("handbuch-updated", [["a.md", "45 days", "70 days"]]), ("manual-updated", facts)):
+        with pytest.raises(Conflict, match="found handbuch-updated with others"):
+            read_updated(record, store, other)
+    record.write_text(json.dumps(made))  # of a version that did not note them
+    with pytest.raises(Conflict):
+        read_updated(record, "handbuch-updated", facts)
