@@ -235,7 +235,7 @@ def test_closing_the_connection_ends_the_work(server: Server) -> None:
             assert await anext(pieces)
 
     server.thread.run(read_a_little())
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 10  # the whole answer takes longer
     while server.count_running() != 0:
         assert time.monotonic() < deadline, "the request still runs after its client went away"
         time.sleep(0.05)
