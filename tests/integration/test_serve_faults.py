@@ -141,8 +141,8 @@ def test_s3_one_that_hangs_is_504_then_not_ready_then_replaced(
 
 
 def test_a_busy_engine_is_not_a_hung_one(tmp_path: Path) -> None:
-    with running_gateway(tmp_path, engine_changes={"canary_interval_s": 0.3, "canary_timeout_s": 0.3}) as gateway:
-        gateway.script(reply="word " * 40, token_delay_s=0.05)
+    with running_gateway(tmp_path, engine_changes={"canary_interval_s": 0.5, "canary_timeout_s": 0.5}) as gateway:
+        gateway.script(reply="word " * 60, token_delay_s=0.05)
         with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json={**body(stream=True)}) as answer:
             time.sleep(0.2)
             gateway.script(is_hung=True)  # canaries would fail now, and the stream goes on

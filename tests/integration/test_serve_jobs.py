@@ -374,7 +374,7 @@ def test_vllm_gives_the_card_up_for_a_job_and_comes_back(tmp_path: Path, hold: C
         text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
         assert text.endswith("ten"), "what runs is let end"
         wait_for_step(client, job.id, 4)
-        assert client.fine_tuning.jobs.retrieve(job.id).estimated_finish
+        wait_for(lambda: client.fine_tuning.jobs.retrieve(job.id).estimated_finish)
         with pytest.raises(openai.InternalServerError, match="fine-tuning job") as away:
             ask(client, BASE)
         assert away.value.status_code == 503
@@ -386,15 +386,14 @@ def test_vllm_gives_the_card_up_for_a_job_and_comes_back(tmp_path: Path, hold: C
 
 
 def wait_for_publishing(client: openai.OpenAI, job_id: str) -> None:
-    """Wait until a job has been trained and waits for vLLM; until then, and then, it is said to run."""
+    """Wait until a job has been trained and waits for vLLM, which is kept away; it is said to run."""
 
     def check() -> bool:
-        job = client.fine_tuning.jobs.retrieve(job_id)
-        waits = client.fine_tuning.jobs.list_events(job_id).data[0].message.startswith("Waiting for the model server")
-        assert not waits or (job.status, job.fine_tuned_model, job.estimated_finish) == ("running", None, None)
-        return waits
+        return client.fine_tuning.jobs.list_events(job_id).data[0].message.startswith("Waiting for the model server")
 
     wait_for(check)
+    job = client.fine_tuning.jobs.retrieve(job_id)
+    assert (job.status, job.fine_tuned_model, job.estimated_finish) == ("running", None, None)
 
 
 def test_a_trained_job_runs_until_vllm_is_back_and_can_be_cancelled_until_then(tmp_path: Path) -> None:
