@@ -39,6 +39,9 @@ SHAPES: dict[str, tuple[int, int, Theme, Theme]] = {
     "phone": (390, 844, "dark", "light"),
 }
 """Width, height, the theme that is looked at as a whole, and the other one, which differs by its colours alone."""
+HAS_ALL_IN_SIGHT = """[...document.querySelectorAll(".files, .hits")].every(
+    ({ parentElement: scrolled }) => scrolled.scrollWidth <= scrolled.clientWidth)"""
+"""Files with what can be done to them, and passages with their ranks, are read without scrolling sideways."""
 QUESTION = "Within how many days of delivery can a customer return a product?"
 REPLY = (
     "Thank you for asking. A customer can return a product within 45 days of delivery. "
@@ -294,6 +297,7 @@ def test_a_page_fits_its_window_and_bars_nobody(served: Company, browser: Browse
             if folder:
                 page.screenshot(path=Path(folder) / f"{name}-{shape}.png")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, shape
+            assert page.evaluate(HAS_ALL_IN_SIGHT), shape
             assert find_barriers(page) == [], shape
             use_theme(page, other)
             assert find_barriers(page, only="color-contrast") == [], f"{shape}, {other}"
