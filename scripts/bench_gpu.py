@@ -33,7 +33,8 @@ from core.errors import ConfigError, LoamError
 from core.layout import DataDir, write_file, write_json
 from core.logs import configure_logging
 from scripts.bench_gpu_plan import PLAN, Leg, find_patience
-from train.launch import let_segments_grow
+from train.config import HardwareConfig
+from train.launch import let_segments_grow, show_one_card
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -228,6 +229,7 @@ def start_part(part: str, config: BenchConfig, limit_s: int, *, is_fresh: bool, 
     found = os.environ.get("PYTHONPATH")  # where the project is not installed, the parts find it all the same
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *([found] if found else [])])}
     let_segments_grow(config.device, environment)  # as a run has it
+    show_one_card(HardwareConfig(device=config.device), environment)
     return run_in_group(command, environment, limit_s + (GRACE_S if leg is None else 0))
 
 

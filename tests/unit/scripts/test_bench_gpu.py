@@ -194,6 +194,15 @@ def test_a_part_takes_along_what_it_started(lasts_s: str, limit_s: float, code: 
         assert not Path(f"/proc/{child}").exists()
 
 
+def test_a_part_sees_one_card_as_a_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, str]] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr(bench_gpu, "run_in_group", lambda *told_to: told.append(told_to[1]))
+    bench_gpu.start_part("train", BenchConfig(), 60, is_fresh=False)
+    bench_gpu.start_part("train", BenchConfig(device=Device.cpu), 60, is_fresh=False)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in told] == ["3", "3,5"]
+
+
 class Ahead:
     """A trainer that collates the next batch before it learns from this one, as accelerate's loader does."""
 
