@@ -240,11 +240,18 @@ def test_kill_9_of_the_gateway_takes_it_along(tmp_path: Path) -> None:
 
 def test_the_progress_tells_seconds_and_the_last_line(tmp_path: Path) -> None:
     told: list[tuple[float, str]] = []
+    hold = tmp_path / "hold"
+    hold.touch()
+
+    def tell(seconds: float, line: str) -> None:
+        told.append((seconds, line))
+        if len(told) == 3:
+            hold.unlink()  # only now it comes up
 
     async def run() -> None:
         engine = Engine(quick_config(), [], tmp_path / "vllm.log")
         try:
-            await engine.start(fake_command("--start-delay=1"), lambda *told_now: told.append(told_now))
+            await engine.start(fake_command("--hold", str(hold)), tell)
         finally:
             await engine.stop()
 
