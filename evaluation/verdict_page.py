@@ -154,10 +154,12 @@ def _state(result: Result, arm: str) -> str:
 def _show_kinds(result: Result) -> Section:
     rows: list[tuple[Cell, ...]] = []
     for finding in result.verdict.kinds:
+        most = finding.means[finding.leader].mean
+        is_tie = sum(interval.mean == most for interval in finding.means.values()) > 1
         for arm in result.arms:
             interval = finding.means[arm]
             link = Link(interval.mean, _link_first(result, arm, finding.kind))
-            note = "leads" if arm == finding.leader and interval.mean > 0 else ""
+            note = ("leads, with others" if is_tie else "leads") if interval.mean == most > 0 else ""
             rows.append((finding.kind, arm, link, interval.low, interval.high, finding.n, note))
     text = "An arm that leads need not be better: look whether its interval lies above the others'."
     return Section("By kind of question", text, ("kind", "arm", "right", "low", "high", "questions", ""), rows)

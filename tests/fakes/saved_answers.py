@@ -70,7 +70,7 @@ def plant_answers(
     return answers
 
 
-def make_evidence(shares: Mapping[str, float], n: int = 150, seed: int = 0) -> Evidence:
+def make_evidence(shares: Mapping[str, float | Mapping[str, float]], n: int = 150, seed: int = 0) -> Evidence:
     """Return what a verdict is made from: planted answers, some asked alone, two trainings, a corpus."""
     questions = make_questions(n)
     answers = plant_answers(questions, shares, seed)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from evaluation.cost import CostConfig
@@ -37,6 +38,16 @@ def test_every_number_of_quality_and_cost_leads_to_an_answer_on_the_page() -> No
         section = next(one for one in sections if one.title == title)
         assert section.rows
         assert all(isinstance(row[columns], Link) for row in section.rows)
+
+
+def test_of_arms_that_are_alike_none_is_said_to_lead_alone() -> None:
+    alike = {"knowledge": 1.0, "style": 0.0, "unanswerable": 0.0}
+    shares: dict[str, float | Mapping[str, float]] = {"base": 0.0, "rag": 1.0, "hybrid": alike}
+    result = reach_verdict(make_evidence(shares, n=40), DecisionConfig(resamples=1000), CostConfig(), Situation())
+    section = next(one for one in make_sections(result, SETTINGS) if one.title == "By kind of question")
+    notes = {(row[0], row[1]): row[-1] for row in section.rows}
+    assert notes["knowledge", "rag"] == notes["knowledge", "hybrid"] == "leads, with others"
+    assert (notes["style", "rag"], notes["style", "hybrid"], notes["style", "base"]) == ("leads", "", "")
 
 
 def test_every_answer_and_every_part_is_on_the_page() -> None:
