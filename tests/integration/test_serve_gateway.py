@@ -292,7 +292,7 @@ def test_silence_is_504_at_the_deadline(gateway: RunningGateway, stream: bool) -
     start = time.monotonic()
     with gateway.deadline(0.5):
         answer = gateway.chat(stream=stream)
-    assert 0.45 < time.monotonic() - start < 30  # when the fake would answer
+    assert 0.45 < time.monotonic() - start < 60  # when the fake would answer
     assert answer.status_code == 504
     assert read_error(answer)["code"] == "engine_timeout"
     assert "within 0.5 s" in read_error(answer)["message"]
