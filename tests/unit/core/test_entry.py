@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[3]
-INTERRUPT = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+INTERRUPT = """
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, also where the tests run in the background
+os.kill(os.getpid(), signal.SIGINT)
+"""
 
 
 def run_with(module: str, text: str, folder: Path, program: str) -> subprocess.CompletedProcess[str]:
