@@ -23,7 +23,7 @@ serve: setup  ## Start the gateway on what data/ holds (options: make serve ARGS
 test: setup lint types  ## Everything: lint, types, imports, and every test that this machine can run
 	@$(PYTEST) $(ARGS)
 
-test-unit: setup  ## The quick tier: units and the architecture's rules, under a minute
+test-unit: setup  ## Units and the rules of the architecture
 	@$(PYTEST) tests/unit tests/rules $(ARGS)
 
 test-full: setup lint types  ## make test with every slow count turned up
