@@ -8,6 +8,7 @@ import time
 
 from sqlalchemy import Connection, Engine, text
 
+from core.errors import NotFound
 from retrieval.database import read_transaction, write_transaction
 
 KEPT_S = 3600
@@ -40,6 +41,24 @@ def find_departure(connection: Connection, listing: str, item_id: str) -> tuple[
     values = {"listing": listing, "id": item_id, "limit": int(time.time()) - KEPT_S}
     row = connection.execute(query, values).first()
     return None if row is None else (row.created_at, row.place)
+
+
+def require_departure(connection: Connection, listing: str, name: str, item_id: str) -> tuple[int, int]:
+    """Return time and place of what a page is to go on from, and its list holds no more.
+
+    Args:
+        connection: In a transaction.
+        listing: Which list, whose.
+        name: Of the parameter that holds the id.
+        item_id: The id.
+
+    Raises:
+        NotFound: Nothing of that id was deleted from the list within the last hour.
+    """
+    gone = find_departure(connection, listing, item_id)
+    if gone is None:
+        raise NotFound(f"{name}: {item_id!r} is not in this list.", param=name)
+    return gone
 
 
 def forget_departures(engine: Engine) -> None:

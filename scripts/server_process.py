@@ -1,6 +1,5 @@
 """serve/run.py as a child process, for commands that measure or show a served system. Speaks to it by HTTP only."""
 
-import re
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from types import FrameType
 import httpx
 
 from core.errors import ConfigError, EngineUnavailable
+from core.next_command import quote_value
 
 PROJECT = Path(__file__).resolve().parent.parent
 SERVE_TIMEOUT_S = 900
@@ -101,6 +101,4 @@ def quote_override(text: str) -> str:
         raise ConfigError(
             "instructions: wanted plain text, found ${, which configuration takes for a reference. Remove it."
         )
-    escaped = re.sub(r'(\\*)"', lambda match: match[1] * 2 + '\\"', text)
-    trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return f'"{escaped}{chr(92) * trailing}"'
+    return quote_value(text)

@@ -8,9 +8,8 @@ import re
 
 from sqlalchemy import Connection, RowMapping, text
 
-from core.errors import NotFound
 from retrieval.database import read_damaged_text
-from retrieval.departures import find_departure
+from retrieval.departures import require_departure
 from serve.vector_stores import ATTACHED, UNATTACHED
 from serve.windows import Bounds, Window
 
@@ -78,10 +77,7 @@ def _find_place(connection: Connection, store: int, name: str, entry_id: str) ->
     row = select_entry(connection, store, entry_id)
     if row is not None:
         return row["created_at"], row["place"]
-    gone = find_departure(connection, name_listing(store), entry_id)
-    if gone is None:
-        raise NotFound(f"{name}: {entry_id!r} is not in this list.", param=name)
-    return gone
+    return require_departure(connection, name_listing(store), name, entry_id)
 
 
 def name_listing(store: int) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, RowMapping, text
 
 from core.errors import InputError, NotFound
 from retrieval.database import read_transaction, write_transaction
-from retrieval.departures import find_departure, note_departure
+from retrieval.departures import note_departure, require_departure
 from retrieval.documents import note_erasure
 from retrieval.store import EmbedderIdentity, Store, make_store, select_store
 from serve.owners import LOCAL
@@ -203,10 +203,7 @@ def _find_place(connection: Connection, owner: str, name: str, store_id: str) ->
     row = connection.execute(text(f"{_SELECT} AND s.name = :id"), {"id": store_id, "owner": owner}).mappings().first()
     if row is not None:
         return row["created_at"], row["number"]
-    gone = find_departure(connection, _name_listing(owner), store_id)
-    if gone is None:
-        raise NotFound(f"{name}: {store_id!r} is not in this list.", param=name)
-    return gone
+    return require_departure(connection, _name_listing(owner), name, store_id)
 
 
 def _name_listing(owner: str) -> str:

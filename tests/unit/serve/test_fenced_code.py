@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from serve.fenced_code import CodeSplitter, Stretch
+from tests.fakes.pieces import cut
 
 FENCES_ALONE = MarkdownIt("zero").enable(["fence", "code"])
 COMMONMARK = MarkdownIt("zero").enable(["fence", "code", "list", "blockquote"])
@@ -36,14 +37,6 @@ def join(stretches: list[Stretch]) -> list[Stretch]:
         elif one.text:
             joined.append(one)
     return joined
-
-
-def cut(text: str, sizes: list[int]) -> list[str]:
-    pieces, start = [], 0
-    for size in sizes:
-        pieces.append(text[start : start + size])
-        start += size
-    return [*pieces, text[start:]]
 
 
 def find_block_lines(text: str) -> set[int]:

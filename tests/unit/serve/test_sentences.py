@@ -7,18 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.sentences import AnswerSplitter, Piece, SentenceSplitter, remove_marks
+from tests.fakes.pieces import cut
 
 ALPHABET = 'aB1 .!?\n\t[]()【】,;-:"”)0e.gé`~'
 texts = st.text(alphabet=ALPHABET, max_size=80)
-
-
-def cut(text: str, sizes: list[int]) -> list[str]:
-    """Cut a text into pieces of the given sizes; the rest is the last piece."""
-    pieces, start = [], 0
-    for size in sizes:
-        pieces.append(text[start : start + size])
-        start += size
-    return [*pieces, text[start:]]
 
 
 def run_answer(pieces: list[str]) -> list[Piece]:
