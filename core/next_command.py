@@ -41,5 +41,5 @@ def quote_value(value: str) -> str:
     A backslash counts only before a quote, and there each must be doubled.
     Source: https://hydra.cc/docs/advanced/override_grammar/basic/#quoted-values
     """
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"

@@ -44,6 +44,8 @@ def test_shell_and_hydra_read_back_the_directory(text: str) -> None:
         assert str(value) == text
 
 
+@example("ends in a backslash\\")
+@example("ends in a backslash and a line break\\\n")
 @given(texts)
 def test_hydra_reads_back_what_was_quoted(text: str) -> None:
     assert str(OverridesParser.create().parse_override(f"key={quote_value(text)}").value()) == text

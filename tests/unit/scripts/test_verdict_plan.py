@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from core.errors import ConfigError, LoamError, NotFound
 from core.layout import DataDir
@@ -34,6 +35,12 @@ def make_config(data: DataDir, **values: Any) -> VerdictConfig:
     return config
 
 
+def read_options(options: list[str]) -> dict[str, Any]:
+    """Return what serve/run.py reads, by key."""
+    overrides = OverridesParser.create().parse_overrides(options)
+    return {override.key_or_group: override.value() for override in overrides}
+
+
 def test_everything_given_makes_every_arm(data: DataDir, tmp_path: Path) -> None:
     long = str(tmp_path / "long.txt")
     config = make_config(data, store="docs", run="mine", raft_run="again", long_instructions=long, nearest_pattern=".+")
@@ -43,9 +50,10 @@ def test_everything_given_makes_every_arm(data: DataDir, tmp_path: Path) -> None
     assert plan.arms[1].instructions == 'Answer\nlike "this".'
     assert plan.runs == {"fine-tuned": "mine", "hybrid": "mine", "raft-hybrid": "again"}
     options = list_serve_options(config, plan, None)
-    assert 'adapters=["mine","again"]' in options
-    assert '+assistants.verdict_hybrid={model: "mine", stores: ["docs"], k: 3}' in options
-    assert '+assistants.verdict_raft={model: "again", stores: ["docs"], k: 3}' in options
+    told = read_options(options)
+    assert told["adapters"] == ["mine", "again"]
+    assert told["assistants.verdict_hybrid"] == {"model": "mine", "stores": ["docs"], "k": 3}
+    assert told["assistants.verdict_raft"] == {"model": "again", "stores": ["docs"], "k": 3}
     assert len(options) == 3 + 3
 
 
@@ -65,7 +73,8 @@ def test_an_update_asks_the_new_store_and_the_new_run(data: DataDir) -> None:
     assert after == {"base": "small", "rag": "verdict_rag_updated", "fine-tuned": "again",
                      "hybrid": "verdict_hybrid_updated"}  # fmt: skip
     options = list_serve_options(config, plan, "docs-updated")
-    assert '+assistants.verdict_hybrid_updated={model: "again", stores: ["docs-updated"], k: 3}' in options
+    updated = {"model": "again", "stores": ["docs-updated"], "k": 3}
+    assert read_options(options)["assistants.verdict_hybrid_updated"] == updated
     assert plan.describe_update("fine-tuned", 10, 2.0, 60.5) == ("trained again", 60.5)
     assert plan.describe_update("hybrid", 10, 2.0, 60.5)[1] == 62.5
     assert plan.describe_update("rag", 10, 2.0) == ("10 changed documents ingested again", 2.0)
