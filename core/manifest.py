@@ -6,6 +6,7 @@ differs. Reads JSON and hashes bytes only: never loads a weight.
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -16,6 +17,8 @@ from core.layout import sha256_bytes, sha256_file, write_json
 
 MODEL_MANIFEST = "model.json"
 ADAPTER_MANIFEST = "manifest.json"
+ADAPTER_FOLDER = re.compile(r"adapter(-\d+)?")
+"""What a run calls its adapter, and a job those of its checkpoints, by their step."""
 CODE_BEARING_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".msgpack", ".h5"}
 )
@@ -321,6 +324,11 @@ def check_adapter(folder: Path, base: BaseIdentity, max_rank: int) -> AdapterMan
             "Serve the base that it was trained on, or train it again on this one."
         )
     return manifest
+
+
+def list_adapters(run: Path) -> list[Path]:
+    """Return the folders of the adapters that a run has published: its own, and those of a job's checkpoints."""
+    return sorted(path for path in run.glob("adapter*") if ADAPTER_FOLDER.fullmatch(path.name) and path.is_dir())
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:

@@ -25,9 +25,10 @@ from typing import Any
 from sqlalchemy import text
 
 from core.config import run_command
-from core.errors import Conflict, ContractError, InputError, NotFound, describe_os_error
+from core.errors import Conflict, ContractError, InputError, LoamError, NotFound, describe_os_error
 from core.layout import DataDir, read_sealed_json, sha256_file, write_folder, write_sealed_json
 from core.logs import configure_logging
+from core.manifest import ADAPTER_MANIFEST, AdapterManifest, list_adapters, verify_files
 from core.next_command import write_next_command
 from retrieval.config import IndexDevice
 from retrieval.database import (
@@ -60,7 +61,7 @@ def create_backup(data: DataDir, target: Path, *, has_runs: bool) -> dict[str, A
     Raises:
         NotFound: There is no database.
         Conflict: The target exists.
-        ContractError: The database or an upload is damaged: a backup must not replace a good one with it.
+        ContractError: The database, an upload or an adapter is damaged: a backup must not replace a good one with it.
         StorageFull: There is no space; nothing half-written was left.
     """
     if not data.database.is_file():
@@ -135,14 +136,31 @@ def _forget_deleted(data: DataDir, copy: DataDir, upload_id: str) -> None:
 
 
 def _copy_adapters(data: DataDir, copy: DataDir) -> None:
-    """Copy each run's published adapter with its configuration, events and report."""
+    """Copy each run's published adapters with its configuration, events and report.
+
+    Raises:
+        ContractError: An adapter is damaged.
+    """
     for run in sorted(data.runs.iterdir()) if data.runs.is_dir() else []:
-        if not (run / "adapter").is_dir() or run.name.startswith("."):
+        if run.name.startswith("."):
             continue
-        shutil.copytree(run / "adapter", copy.runs / run.name / "adapter")
-        for name in ("config.yaml", "events.jsonl", "report.md"):
+        adapters = list_adapters(run)
+        for adapter in adapters:
+            _copy_adapter(adapter, copy.runs / run.name / adapter.name, data)
+        for name in ("config.yaml", "events.jsonl", "report.md") if adapters else ():
             if (run / name).is_file():
                 shutil.copyfile(run / name, copy.runs / run.name / name)
+
+
+def _copy_adapter(source: Path, target: Path, data: DataDir) -> None:
+    shutil.copytree(source, target)
+    if (target / ADAPTER_MANIFEST).is_file():
+        try:
+            verify_files(target, AdapterManifest.read(target).files)
+        except LoamError as error:
+            raise ContractError(
+                f"{source}: it is not what was published. Run: python scripts/doctor.py {data.root}"
+            ) from error
 
 
 def _describe(folder: Path) -> dict[str, Any]:

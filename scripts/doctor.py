@@ -29,7 +29,7 @@ from core.config import run_command
 from core.errors import ContractError, LoamError, NotFound, describe_os_error
 from core.layout import DataDir, sync_directory
 from core.logs import configure_logging
-from core.manifest import AdapterManifest, ModelManifest, verify_files
+from core.manifest import AdapterManifest, ModelManifest, list_adapters, verify_files
 from core.next_command import write_next_command
 from retrieval.attributes import find_stale, index_attributes
 from retrieval.config import IndexDevice
@@ -54,10 +54,12 @@ from retrieval.vectors import unpack_vectors
 from scripts.doctor_attached import ATTACHED, check_attached
 from scripts.doctor_request import Request, parse_arguments
 from scripts.finding import Finding
+from scripts.models import write_remedy
 from scripts.words import show_help
 
 ABANDONED_AFTER_S = 3600
 RESTORE = "Restore a backup: python scripts/backup.py restore BACKUP --data-dir NEW"
+AGAIN = "Mend what is said, and run this again."
 BATCH_CHUNKS = 1000
 
 
@@ -85,8 +87,18 @@ def check_pages(patient: Patient) -> Iterator[Finding]:
     if not path.is_file():
         yield Finding("database", str(path), "there is none", "Nothing was ingested yet, or restore a backup.", True)
         return
-    for fault in find_damage(path):
+    try:
+        faults = find_damage(path)
+    except LoamError as error:  # it cannot be read, or not now
+        yield Finding("database", str(path), error.message, find_remedy(error))
+        return
+    for fault in faults:
         yield Finding("database", str(path), fault, RESTORE)
+
+
+def find_remedy(error: LoamError) -> str:
+    """Return what to do about a fault that an error tells: a backup is for damage only."""
+    return RESTORE if isinstance(error, ContractError) else AGAIN
 
 
 def check_chunks(patient: Patient) -> Iterator[Finding]:
@@ -295,20 +307,17 @@ def check_models(patient: Patient) -> Iterator[Finding]:
         try:
             verify_files(folder, ModelManifest.read(folder).files)
         except LoamError as error:
-            remedy = write_next_command("scripts/models.py", "get", folder.name, data_dir=patient.data.root)
-            yield Finding("models", folder.name, error.message, remedy)
+            yield Finding("models", folder.name, error.message, write_remedy(folder.name, patient.data))
 
 
 def check_adapters(patient: Patient) -> Iterator[Finding]:
-    """Check each published adapter's files against its manifest."""
+    """Check the files of each published adapter, those of checkpoints among them, against their manifest."""
     for run in _list_folders(patient.data.runs):
-        folder = run / "adapter"
-        if not folder.is_dir():
-            continue
-        try:
-            verify_files(folder, AdapterManifest.read(folder).files)
-        except LoamError as error:
-            yield Finding("adapters", run.name, error.message, RESTORE)
+        for folder in list_adapters(run):
+            try:
+                verify_files(folder, AdapterManifest.read(folder).files)
+            except LoamError as error:
+                yield Finding("adapters", str(folder.relative_to(patient.data.runs)), error.message, RESTORE)
 
 
 def check_leftovers(patient: Patient) -> Iterator[Finding]:
@@ -381,7 +390,7 @@ def examine(data: DataDir, *, repair: bool, show: Callable[[str], None] = lambda
         if data.database.is_file():
             engine = open_database(data.database)
     except LoamError as error:
-        findings.append(Finding("database", str(data.database), error.message, RESTORE))
+        findings.append(Finding("database", str(data.database), error.message, find_remedy(error)))
     patient = Patient(data, engine, repair=repair and not is_damaged)
     try:
         for name, check in CHECKS[1:]:
@@ -389,10 +398,10 @@ def examine(data: DataDir, *, repair: bool, show: Callable[[str], None] = lambda
             try:
                 findings += check(patient)
             except LoamError as error:
-                findings.append(Finding(name, str(data.root), error.message, RESTORE))
+                findings.append(Finding(name, str(data.root), error.message, find_remedy(error)))
             except OSError as error:  # of one file that cannot be read: the other checks go on
                 fault = describe_os_error(error, f"check the {name}").message
-                findings.append(Finding(name, str(data.root), fault, "Mend what the system says, and run this again."))
+                findings.append(Finding(name, str(data.root), fault, AGAIN))
             except (TypeError, ValueError) as error:  # a damaged value may have any type
                 findings.append(Finding(name, str(data.root), f"a value cannot be read ({error})", RESTORE))
     finally:

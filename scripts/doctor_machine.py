@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.errors import LoamError
+from core.errors import LoamError, describe_os_error
 from core.layout import DataDir
 from core.manifest import ModelKind, ModelManifest, verify_files
 from core.next_command import write_next_command
@@ -31,12 +31,12 @@ from core.offline import HUB_VARIABLES
 from retrieval.database import open_database
 from scripts.doctor_probes import PROBES
 from scripts.finding import Finding
-from scripts.models import KNOWN_MODELS
+from scripts.models import write_remedy
 from serve.engine_command import EngineConfig
 from serve.hardware import detect_profile, fill_engine_config, read_card_memory
 from serve.keys import list_keys
 from train.config import QuantKind
-from train.footprint import Demand, read_shape
+from train.footprint import Demand, Shape, read_shape
 from train.memory import choose_plan
 
 REPO = Path(__file__).resolve().parent.parent
@@ -97,11 +97,11 @@ def find_wanted(data: DataDir, profile: str, model: str, host: str, port: int) -
 def _list_models(data: DataDir) -> Iterator[tuple[str, ModelKind]]:
     folders = sorted(data.models.iterdir()) if data.models.is_dir() else []
     for folder in folders:
-        if (folder / "model.json").is_file():
-            try:
+        try:
+            if (folder / "model.json").is_file():
                 yield folder.name, ModelManifest.read(folder).kind
-            except LoamError:
-                continue  # check_models names it
+        except (LoamError, OSError):
+            continue  # check_models names it
 
 
 def find_lock(project: Path, device: str) -> Path:
@@ -204,13 +204,11 @@ def check_models(wanted: Wanted) -> Said:
     """Check that the base model and the embedder are there and intact, byte for byte."""
     for name in (wanted.model, wanted.embedder):
         folder = wanted.data.model(name)
-        words = ("get", name) if name in KNOWN_MODELS else ("import", "PATH", "--name", name)
-        remedy = write_next_command("scripts/models.py", *words, data_dir=wanted.data.root)
         try:
             manifest = ModelManifest.read(folder)
             verify_files(folder, manifest.files)
         except LoamError as error:
-            yield Finding("wanted models", name, error.message.partition(". ")[0], remedy)
+            yield Finding("wanted models", name, error.message.partition(". ")[0], write_remedy(name, wanted.data))
             continue
         size = sum((folder / file).stat().st_size for file in manifest.files)
         yield f"{name}: {len(manifest.files)} files, {size / 2**20:,.0f} MiB, intact"
@@ -263,8 +261,8 @@ def check_ports(wanted: Wanted) -> Said:
 def _read_gateway(data: DataDir) -> str:
     """Return the process id of the gateway that holds the data directory, or nothing."""
     lock = data.root / "gateway.lock"
-    holder = lock.read_text(encoding="ascii").strip() if lock.is_file() else ""
-    return holder if holder.isdecimal() and psutil.pid_exists(int(holder)) else ""
+    holder = lock.read_text(encoding="ascii", errors="replace").strip() if lock.is_file() else ""
+    return holder if holder.isdecimal() and Path("/proc", holder).is_dir() else ""
 
 
 def check_disk(wanted: Wanted) -> Said:
@@ -285,10 +283,18 @@ def _weigh(wanted: Wanted) -> int:
     return sum(path.stat().st_size for path in wanted.data.model(wanted.model).glob("*.safetensors"))
 
 
+def _read_shape(wanted: Wanted) -> Shape | None:
+    """Return the base model's shape; None where its config cannot be read, which check_models names."""
+    try:
+        return read_shape(wanted.data.model(wanted.model))
+    except (LoamError, OSError):
+        return None
+
+
 def check_memory(wanted: Wanted) -> Said:
     """Hold memory against what serving and training need: weights, cache, engine; train's own estimate."""
-    weights = _weigh(wanted)
-    if not weights:
+    weights, shape = _weigh(wanted), _read_shape(wanted)
+    if not weights or shape is None:
         yield f"cannot be told without {wanted.model}"
         return
     if wanted.device == "cpu":
@@ -302,7 +308,6 @@ def check_memory(wanted: Wanted) -> Said:
         cards = read_card_memory()
         have, where = (cards[0] * 2**20 if cards else 0), "the first card's memory"
         serving, value_bytes = weights + GIB + CARD_ENGINE_BYTES, 2
-    shape = read_shape(wanted.data.model(wanted.model))
     demand = Demand(QuantKind.nf4, 16, 1, TRAINING_TOKENS, value_bytes, is_cpu=wanted.device == "cpu")
     training = choose_plan(shape, demand, 0).total
     yield f"{where}: {have / GIB:.1f} GiB; serving {wanted.model} needs about {serving / GIB:.1f}"
@@ -370,7 +375,13 @@ def examine_machine(
     facts: dict[str, list[str]] = {}
     for name, check in MACHINE_CHECKS:
         show(name)
-        said = list(check(wanted))
+        said: list[Finding | str] = []
+        try:
+            for one in check(wanted):
+                said.append(one)  # noqa: PERF402  (what was said before a fault counts)
+        except OSError as error:  # of one file or program: the other checks go on
+            fault = describe_os_error(error, f"check the {name}").message
+            said.append(Finding(name, str(wanted.data.root), fault, "Mend what the system says, and run this again."))
         findings += [one for one in said if isinstance(one, Finding)]
         facts[name] = [one for one in said if isinstance(one, str)]
     return findings, facts

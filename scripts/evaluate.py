@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,9 +30,8 @@ from rich.table import Table
 
 from core.config import PathsConfig, load_config, run_app
 from core.errors import ConfigError, NotFound, describe_os_error
-from core.layout import DataDir, check_name, sha256_file, write_file
+from core.layout import DataDir, check_name, make_data_dir, sha256_file, write_file
 from core.logs import configure_logging
-from core.next_command import write_next_command
 from evaluation.abstention import ABSTENTIONS
 from evaluation.answers import Arm, AskConfig, ask_all, read_answers
 from evaluation.calibration import (
@@ -353,6 +353,7 @@ def main(composed: DictConfig) -> None:
     abstentions = (*ABSTENTIONS, *config.abstentions)
     other = read_other(data, config.compare, questions, abstentions) if config.compare else None
     arm = Arm(config.served_model, config.served_model, read_instructions(config.instructions))
+    make_data_dir(data.root)
     judging = find_judging(config)
     searched = search_store(config, questions, folder / SEARCHES) if config.store else None
     progress = CountProgress(f"asking       {config.served_model}", len(questions))
@@ -362,8 +363,8 @@ def main(composed: DictConfig) -> None:
     card = make_card(config, name, scored, judging, judged, other, searched)
     write_report(folder, f"Evaluation of {config.served_model}", lay_out(card), to_values(card), to_table(card))
     show(card)
-    words = (f"questions={config.questions}", f"model={config.served_model}", f"name={name}-2", f"compare={name}")
-    following = write_next_command("scripts/evaluate.py", *words, data_dir=config.paths.data_dir)
+    kept = [word for word in sys.argv[1:] if not word.startswith(("name=", "compare="))]
+    following = shlex.join(["python", "scripts/evaluate.py", *kept, f"name={name}-2", f"compare={name}"])
     console.print(
         f"wrote {folder / 'report.html'}\nnext: change something, and compare: {following}",
         soft_wrap=True,

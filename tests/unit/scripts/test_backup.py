@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from core.errors import Conflict, ContractError, InputError, NotFound
 from core.layout import DataDir
+from core.manifest import AdapterManifest, BaseIdentity
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import open_database, write_transaction
 from retrieval.ingest import ingest
@@ -143,6 +144,41 @@ def test_a_damaged_directory_makes_no_backup(data: DataDir, tmp_path: Path) -> N
     with pytest.raises(ContractError, match="its bytes are gone"):
         create_backup(data, tmp_path / "backup", has_runs=False)
     assert not (tmp_path / "backup").exists()
+
+
+def publish(run: Path, name: str) -> Path:
+    """Write an adapter as training publishes one."""
+    adapter = run / name
+    adapter.mkdir(parents=True)
+    (adapter / "weights").write_text(name)
+    base = BaseIdentity("mini", "1", "2", "3")
+    AdapterManifest(run.name, base, "sft", {"rank": 8}, {}, {}, 1, None, {}, {}, 1).write(adapter)
+    return adapter
+
+
+def test_adapters_of_checkpoints_come_back_too(data: DataDir, tmp_path: Path) -> None:
+    run = data.run("ftjob-1")
+    for name in ("adapter-5", "adapter-10"):  # the last model of the job was deleted, those of its checkpoints were not
+        publish(run, name)
+    (run / ".adapter-15.abc.tmp").mkdir()
+    (run / "events.jsonl").touch()
+    create_backup(data, tmp_path / "backup", has_runs=True)
+    new = DataDir(tmp_path / "new")
+    restore_backup(tmp_path / "backup", new)
+    found = sorted(path.name for path in new.run("ftjob-1").iterdir())
+    assert found == ["adapter-10", "adapter-5", "events.jsonl"]
+    assert {finding.subject for finding in examine(new, repair=False)} == {"mine/adapter"}  # which was never trained
+
+
+def test_a_damaged_adapter_takes_no_good_ones_place(data: DataDir, tmp_path: Path) -> None:
+    adapter = publish(data.run("ftjob-1"), "adapter-5")
+    create_backup(data, tmp_path / "good", has_runs=True)
+    (adapter / "weights").write_text("other")
+    assert "ftjob-1/adapter-5" in {finding.subject for finding in examine(data, repair=False)}
+    with pytest.raises(ContractError, match="adapter-5: it is not what was published"):
+        create_backup(data, tmp_path / "backup", has_runs=True)
+    assert not (tmp_path / "backup").exists()
+    create_backup(data, tmp_path / "without", has_runs=False)
 
 
 def test_a_file_deleted_meanwhile_is_not_in_the_backup(

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from core.errors import ConfigError, ContractError, LoamError, NotFound
+from core.errors import ConfigError, ContractError, InputError, LoamError, NotFound
 from core.layout import DataDir, sha256_bytes, sha256_file, write_folder
 from core.manifest import ModelKind, ModelManifest, hash_files
 from retrieval.config import ChunkingConfig, ParsingConfig
@@ -25,9 +26,11 @@ from retrieval.searcher import Searcher
 from retrieval.snapshot import snapshot_folder
 from retrieval.store import find_store
 from retrieval.uploads import save_upload
+from scripts import doctor
 from scripts.doctor import examine, show_findings
 from scripts.doctor_request import Request, parse_arguments
 from scripts.finding import Finding
+from scripts.models import get_model
 from tests.fakes.hash_embedder import HashEmbedder
 
 REPO = Path(__file__).resolve().parents[3]
@@ -308,3 +311,28 @@ def test_what_is_no_file_or_leads_nowhere_is_told_and_the_other_checks_go_on(dat
     assert {finding.check for finding in open_findings(data)} == {"models", "leftovers"}
     assert {finding.check for finding in open_findings(data, repair=True)} == {"models"}
     assert not link.is_symlink()
+
+
+def test_a_database_that_cannot_be_read_is_no_reason_for_a_backup(
+    data: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> list[str]:
+        raise InputError(f"{path}: the database cannot be used (unable to open). Check its permissions and the disk.")
+
+    monkeypatch.setattr(doctor, "find_damage", refuse)  # as where another user owns it; to root everything is readable
+    monkeypatch.setattr(doctor, "open_database", refuse)
+    (data.model("mini") / "config.json").unlink()
+    found = open_findings(data)
+    assert [finding.check for finding in found] == ["database", "database", "models"]
+    assert {finding.remedy for finding in found[:2]} == {"Mend what is said, and run this again."}
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_what_is_told_for_a_damaged_model_mends_it(data: DataDir, damage: str) -> None:
+    weights = get_model("all-minilm-l6-v2", data) / "model.safetensors"
+    os.truncate(weights, 1000) if damage == "cut" else weights.unlink()
+    (finding,) = open_findings(data)
+    assert f"model.safetensors {'has changed' if damage == 'cut' else 'is missing'}" in finding.fault
+    command = finding.remedy.replace("python ", f"{shlex.quote(sys.executable)} ")
+    subprocess.run(["bash", "-euc", command], cwd=REPO, check=True, capture_output=True)
+    assert open_findings(data) == []

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from core.errors import ContractError
 from core.layout import DataDir
 from core.manifest import ModelKind, ModelManifest, hash_files
 from retrieval.database import open_database
+from scripts import doctor_machine
 from scripts.doctor_machine import (
     MACHINE_CHECKS,
     Wanted,
@@ -26,6 +28,7 @@ from scripts.doctor_machine import (
     check_models,
     check_packages,
     check_ports,
+    examine_machine,
     find_library_remedy,
     find_lock,
     find_wanted,
@@ -132,7 +135,8 @@ def test_models_are_named_with_the_command_that_gets_them(wanted: Wanted) -> Non
     shutil.rmtree(wanted.data.model("all-minilm-l6-v2"))
     changed, missing = find(check_models(wanted))
     assert "config.json has changed" in changed.fault
-    assert changed.remedy == f"python scripts/models.py --data-dir {wanted.data.root} import PATH --name mini"
+    get = f"python scripts/models.py --data-dir {wanted.data.root} import PATH --name mini"
+    assert changed.remedy == f"rm -r {wanted.data.model('mini')} && {get}"  # it refuses a name that is taken
     assert missing.remedy.endswith("get all-minilm-l6-v2")
 
 
@@ -151,6 +155,8 @@ def test_a_taken_port_is_named_unless_our_own_gateway_has_it(wanted: Wanted) -> 
         holder.listen()
         taken = replace(wanted, port=holder.getsockname()[1])
         assert [one.subject for one in find(check_ports(taken))] == [f"127.0.0.1:{taken.port}"]
+        (wanted.data.root / "gateway.lock").write_bytes(b"\xff\n")
+        assert len(find(check_ports(taken))) == 1
         (wanted.data.root / "gateway.lock").write_text(f"{os.getpid()}\n")
         assert find(check_ports(taken)) == []
     assert find(check_ports(taken)) == []
@@ -164,6 +170,26 @@ def test_disk_and_memory_follow_the_model(wanted: Wanted) -> None:
     assert [one.check for one in (*find(check_disk(huge)), *find(check_memory(huge)))] == ["disk", "memory"]
     (fact,) = check_memory(replace(wanted, model="none"))
     assert fact == "cannot be told without none"
+
+
+def test_what_cannot_be_read_ends_no_other_check(wanted: Wanted, monkeypatch: pytest.MonkeyPatch) -> None:
+    for damage in ("{", "{}"):
+        (wanted.data.model("mini") / "config.json").write_text(damage)
+        assert list(check_memory(wanted)) == ["cannot be told without mini"]
+    (wanted.data.model("mini") / "config.json").unlink()
+    checks = (("memory", check_memory), ("odd", read_odd), ("keys", check_keys))
+    monkeypatch.setattr(doctor_machine, "MACHINE_CHECKS", checks)
+    findings, facts = examine_machine(wanted)
+    assert [(one.check, "directory" in one.fault) for one in findings] == [("odd", True)]
+    assert facts["memory"] == ["cannot be told without mini"]
+    assert facts["odd"] == ["begun"]
+    assert len(facts["keys"]) == 1
+
+
+def read_odd(wanted: Wanted) -> Iterator[Finding | str]:
+    """Say something, then open a folder as a file."""
+    yield "begun"
+    yield (wanted.data.root / "models").read_text()
 
 
 def test_a_foreign_address_needs_a_good_key(wanted: Wanted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,5 +224,5 @@ def test_the_command_tells_it_all_as_json(wanted: Wanted) -> None:
     assert list(report["facts"]) == [name for name, _ in MACHINE_CHECKS]
     assert {finding["check"] for finding in report["findings"]} >= {"wanted models", "models"}
     table = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False).stdout
-    get = f"next: python scripts/models.py --data-dir {wanted.data.root} import PATH --name mini"
+    get = f"next: rm -r {wanted.data.model('mini')} && python scripts/models.py --data-dir {wanted.data.root} import"
     assert table.splitlines()[-1].startswith(get)

@@ -56,9 +56,9 @@ def test_answers_stand_side_by_side(tmp_path: Path) -> None:
     with EventWriter(tmp_path / "events.jsonl") as events:
         for step in (0, 2, 4, 6, 8, 10):
             answer = f"a | <b>\nstep {step}"
-            events.write("sample", step=step, index=0, prompt="Why?\nReally?", answer=answer, wanted="x" * 1000)
+            events.write("sample", step=step, index=0, prompt="Why <i>?\nReally?", answer=answer, wanted="x" * 1000)
     text = describe_samples(tmp_path, 4)
-    assert "> Why?\n> Really?" in text
+    assert "> Why &lt;i>?\n> Really?" in text
     assert "| before | step 4 (published) | step 6 | step 10 | in the data |" in text
     assert "a \\| &lt;b><br>step 4" in text
     assert "x" * 400 + " …" in text
