@@ -199,12 +199,16 @@ def write_remedy(name: str, data: DataDir) -> str:
         name: The folder's name.
         data: The data directory.
     """
-    known = KNOWN_MODELS.get(name)
-    is_packaged = known is not None and not isinstance(known.source, HubModel)
-    words = ("get", name) if is_packaged else ("import", "PATH", "--name", name)
+    words = ("get", name) if _is_packaged(name) else ("import", "PATH", "--name", name)
     command = write_next_command("scripts/models.py", *words, data_dir=data.root)
     folder = data.models / name  # what stands there is never replaced by itself
     return f"rm -r {shlex.quote(str(folder))} && {command}" if folder.exists() else command
+
+
+def _is_packaged(name: str) -> bool:
+    """Tell whether an installed package carries a model, so that it can be had without a network."""
+    known = KNOWN_MODELS.get(name)
+    return known is not None and not isinstance(known.source, HubModel)
 
 
 def _read_kind(path: Path) -> ModelKind:
@@ -329,10 +333,10 @@ def _print_table(rows: list[dict[str, Any]], data: DataDir) -> None:
         table.add_row(row["name"], row["kind"], here, row["about"])
     console = Console()
     console.print(table)
-    missing = next((row["name"] for row in rows if not row["present"]), None)
+    missing = [row["name"] for row in rows if not row["present"]]
     if missing:
-        following = write_next_command("scripts/models.py", "get", missing, data_dir=data.root)
-        console.print(f"\nNext: {following}", highlight=False, markup=False, soft_wrap=True)
+        first = next(filter(_is_packaged, missing), missing[0])
+        console.print(f"\nNext: {write_remedy(first, data)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _read_manifest(folder: Path) -> ModelManifest | None:

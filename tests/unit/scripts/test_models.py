@@ -11,7 +11,7 @@ import pytest
 from core.errors import ConfigError, ContractError, InputError, InvalidFile, ModelNotFound
 from core.layout import DataDir
 from core.manifest import ModelKind, ModelManifest
-from scripts.models import KNOWN_MODELS, get_model, import_model
+from scripts.models import KNOWN_MODELS, get_model, import_model, list_models
 
 
 @pytest.fixture
@@ -93,6 +93,17 @@ def test_the_packaged_embedder_arrives_intact_and_damage_is_seen(data: DataDir) 
     (folder / "config.json").write_text("{}")
     with pytest.raises(ContractError, match=r"config\.json has changed"):
         get_model("all-minilm-l6-v2", data)
+
+
+def test_the_list_names_next_what_can_be_had_here(data: DataDir, capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for name in (None, "all-minilm-l6-v2", "smollm2-135m-instruct"):
+        if name is not None:
+            data.model(name).mkdir(parents=True)
+            ModelManifest(name, ModelKind.LLM, "here", None, "MIT", {}).write(data.model(name))
+        list_models(data, as_json=False)
+        told.append(capsys.readouterr().out.splitlines()[-1].partition(f"--data-dir {data.root} ")[2])
+    assert told == ["get all-minilm-l6-v2", "get smollm2-135m-instruct", "import PATH --name bge-base-en-v1.5"]
 
 
 def test_the_command_line_answers_in_one_sentence(tmp_path: Path) -> None:
