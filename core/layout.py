@@ -77,6 +77,15 @@ class DataDir:
         return self.runs / check_name(run_id, "run_id")
 
 
+def default_data_dir(otherwise: Path = Path("data")) -> Path:
+    """Return the data directory of a command that names none: LOAM_DATA_DIR, as conf/paths reads it, too.
+
+    Args:
+        otherwise: What it is where LOAM_DATA_DIR is not set; a relative one begins at the working directory.
+    """
+    return Path(os.environ.get("LOAM_DATA_DIR", otherwise))
+
+
 def make_data_dir(root: Path) -> None:
     """Make a data directory that only its owner may enter (0700); one that is there keeps its rights.
 

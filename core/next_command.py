@@ -3,10 +3,11 @@
 Knows how each program is told of a data directory. Does not know what the command is for.
 """
 
-import os
 import re
 import shlex
 from pathlib import Path
+
+from core.layout import default_data_dir
 
 BY_FLAG = frozenset({"scripts/models.py", "scripts/search.py"})
 """Programs that take `--data-dir DIR`."""
@@ -25,7 +26,7 @@ def write_next_command(program: str, *words: str, data_dir: str | Path) -> str:
         data_dir: The data directory, as the program that prints was given it.
     """
     where = str(data_dir)
-    if where == os.environ.get("LOAM_DATA_DIR", "data"):
+    if Path(where) == default_data_dir():
         return " ".join(["python", program, *words])
     if program in BY_PLACE:
         return " ".join(["python", program, shlex.quote(where), *words])

@@ -14,7 +14,6 @@ from core.entry import begin_program
 begin_program()
 
 import argparse
-import os
 import shlex
 import shutil
 import sys
@@ -26,7 +25,7 @@ from sqlalchemy import text
 
 from core.config import run_command
 from core.errors import Conflict, ContractError, InputError, LoamError, NotFound, describe_os_error
-from core.layout import DataDir, read_sealed_json, sha256_file, write_folder, write_sealed_json
+from core.layout import DataDir, default_data_dir, read_sealed_json, sha256_file, write_folder, write_sealed_json
 from core.logs import configure_logging
 from core.manifest import ADAPTER_MANIFEST, AdapterManifest, list_adapters, verify_files
 from core.next_command import write_next_command
@@ -252,7 +251,7 @@ def main() -> None:
     """Read the command line and do it."""
     arguments = parse_arguments()
     configure_logging(level="WARNING")
-    data = DataDir(Path(arguments.data_dir or os.environ.get("LOAM_DATA_DIR", "data")))
+    data = DataDir(Path(arguments.data_dir or default_data_dir()))
     try:
         if arguments.action == "create":
             manifest = create_backup(data, arguments.backup, has_runs=arguments.runs)

@@ -34,7 +34,7 @@ from packaging.version import Version
 
 from core.errors import ConfigError, Conflict, ContractError, InputError, LoamError, NotFound
 from core.failpoints import reach
-from core.layout import DataDir, sha256_bytes, sha256_file, sync_directory, write_file, write_json
+from core.layout import DataDir, default_data_dir, sha256_bytes, sha256_file, sync_directory, write_file, write_json
 from core.manifest import MODEL_MANIFEST, ModelManifest, verify_files
 from scripts.bundle import read_options
 from scripts.bundle_format import (
@@ -146,7 +146,7 @@ def run_create(words: list[str]) -> None:
         piece_bytes=int(size) * 2**20 if size.isdecimal() else 0,
         image=Path(options["image"]) if "image" in options else None,
         project=REPO,
-        data=DataDir(Path(options.get("data_dir", os.environ.get("LOAM_DATA_DIR", "data")))),
+        data=DataDir(Path(options.get("data_dir", default_data_dir()))),
         out=Path(options["out"]),
     )
     start = time.monotonic()

@@ -20,7 +20,6 @@ begin_program()
 
 import argparse
 import json
-import os
 import random
 import re
 import tempfile
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 
 from core.config import run_command
 from core.errors import NotFound
+from core.layout import default_data_dir
 from core.logs import configure_logging
 from retrieval.beir import Collection, read_collection
 from retrieval.config import EmbedderConfig, SearchConfig
@@ -154,9 +154,11 @@ def parse_arguments() -> argparse.Namespace:
     """Return the command line's values."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("dataset", nargs="?", type=Path, default=DATA / "squad_dev_a", metavar="DATASET")
-    here = Path(os.environ.get("LOAM_DATA_DIR", "data"))
     parser.add_argument(
-        "--data-dir", type=Path, default=here, help="where the models are; default: LOAM_DATA_DIR, else data"
+        "--data-dir",
+        type=Path,
+        default=default_data_dir(),
+        help="where the models are; default: LOAM_DATA_DIR, else data",
     )
     parser.add_argument("--reranker", metavar="NAME", help="a cross-encoder under models/")
     parser.add_argument("--claims", type=int, default=1500, help="questions that claims are made of")

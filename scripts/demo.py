@@ -29,7 +29,7 @@ from rich.table import Table
 from core.config import run_command
 from core.errors import InputError, LoamError
 from core.events import read_events
-from core.layout import DataDir, write_json
+from core.layout import DataDir, default_data_dir, write_json
 from evaluation.answers import read_citations
 from evaluation.metrics import holds_any, remove_marks
 from scripts.server_process import run_server
@@ -256,7 +256,7 @@ Next
 def main() -> None:
     """Run the six stages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("LOAM_DATA_DIR", PROJECT / "data")))
+    parser.add_argument("--data-dir", type=Path, default=default_data_dir(PROJECT / "data"))
     data = DataDir(parser.parse_args().data_dir.resolve())
     start = time.monotonic()
     report = Report()

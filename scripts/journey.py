@@ -26,7 +26,7 @@ from openai.types.fine_tuning import FineTuningJob
 
 from core.config import run_command
 from core.errors import ContractError, EngineTimeout, LoamError, NotFound
-from core.layout import DataDir
+from core.layout import DataDir, default_data_dir
 from scripts.demo import BASE_MODEL, EXAMPLE, MODES, PROJECT, RUN_ID, list_serve_options, run_stage
 from scripts.server_process import run_server
 
@@ -177,7 +177,7 @@ def walk() -> None:
         LoamError: A step did not hold.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("LOAM_DATA_DIR", PROJECT / "data")))
+    parser.add_argument("--data-dir", type=Path, default=default_data_dir(PROJECT / "data"))
     data = DataDir(parser.parse_args().data_dir.resolve())
     if not (data.run(RUN_ID) / "adapter" / "manifest.json").is_file():
         raise NotFound(f"data_dir: wanted what the demo makes, found no run {RUN_ID} in {data.runs}. Run: make demo")

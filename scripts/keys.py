@@ -12,7 +12,6 @@ from core.entry import begin_program
 begin_program()
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from sqlalchemy import Engine
 
 from core.config import run_command
 from core.errors import NotFound
-from core.layout import DataDir
+from core.layout import DataDir, default_data_dir
 from retrieval.database import open_database
 from serve.keys import Key, create_key, list_keys, revoke_key
 
@@ -46,8 +45,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's values."""
     shared = argparse.ArgumentParser(add_help=False)
-    here = Path(os.environ.get("LOAM_DATA_DIR", "data"))
-    shared.add_argument("--data-dir", type=Path, default=here, help="default: LOAM_DATA_DIR, else data")
+    shared.add_argument("--data-dir", type=Path, default=default_data_dir(), help="default: LOAM_DATA_DIR, else data")
     parser = argparse.ArgumentParser(description="Make, list and revoke the gateway's API keys.")
     commands = parser.add_subparsers(required=True)
     create = commands.add_parser("create", parents=[shared], help="make a key and print it once")

@@ -14,7 +14,6 @@ begin_program()
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from typing import Any
 from core.config import Device, run_command
 from core.errors import LoamError
 from core.events import EventWriter
-from core.layout import DataDir
+from core.layout import DataDir, default_data_dir
 from train.config import (
     Choice,
     DataConfig,
@@ -197,9 +196,8 @@ def run_case(case: Case, data_dir: Path) -> dict[str, int]:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    here = Path(os.environ.get("LOAM_DATA_DIR", "data"))
     parser.add_argument(
-        "--data-dir", type=Path, default=here, help="where models/ is; default: LOAM_DATA_DIR, else data"
+        "--data-dir", type=Path, default=default_data_dir(), help="where models/ is; default: LOAM_DATA_DIR, else data"
     )
     parser.add_argument("--model", default="smollm2-135m-instruct", help="name of the base model")
     parser.add_argument("--rows", default="1,4", help="rows at once, several by commas")

@@ -14,7 +14,6 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
-import os
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from core.errors import (
     ModelNotFound,
     describe_os_error,
 )
-from core.layout import DataDir, check_name, make_data_dir, write_folder
+from core.layout import DataDir, check_name, default_data_dir, make_data_dir, write_folder
 from core.logs import configure_logging
 from core.manifest import ModelKind, ModelManifest, hash_files, refuse_code_bearing, verify_files
 from core.next_command import write_next_command
@@ -350,7 +349,7 @@ def _read_manifest(folder: Path) -> ModelManifest | None:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("LOAM_DATA_DIR", "data")))
+    parser.add_argument("--data-dir", type=Path, default=default_data_dir())
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="show known and present models")
     listing.add_argument("--json", action="store_true")

@@ -1,13 +1,12 @@
 """What the plain commands of operators have in common: KEY=VALUE words, and --help. Does not know any key."""
 
 import difflib
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from core.errors import ConfigError
-from core.layout import DataDir
+from core.layout import DataDir, default_data_dir
 
 
 def show_help(words: Sequence[str], text: str | None) -> None:
@@ -47,7 +46,7 @@ def parse_words(
     if len(folders) > 1:
         faults.append(f"DATA_DIR: wanted one data directory, found {' and '.join(folders)}")
     refuse_words(faults)
-    return DataDir(Path(folders[0] if folders else os.environ.get("LOAM_DATA_DIR", "data"))), values
+    return DataDir(Path(folders[0]) if folders else default_data_dir()), values
 
 
 def describe_word(word: str, wanted: Mapping[str, str], plain: str) -> str:

@@ -87,4 +87,10 @@ def test_every_command_with_a_data_directory_of_its_own_reads_the_environment() 
     scripts = {path: text for path, text in read_text_files().items() if re.match(r"scripts/\w+\.py$", path)}
     takers = [path for path, text in scripts.items() if re.search(r'add_argument\(\s*"--data-dir"', text)]
     assert len(takers) >= 8
-    assert [path for path in takers if "LOAM_DATA_DIR" not in scripts[path]] == []
+    assert [path for path in takers if not re.search(r"default_data_dir\(|paths\.data_dir=", scripts[path])] == []
+
+
+def test_one_place_says_where_the_data_lie_when_a_command_names_no_directory() -> None:
+    programs = {path: text for path, text in read_text_files().items() if re.match(r"(?!tests/).*\.py$", path)}
+    readers = [path for path, text in programs.items() if re.search(r"environ\b.{0,8}LOAM_DATA_DIR", text)]
+    assert readers == ["core/layout.py"]
