@@ -137,7 +137,11 @@ def answer_error(request: Request, error: Exception) -> JSONResponse:
         headers.update(error.headers)
     if isinstance(described, InternalError):
         logger.error("unforeseen error", exc_info=error, extra={"request_id": read_request_id(request.scope)})
-    return JSONResponse(described.to_openai(), described.http_status, headers)
+    body = described.to_openai()
+    folder = request.app.state.gateway.archive.data.root  # where it lies is nobody's business who asks by HTTP
+    if folder.is_absolute():
+        body["error"]["message"] = described.message.replace(f"{folder}/", "")
+    return JSONResponse(body, described.http_status, headers)
 
 
 def describe(request: Request, error: Exception) -> LoamError:
@@ -169,7 +173,7 @@ def describe_http(request: Request, error: HTTPException) -> LoamError:
 def describe_validation(error: RequestValidationError) -> InvalidRequest:
     """Return the first fault of a request as one sentence with the field's name."""
     fault: Mapping[str, Any] = error.errors()[0]
-    path = [str(part) for part in fault["loc"] if part not in ("body", "query", "path")]
+    path = [str(part) for part in fault["loc"][1:]]  # the first says where: body, query or path
     name = ".".join(path)
     if fault["type"] == "extra_forbidden":
         return InvalidRequest(f"Unknown field {name!r}: it is not on the list of fields that are taken.", param=name)

@@ -215,10 +215,12 @@ def update_vector_store(engine: Engine, store_id: str, owner: str, changes: Mapp
 
     Raises:
         NotFound: There is none, or it is another's.
+        InputError: It has expired: what it held is gone or going.
     """
     columns = {"title": "title", "metadata": "metadata", "expires_after_days": "expires_after_days"}
     with write_transaction(engine) as connection:
         store = select_vector_store(connection, store_id, owner)
+        refuse_expired(store)
         _make_row(connection, store)
         for name, value in changes.items():
             stored = json.dumps(value) if name == "metadata" and value is not None else value

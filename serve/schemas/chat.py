@@ -5,11 +5,11 @@ docs/api.md says the same in words. Does not know what they do.
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, field_serializer, model_validator
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, field_serializer, model_validator
 
 from serve.schemas.grammar import check_grammar
 from serve.schemas.relayed import RelayedRequest, Text
-from serve.schemas.strict import StrictModel, check_open_json
+from serve.schemas.strict import StrictModel, check_open_json, pick_by_kind
 
 OpenJson = Annotated[dict[str, Any], AfterValidator(check_open_json), AfterValidator(check_grammar)]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -30,7 +30,8 @@ class TextPart(StrictModel):
     text: Text
 
 
-Content = Text | Annotated[list[TextPart], Field(min_length=1, max_length=256)]
+Parts = Annotated[list[TextPart], Field(min_length=1, max_length=256)]
+Content = Annotated[Annotated[Text, Tag("text")] | Annotated[Parts, Tag("list")], Discriminator(pick_by_kind)]
 
 
 class SystemMessage(StrictModel):
@@ -59,6 +60,7 @@ class CalledFunction(StrictModel):
 
     name: FunctionName
     arguments: Text
+    parsed_arguments: Any = Field(None, exclude=True)
 
 
 class ToolCall(StrictModel):
@@ -67,10 +69,11 @@ class ToolCall(StrictModel):
     id: str = Field(max_length=256)
     type: Literal["function"]
     function: CalledFunction
+    index: int | None = Field(None, exclude=True)
 
 
 class AssistantMessage(StrictModel):
-    """An earlier answer; fields that our own answers carry are taken back and dropped."""
+    """An earlier answer; what vLLM, assistants and the stock client's helpers add to one is taken back and dropped."""
 
     role: Literal["assistant"]
     content: Content | None = None
@@ -79,6 +82,8 @@ class AssistantMessage(StrictModel):
     annotations: list[Any] | None = Field(None, max_length=1024, exclude=True)
     audio: None = Field(None, exclude=True)
     function_call: None = Field(None, exclude=True)
+    reasoning: Text | None = Field(None, exclude=True)
+    parsed: Any = Field(None, exclude=True)
     tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
 
 

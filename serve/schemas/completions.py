@@ -20,10 +20,10 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_
 
 def pick_by_kind(value: Any) -> str:
     """Tell what a prompt is from its beginning, so that a fault is named in what was sent."""
-    first = value[0] if isinstance(value, list) and value else value
-    if isinstance(first, str) or value == []:
-        return "texts" if isinstance(value, list) else "text"
-    return "token_lists" if isinstance(first, list) else "token_ids"
+    if not isinstance(value, list):
+        return "text"
+    first = value[0] if value else ""
+    return "texts" if isinstance(first, str) else "token_lists" if isinstance(first, list) else "token_ids"
 
 
 Prompt = Annotated[

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, model_validat
 from serve.schemas.chat import FunctionName, OpenJson
 from serve.schemas.files import QueryModel
 from serve.schemas.relayed import ModelName, Text
-from serve.schemas.strict import StrictModel
+from serve.schemas.strict import StrictModel, pick_by_kind
 from serve.schemas.vector_stores import Metadata
 
 MAX_ITEMS = 2048
@@ -32,11 +32,6 @@ Includable = Literal[
 RESULTS = "file_search_call.results"
 
 
-def pick_by_kind(value: Any) -> str:
-    """Tell a text from a list, so that a fault is named in the one that was sent."""
-    return "text" if isinstance(value, str) else "list"
-
-
 def pick_by_type(value: Any) -> Any:
     """Return an item's type; a message need not say its own."""
     if isinstance(value, dict):
@@ -45,12 +40,16 @@ def pick_by_type(value: Any) -> Any:
 
 
 class TextPart(StrictModel):
-    """A piece of a message; images, audio and files are refused, so that nothing is ever fetched."""
+    """A piece of a message; images, audio and files are refused, so that nothing is ever fetched.
+
+    What answers and the stock client's helpers add to a text is taken back and dropped.
+    """
 
     type: Literal["input_text", "output_text"]
     text: Text
     annotations: list[Any] | None = Field(None, max_length=1024, exclude=True)
     logprobs: list[Any] | None = Field(None, max_length=4096, exclude=True)
+    parsed: Any = Field(None, exclude=True)
 
 
 Parts = Annotated[list[TextPart], Field(min_length=1, max_length=256)]
@@ -89,6 +88,7 @@ class FunctionCallItem(StrictModel):
     status: Literal["in_progress", "completed", "incomplete"] | None = None
     caller: None = None
     namespace: None = None
+    parsed_arguments: Any = None
 
 
 class FunctionOutputItem(StrictModel):
@@ -305,6 +305,7 @@ class ResponseQuery(QueryModel):
     """How a stored response is read."""
 
     include: list[Includable] = Field(default_factory=list, alias="include[]", max_length=16)
+    stream: Literal["false"] | None = None
 
 
 class InputItemQuery(QueryModel):

@@ -60,6 +60,11 @@ class StrictRoute(APIRoute):
         return handle
 
 
+def pick_by_kind(value: Any) -> str:
+    """Tell a text from a list, so that a fault is named in the one that was sent."""
+    return "text" if isinstance(value, str) else "list"
+
+
 def check_open_json(value: dict[str, Any] | None) -> dict[str, Any] | None:
     """Bound a free-form value that is passed on as it is.
 

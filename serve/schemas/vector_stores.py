@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from retrieval.config import ChunkingConfig
 from serve.schemas.files import QueryModel
-from serve.schemas.strict import StrictModel
+from serve.schemas.strict import StrictModel, pick_by_kind
 
 MAX_FILES = 2000
 """Of one request, as at OpenAI."""
@@ -133,12 +133,14 @@ class RankingOptions(StrictModel):
 
 
 QueryText = Annotated[str, StringConstraints(min_length=1, max_length=32_768)]
+QueryTexts = Annotated[list[QueryText], Field(min_length=1, max_length=16)]
+Query = Annotated[Annotated[QueryText, Tag("text")] | Annotated[QueryTexts, Tag("list")], Discriminator(pick_by_kind)]
 
 
 class SearchRequest(StrictModel):
     """A search; `filters` is read by retrieval, which names every fault."""
 
-    query: QueryText | Annotated[list[QueryText], Field(min_length=1, max_length=16)]
+    query: Query
     max_num_results: int = Field(10, ge=1, le=50)
     filters: dict[str, Any] | None = None
     ranking_options: RankingOptions | None = None

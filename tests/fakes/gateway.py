@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import socket
+import sqlite3
 import ssl
 import threading
 import time
@@ -147,6 +148,22 @@ class RunningGateway:
             yield
         finally:
             hold.unlink()
+
+    @contextmanager
+    def full_disk(self, statement: str) -> Iterator[None]:
+        """Have SQLite answer what begins with a statement as on a full disk, for the time of the block."""
+
+        def refuse(_connection: Any, _cursor: Any, words: str, *_more: Any) -> None:
+            if words.startswith(statement):
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+
+        sqlalchemy.event.listen(self.database, "before_cursor_execute", refuse)
+        try:
+            yield
+        finally:
+            sqlalchemy.event.remove(self.database, "before_cursor_execute", refuse)
 
     def wait_until_ready(self) -> None:
         """Wait until vLLM answers, also after its death was noticed or before it is."""

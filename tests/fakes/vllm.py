@@ -30,6 +30,8 @@ VOCABULARY = 49_152
 """Token ids, as SmolLM2 has them."""
 DEFAULT_MAX_TOKENS = 16
 """Of a completion that does not say, as at OpenAI."""
+UNSAID = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))
+"""What a message of vLLM's holds besides what was said."""
 
 
 @dataclass(slots=True)
@@ -202,7 +204,8 @@ class FakeVllm:
         reply = texts[-1] if self.script.reply is None else self.script.reply
         tokens, finish = cut(split(reply), body.get("max_completion_tokens") or body.get("max_tokens"))
         common = {"id": "chatcmpl-fake", "object": "chat.completion", "created": 1, "model": body["model"]}
-        message = {"role": "assistant", "content": "".join(tokens)}
+        finish = "tool_calls" if self.script.calls else finish
+        message = {"role": "assistant", "content": "".join(tokens), **UNSAID, **shape_called(self.script.calls)}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
         answer = {**common, "choices": [choice], "usage": shape_usage(prompt, len(tokens))}
         common["object"] += ".chunk"
@@ -213,7 +216,7 @@ class FakeVllm:
 
         calls = [piece for index, call in enumerate(self.script.calls) for piece in shape_call(index, call)]
         opening, spoken = [shape({"role": "assistant", "content": ""})], [shape({"content": token}) for token in tokens]
-        closing = [*(shape({"tool_calls": [piece]}) for piece in calls), shape({}, "tool_calls" if calls else finish)]
+        closing = [*(shape({"tool_calls": [piece]}) for piece in calls), shape({}, finish)]
         return await self.respond(request, body, answer, Chunks(common, opening, spoken, closing))
 
     async def complete(self, request: Request) -> Response:
@@ -391,6 +394,14 @@ def shape_logprobs(tokens: list[str]) -> dict[str, Any]:
 def shape_usage(prompt: int, said: int) -> dict[str, int]:
     """Return what an answer took in tokens."""
     return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
+
+
+def shape_called(calls: list[dict[str, str]]) -> dict[str, Any]:
+    """Return what a whole message holds of calls; vLLM leaves the field out where there are none."""
+    called = [
+        {"id": f"chatcmpl-tool-{index}", "type": "function", "function": call} for index, call in enumerate(calls)
+    ]
+    return {"tool_calls": called} if called else {}
 
 
 def shape_call(index: int, call: dict[str, str]) -> list[dict[str, Any]]:

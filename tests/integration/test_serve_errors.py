@@ -16,6 +16,7 @@ from tests.fakes.engine import BASE
 from tests.fakes.gateway import EMBEDDER, PATIENCE_S, RunningGateway, running_gateway
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
+PICTURE: Any = {"type": "image_url", "image_url": {"url": "data:,"}}
 Provoke = Callable[[RunningGateway, openai.OpenAI], object]
 
 
@@ -55,6 +56,15 @@ def outwait(gateway: RunningGateway, client: openai.OpenAI, **changes: Any) -> o
         return chat_with({"first_delay_s": 60}, **changes)(gateway, client)
 
 
+def fill_disk(gateway: RunningGateway, client: openai.OpenAI) -> object:
+    with gateway.full_disk("INSERT INTO files"):
+        return client.files.create(file=("a.txt", b"words"), purpose="assistants")
+
+
+def ask_for_nothing(_gateway: RunningGateway, client: openai.OpenAI) -> object:
+    return client.post("/vector_stores/vs_0/search", cast_to=object, body={})
+
+
 def read_admin_route(_gateway: RunningGateway, client: openai.OpenAI) -> object:
     return client.get(f"{str(client.base_url)[:-4]}/metrics", cast_to=object)
 
@@ -62,6 +72,16 @@ def read_admin_route(_gateway: RunningGateway, client: openai.OpenAI) -> object:
 ERRORS: list[tuple[str, Provoke, type[openai.APIStatusError], int, str, str | None]] = [
     ("unknown field", lambda _, c: chat(c, extra_body={"use_beam_search": True}), openai.BadRequestError, 400,
      "invalid_request", "use_beam_search"),
+    ("no query", ask_for_nothing, openai.BadRequestError, 400, "invalid_request", "query"),
+    ("empty query", lambda _, c: c.vector_stores.search("vs_0", query=""), openai.BadRequestError, 400,
+     "invalid_request", "query.text"),
+    ("token ids", lambda _, c: c.embeddings.create(model=EMBEDDER, input=[[1, 2]]), openai.BadRequestError, 400,
+     "invalid_request", "input.list"),
+    ("picture", lambda _, c: chat(c, messages=[{"role": "user", "content": [PICTURE]}]), openai.BadRequestError, 400,
+     "invalid_request", "messages.0.user.content.list.0.type"),
+    ("no prompt", lambda _, c: c.completions.create(model=BASE, prompt=None), openai.BadRequestError, 400,
+     "invalid_request", "prompt.text"),
+    ("full disk", fill_disk, openai.InternalServerError, 507, "storage_full", None),
     ("out of range", lambda _, c: chat(c, n=17), openai.BadRequestError, 400, "invalid_request", "n"),
     ("too long", lambda _, c: chat(c, messages=[{"role": "user", "content": "a " * 4100}]), openai.BadRequestError, 400,
      "context_length_exceeded", "messages"),

@@ -1,4 +1,4 @@
-"""Functions in /v1/responses through the stock client, before a fake vLLM that calls them."""
+"""Functions in chats and responses through the stock client and its helpers, before a fake vLLM that calls them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import openai
 import pytest
 from openai.types.responses import Response
+from pydantic import BaseModel
 
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import RunningGateway, running_gateway
@@ -93,3 +94,55 @@ def test_streamed_calls_come_in_openais_order(gateway: RunningGateway, client: o
     assert drop_identity(events[-1].response) == drop_identity(whole)
     with client.responses.stream(**asked) as helper:
         assert [item.type for item in helper.get_final_response().output] == ["message", *["function_call"] * 2]
+
+
+class Weather(BaseModel):
+    """What a chat is asked to answer or to call a function with."""
+
+    city: str
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # the client's own, of what it has parsed
+@pytest.mark.parametrize("calls", [[], CALLS[:1]], ids=["answer", "call"])
+@pytest.mark.parametrize("helper", ["create", "parse", "stream"])
+def test_what_a_chat_answered_goes_back_as_the_client_holds_it(
+    gateway: RunningGateway, client: openai.OpenAI, helper: str, calls: list[dict[str, str]]
+) -> None:
+    gateway.script(reply="" if calls else CALLS[0]["arguments"], calls=calls)
+    question: Any = {"role": "user", "content": "Weather?"}
+    asked: dict[str, Any] = {"model": BASE, "messages": [question]}
+    said: Any
+    if calls:
+        asked["tools"] = [openai.pydantic_function_tool(Weather, name="get_weather")]
+    elif helper != "create":
+        asked["response_format"] = Weather
+    if helper == "stream":
+        with client.chat.completions.stream(**asked) as stream:
+            said = stream.get_final_completion().choices[0].message
+    else:
+        said = getattr(client.chat.completions, helper)(**asked).choices[0].message
+    wanted: dict[str, Any] = {"role": "assistant", "content": said.content}
+    if calls:
+        wanted["tool_calls"] = [{"id": said.tool_calls[0].id, "type": "function", "function": calls[0]}]
+    for held in (said, said.model_dump(mode="json")):
+        client.chat.completions.create(model=BASE, messages=[question, held, question])
+        assert gateway.state()["requests"][-1]["messages"] == [question, wanted, question]
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("helper", ["parse", "stream"])
+def test_what_a_response_was_parsed_into_goes_back(gateway: RunningGateway, client: openai.OpenAI, helper: str) -> None:
+    gateway.script(reply=CALLS[0]["arguments"], calls=CALLS[:1])
+    asked: dict[str, Any] = {"model": BASE, "input": "Weather?", "tools": [WEATHER], "text_format": Weather}
+    if helper == "stream":
+        with client.responses.stream(**asked) as stream:
+            answer = stream.get_final_response()
+    else:
+        answer = client.responses.parse(**asked)
+    assert answer.output_parsed == Weather(city="Leeds")
+    question: Any = {"role": "user", "content": "Weather?"}
+    for held in (answer.output, [item.model_dump(mode="json") for item in answer.output]):
+        client.responses.create(model=BASE, input=[question, *held, question])
+        _, said, called, _ = gateway.state()["requests"][-1]["messages"]
+        assert said == {"role": "assistant", "content": CALLS[0]["arguments"]}
+        assert called["tool_calls"][0]["function"] == CALLS[0]

@@ -255,7 +255,7 @@ def test_a_stored_response_is_read_listed_and_deleted(client: openai.OpenAI, sto
     said: list[Any] = [{"role": "user", "content": "One."}, {"role": "assistant", "content": "Two."}]
     said.append({"role": "user", "content": QUESTION})
     made = client.responses.create(model=BASE, input=said, tools=[tool(store)], metadata={"a": "b"})
-    assert client.responses.retrieve(made.id) == made
+    assert client.responses.retrieve(made.id) == client.responses.retrieve(made.id, stream=False) == made
     read = client.responses.retrieve(made.id, include=["file_search_call.results"])
     check_answer(read, Response)
     assert read.output[0].type == "file_search_call"

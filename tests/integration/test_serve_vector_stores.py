@@ -225,6 +225,9 @@ def test_an_expired_store_is_refused_and_emptied(gateway: RunningGateway, client
     assert client.vector_stores.retrieve(store).status == "expired"
     with pytest.raises(openai.BadRequestError, match="expired"):
         client.vector_stores.search(store, query="warranty")
+    with pytest.raises(openai.BadRequestError, match="expired"):
+        client.vector_stores.update(store, name="again", expires_after=None)
+    assert client.vector_stores.retrieve(store).status == "expired"
     spare = client.vector_stores.create(name="spare")
     client.vector_stores.delete(spare.id)  # wakes the worker
     wait_until(lambda: client.vector_stores.retrieve(store).file_counts.total == 0)

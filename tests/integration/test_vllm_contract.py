@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from core.layout import DataDir
 from tests.fakes.engine import BASE, fake_command, quick_config
 from tests.fakes.engine_thread import EngineThread, engine_thread
+from tests.fakes.vllm import UNSAID
 from tests.integration.conftest import REAL_MODEL
 
 QUESTION = {"role": "user", "content": "Name the capital of France, then count slowly from one to fifty in words."}
@@ -112,6 +113,7 @@ def test_a_whole_answer_has_what_clients_read(server: Server) -> None:
     choice = body["choices"][0]
     assert (choice["index"], choice["message"]["role"], choice["finish_reason"]) == (0, "assistant", "length")
     assert choice["message"]["content"]
+    assert set(choice["message"]) == {"role", "content", *UNSAID}  # what comes back to the gateway in the next chat
     assert body["usage"]["completion_tokens"] == 4
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + 4
 

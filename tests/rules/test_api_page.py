@@ -107,7 +107,14 @@ def test_every_route_has_a_heading_of_its_own() -> None:
 def test_the_page_has_every_field_that_is_taken_and_no_other(name: str) -> None:
     taken = list_taken(list_routes()[name])
     said = {field.partition(".")[0] for field, verdict in PAGE[name].items() if verdict != "refused"}
-    answered = {"refusal", "annotations", "audio", "function_call"}  # of a chat's earlier messages
+    answered = {
+        "refusal",
+        "annotations",
+        "audio",
+        "function_call",
+        "reasoning",
+        "parsed",
+    }  # of a chat's earlier messages
     if name == "POST /v1/files":  # a form, read by serve/forms.py
         taken = {"file", "purpose", "expires_after"}
     assert taken <= said, f"not on the page: {sorted(taken - said)}"

@@ -3,13 +3,16 @@
 import asyncio
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
 import pytest
 
 from core.errors import ContractError, EngineUnavailable, LoamError, StorageFull
+from core.layout import DataDir
 from retrieval.database import open_database
+from serve.archive import Archive
 from serve.boundary import Boundary, Bounds, is_local_name, read_host
 from serve.catalog import Catalog
 from serve.gateway import build_app
@@ -27,16 +30,17 @@ class BrokenCatalog(Catalog):
         raise self._error
 
 
-def make_gateway(catalog: Any) -> Gateway:
-    """Return a gateway that has a catalogue and nothing else."""
+def make_gateway(catalog: Any, folder: Path) -> Gateway:
+    """Return a gateway that has a catalogue and a data directory, and nothing else."""
     nothing = cast("Any", None)
+    archive = cast("Archive", SimpleNamespace(data=DataDir(folder)))
     return Gateway(
-        nothing, catalog, nothing, nothing, nothing, nothing, nothing, None, 1.0, 1.0, nothing, nothing, nothing
+        nothing, catalog, nothing, nothing, archive, nothing, nothing, None, 1.0, 1.0, nothing, nothing, nothing
     )
 
 
 def ask(error: Exception, folder: Path) -> httpx.Response:
-    gateway = make_gateway(BrokenCatalog(error))
+    gateway = make_gateway(BrokenCatalog(error), folder)
     database = open_database(folder / "loam.db")
     keys = KeyRing(database, None)
     app = build_app(gateway, keys, max_body_bytes=10, max_file_bytes=10)
@@ -85,10 +89,20 @@ def test_an_error_of_ours_keeps_its_status_and_its_retry_after(
 @pytest.mark.parametrize("length", ["abc", "-1", "1e3", "٣"])
 def test_a_content_length_that_is_no_number_is_refused(length: str) -> None:
     sent: list[Any] = []
+    nothing = cast("Any", None)
 
     async def run() -> None:
+        gateway = make_gateway(nothing, Path("data"))
+        app = SimpleNamespace(state=SimpleNamespace(gateway=gateway))
         headers = [(b"content-length", length.encode())]
-        scope = {"type": "http", "method": "POST", "path": "/health", "query_string": b"", "headers": headers}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/health",
+            "query_string": b"",
+            "headers": headers,
+            "app": app,
+        }
 
         async def receive() -> Any:
             return {"type": "http.request", "body": b"", "more_body": False}
@@ -96,8 +110,7 @@ def test_a_content_length_that_is_no_number_is_refused(length: str) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        nothing = cast("Any", None)
-        await Boundary(nothing, cast("KeyRing", None), Bounds(10, 10), make_gateway(nothing))(scope, receive, send)
+        await Boundary(nothing, cast("KeyRing", None), Bounds(10, 10), gateway)(scope, receive, send)
 
     asyncio.run(run())
     assert sent[0]["status"] == 400
