@@ -8,6 +8,7 @@ before its answer was read, for ten minutes. Does not know what is made.
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from typing import Any, Protocol
 from fastapi import Request, Response
 from sqlalchemy import Engine, text
 
-from core.errors import Conflict, InputError
+from core.errors import Conflict, InputError, LoamError
 from retrieval.database import write_transaction
 from serve.archive import Archive
+
+logger = logging.getLogger(__name__)
 
 KEY_HEADER = "idempotency-key"
 RETRY_HEADER = "x-stainless-retry-count"
@@ -44,6 +47,8 @@ kept, because their words go when their owner deletes them. A new API key is kep
 
 Place = tuple[str, str, str]
 """Owner, path and SHA-256 of the content: what makes two requests equal."""
+KeyPlace = tuple[str, str]
+"""Owner and key: what a key's row is found by."""
 
 
 class KeyReused(InputError):
@@ -80,6 +85,7 @@ class Repeats:
         """Begin; keys whose answer an earlier gateway did not live to give are forgotten."""
         self._archive = archive
         self._attempts: dict[Place, Attempt] = {}
+        self._unwritten: dict[KeyPlace, Response | None] = {}
         with write_transaction(archive.engine) as connection:
             connection.execute(text("DELETE FROM idempotency_keys WHERE status IS NULL"))
 
@@ -123,8 +129,9 @@ class Repeats:
         if key is not None:
             if not 1 <= len(key) <= MAX_KEY_CHARS:
                 raise InputError(f"Idempotency-Key: wanted 1 to {MAX_KEY_CHARS} characters, found {len(key)}.")
+            await self._write_what_is_left((owner, key))
             known = await self._archive.run(take_key, self._archive.engine, owner, key, digest)
-            return KeyClaim(known, self._archive, owner, key)
+            return KeyClaim(known, self._archive, (owner, key), self._unwritten)
         state: dict[str, Any] = request.scope["state"]
         place = (owner, request.url.path, digest)
         if request.headers.get(RETRY_HEADER, "0").strip() not in ("", "0"):
@@ -141,6 +148,20 @@ class Repeats:
         state["when_read"] = partial(self._forget, place, attempt)
         self._forget_old()
         return AttemptClaim(None, attempt, self._attempts, place)
+
+    async def _write_what_is_left(self, place: KeyPlace) -> None:
+        """Write into a key's row what could not be written when its request had ended.
+
+        Raises:
+            LoamError: It still cannot be; the key stays taken.
+        """
+        if place in self._unwritten:
+            answer = self._unwritten.pop(place)  # first: of two requests that come now one writes
+            try:
+                await self._archive.run(settle_key, self._archive.engine, place, answer)
+            except LoamError:
+                self._unwritten[place] = answer
+                raise
 
     def _forget(self, place: Place, attempt: Attempt) -> None:
         """Drop an attempt whose answer has been read: whoever asks the same again wants another one."""
@@ -177,20 +198,33 @@ class KeyClaim:
 
     earlier: Response | None
     _archive: Archive
-    _owner: str
-    _key: str
+    _place: KeyPlace
+    _unwritten: dict[KeyPlace, Response | None]
     _is_settled: bool = False
 
     async def settle(self, answer: Response) -> None:
         """Keep an answer in the key's row."""
         self._is_settled = True
-        await self._archive.run(settle_key, self._archive.engine, self._owner, self._key, answer)
+        await self._write(answer)
 
     async def give_back(self) -> None:
         """Remove the key's row."""
         if not self._is_settled:
             self._is_settled = True
-            await self._archive.run(settle_key, self._archive.engine, self._owner, self._key, None)
+            await self._write(None)
+
+    async def _write(self, answer: Response | None) -> None:
+        """Write the row, or keep in memory what the key's next request is to write first: the disk may be full.
+
+        What was made is made, and what failed has failed: neither answer turns into another by this.
+        """
+        try:
+            await self._archive.run(settle_key, self._archive.engine, self._place, answer)
+        except LoamError as error:
+            logger.warning("what an Idempotency-Key was answered is not written yet: %s", error.message)
+            self._unwritten[self._place] = answer
+            while len(self._unwritten) > MAX_ATTEMPTS:
+                del self._unwritten[next(iter(self._unwritten))]
 
 
 @dataclass(slots=True)
@@ -251,9 +285,9 @@ def take_key(engine: Engine, owner: str, key: str, digest: str) -> Response | No
     return Response(row["body"], row["status"], media_type="application/json")
 
 
-def settle_key(engine: Engine, owner: str, key: str, answer: Response | None) -> None:
+def settle_key(engine: Engine, key_place: KeyPlace, answer: Response | None) -> None:
     """Keep the answer to a key's request; None gives the key back."""
-    place: dict[str, object] = {"owner": owner, "key": key}
+    place: dict[str, object] = {"owner": key_place[0], "key": key_place[1]}
     statement = text("DELETE FROM idempotency_keys WHERE owner = :owner AND key = :key")
     if answer is not None:
         statement = text(

@@ -137,6 +137,22 @@ def test_a_key_whose_request_failed_is_free_again(gateway: RunningGateway) -> No
     assert client.vector_stores.create(name="good", extra_headers=key).name == "good"
 
 
+def test_a_full_disk_takes_no_key_for_good(gateway: RunningGateway) -> None:
+    client = gateway.client()
+    made, failed = ({"Idempotency-Key": f"key-{word}"} for word in ("made", "failed"))
+    with gateway.full_disk("UPDATE idempotency_keys"):
+        first = client.vector_stores.create(name="made once", extra_headers=made)
+        with pytest.raises(openai.InternalServerError, match="disk space"):
+            client.vector_stores.create(name="made once", extra_headers=made)
+    with gateway.full_disk("DELETE FROM idempotency_keys WHERE owner"), pytest.raises(openai.NotFoundError):
+        client.vector_stores.create(file_ids=["file-none"], extra_headers=failed)
+    assert client.vector_stores.create(name="made once", extra_headers=made) == first
+    assert [store.name for store in client.vector_stores.list()].count("made once") == 1
+    with pytest.raises(openai.UnprocessableEntityError):
+        client.vector_stores.create(name="another", extra_headers=made)
+    assert client.vector_stores.create(name="good", extra_headers=failed).name == "good"
+
+
 def test_the_same_key_at_the_same_time_makes_one(gateway: RunningGateway) -> None:
     before = {store.id for store in gateway.client().vector_stores.list()}
     answers: list[httpx.Response] = []
