@@ -1,8 +1,8 @@
 """Citing: which retrieved passage supports a sentence of an answer, decided by code and never by the model.
 
 A sentence is cited to the passage that holds its words and its numbers and is near it in meaning; where none does, it
-stands uncited. Sentences that say nothing (an opening, a closing line, a reference code, a refusal) are never cited.
-Works on finished sentences, so that stream and non-stream agree. Does not know where passages come from.
+stands uncited. Sentences that say nothing (a heading, an opening, a closing line, a reference code, a refusal) are
+never cited. Works on finished sentences, so that stream and non-stream agree. Does not know where passages come from.
 """
 
 import re
@@ -21,7 +21,8 @@ NAME = re.compile(r"\b[^\W\d_a-zß-öø-ÿ][^\W\d_]+")
 STARTS_A_SENTENCE = frozenset('.!?:…"“„*(')
 """Signs after which a word is capitalized without being a name."""
 TERM = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)?")
-LIST_NUMBER = re.compile(r"\s*(?:\d{1,3}[.)]|[-*•–])\s+")
+LIST_NUMBER = re.compile(r"\s*(?:\d{1,3}[.)]|[-+*•–])\s+")
+HEADING = re.compile(r"\s*#{1,6}\s")
 LABELLED_CODE = re.compile(r"[\w ]{1,24}:\s*[A-Z][A-Z0-9]*(?:[-/_][A-Z0-9]+)+\W*")
 """A line that only names a code, such as «Ref: ACME-RET-2»."""
 REFUSAL = re.compile(
@@ -115,7 +116,8 @@ def read_terms(text: str) -> Terms:
 def normalize_number(text: str) -> str:
     """Return a number without separators of thousands and trailing zeros: 1,200.50 and 1200.5 are the same."""
     text = re.sub(r"(?<=\d),(?=\d{3}(?:\D|\Z))", "", text)
-    return re.sub(r"(\.\d*?)0+\Z", r"\1", text).rstrip(".")
+    before, point, decimals = text.rpartition(".")
+    return before + (point + decimals.rstrip("0")).rstrip(".") if point and decimals.isdecimal() else text
 
 
 def read_names(sentence: str) -> frozenset[str]:
@@ -139,7 +141,7 @@ def strip_list_number(sentence: str) -> str:
 def is_citable(sentence: str) -> bool:
     """Tell whether a sentence says something that a document could support."""
     text = strip_list_number(sentence).strip(" *_#>\t")
-    if text.endswith((":", "?")) or LABELLED_CODE.fullmatch(text) or REFUSAL.search(text):
+    if HEADING.match(sentence) or text.endswith((":", "?")) or LABELLED_CODE.fullmatch(text) or REFUSAL.search(text):
         return False
     return len(read_terms(text)) >= MIN_TERMS
 
@@ -151,7 +153,7 @@ def find_quoted(sentence: str, sources: Sequence[Source]) -> Source | None:
     """
     if not is_citable(sentence):
         return None
-    words = " ".join(strip_list_number(sentence).split()).rstrip(".!").casefold()
+    words = " ".join(strip_list_number(sentence).split()).rstrip(".!。！").casefold()
     # £1 is not said by £11 nor by £1.40, and 5 bar neither by 2.5 bar nor by -5 bar
     quoted = re.compile(rf"(?<![\w−-])(?<!\d[.,]){re.escape(words)}(?!\w|[.,]\d)")
     return next((source for source in sources if quoted.search(" ".join(source.text.split()).casefold())), None)

@@ -10,19 +10,35 @@ from dataclasses import dataclass
 
 from serve.fenced_code import CodeSplitter, Stretch
 
-MARK = re.compile(r"(?<![ \t])[ \t]*(?:\[\d[\d ,;\u2013-]{0,29}\]|【[^】\n]{0,60}】)")
-"""A citation mark as models make them up, such as [1], [1, 2], 【3†source】, with the blanks in front of it. The look
-behind keeps a long run of blanks from being tried at every blank."""
-MARK_BEGUN = re.compile(r"(?<![ \t])[ \t]*(?:\[(?:\d[\d ,;\u2013-]{0,29})?|【[^】\n]{0,60})?\Z")
-"""The end of a text that may yet become a mark."""
+_FILL = " \t\u00a0\u00ad\u2007\u2009\u200a\u200b-\u200f\u202a-\u202f\u2060-\u2064\ufeff"
+"""Blanks and signs that nobody sees."""
+_GONE = "\0"
+"""Stands for a mark that was removed, for as long as it may be what another one holds."""
+MARK = re.compile(rf"[\[［][\^{_FILL}]*[\d{_GONE}][\d{_GONE},;^\u2013\-{_FILL}]{{0,29}}[\]］]")
+"""A citation mark as models make them up, such as [1], [1, 2], [^3], [[4]]."""
+LIVE = re.compile(rf"[\d\[\]［］,;^\u2013\-{_FILL}]+")
+"""What marks are made of: none reaches beyond a run of it, however many stand within one another."""
+OPENING = re.compile(r"[\[［]")
+MAX_NESTED = 32
+"""Marks within one another; whoever writes more loses the brackets."""
+LENTICULAR = re.compile(r"(?<![ \t])[ \t]*【[^】\n]{0,60}】")
+"""The same as OpenAI's models write it, such as 【3†source】, with the blanks in front of it. The look behind keeps a
+long run of blanks from being tried at every blank."""
+LENTICULAR_BEGUN = re.compile(r"(?<![ \t])[ \t]*(?:【[^】\n]{0,60})?\Z")
+"""The end of a text that may yet become one."""
 
-LIST_MARKER = re.compile(r"\d{1,3}[.)]|[-*•–]")
-"""How a line of a list begins; the whole line counts as one sentence."""
-LIST_MARKER_BEGUN = re.compile(r"\d{1,3}[.)]?|[-*•–]")
-LINE_END = re.compile(r"[.!?…。！？:：][\"'”’»)\]*_]*\Z")
+LIST_MARKER = re.compile(r"\d{1,3}[.)]|[-+*•–]|#{1,6}")
+"""How a line of a list, or a heading, begins; the whole line counts as one sentence."""
+LIST_MARKER_BEGUN = re.compile(r"\d{1,3}[.)]?|[-+*•–]|#{1,6}")
+_CLOSING = r"[\"'”’»)\]*_」』）》]*"
+LINE_END = re.compile(rf"[.!?…。！？؟۔।:：]{_CLOSING}\Z")
 """A line that ends so ends its sentence, too."""
-SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]*_]*\Z")
-LAST_WORD = re.compile(r"([^\s(\[\"'“‘]+)\.[\"'”’»)\]*_]*\Z")
+SENTENCE_END = re.compile(rf"[.!?…。！？؟۔।]{_CLOSING}\Z")
+WIDE_END = re.compile(rf"[。！？]{_CLOSING}\Z")
+"""The end of a sentence in scripts that put no blank behind it."""
+GOES_ON = frozenset("。！？\"'”’»)]*_」』）》")
+"""What belongs to such an end where it follows one."""
+LAST_WORD = re.compile(rf"([^\s(\[\"'“‘]+)\.{_CLOSING}\Z")
 
 TAIL = 64
 """Characters at the end of a sentence that tell whether it is one; looking at more would cost time in long ones."""
@@ -43,27 +59,59 @@ class MarkRemover:
 
     def __init__(self) -> None:
         """Begin."""
-        self._held = ""
+        self._lenticular = ""  # held back: may yet become a mark in 【】
+        self._held = ""  # held back after those are out: may yet become one in []
 
     def feed(self, text: str) -> str:
         """Take the next piece; return what is certain by now."""
-        text = self._held + text
-        begun = MARK_BEGUN.search(text)
+        text = self._lenticular + text
+        begun = LENTICULAR_BEGUN.search(text)
         end = begun.start() if begun else len(text)
-        self._held = text[end:]
-        return MARK.sub("", text[:end])
+        self._lenticular = text[end:]
+        return self._take(LENTICULAR.sub("", text[:end]))
 
     def finish(self) -> str:
         """Return what was held back and became no mark."""
-        held, self._held = self._held, ""
-        return MARK.sub("", held)
+        text = self._take(LENTICULAR.sub("", self._lenticular)) + drop_marks(self._held)
+        self._lenticular = self._held = ""
+        return text
+
+    def _take(self, text: str) -> str:
+        """Take what has no marks in 【】; hold back its live end from the first bracket on, with the blanks before."""
+        alive = LIVE.match(text[::-1])
+        length = alive.end() if alive else 0
+        length += len(self._held) if length == len(text) else 0  # what is held is alive
+        text = self._held + text
+        end = text[len(text) - length :]
+        opening = OPENING.search(end)
+        certain = end[: opening.start()] if opening else end
+        start = len(text) - length + len(certain.rstrip(" \t"))
+        self._held = text[start:]
+        return drop_marks(text[:start])
+
+
+def drop_marks(text: str) -> str:
+    """Return a text without marks in []; what their removal makes a mark of goes as well, so that none is left."""
+    return LIVE.sub(lambda run: _drop_marks(run[0]), text) if OPENING.search(text) else text
+
+
+def _drop_marks(run: str) -> str:
+    for _ in range(MAX_NESTED):
+        run, count = MARK.subn(_GONE, run)
+        if not count:
+            break
+    else:
+        run = OPENING.sub("", run)
+    return re.sub(rf"(?<![ \t])[ \t]*{_GONE}", "", run)
 
 
 def remove_marks(text: str) -> str:
     """Return a whole text without citation marks; what looks like one in code stays."""
-    code = CodeSplitter()
-    stretches = code.feed(text) + code.finish()
-    return "".join(MARK.sub("", one.text) if one.kind == "text" else one.text for one in stretches)
+    code, marks = CodeSplitter(), MarkRemover()
+    parts = []
+    for one in code.feed(text) + code.finish():
+        parts += [marks.feed(one.text)] if one.kind == "text" else [marks.finish(), one.text]
+    return "".join([*parts, marks.finish()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +130,9 @@ class Piece:
 class SentenceSplitter:
     """Finds the ends of sentences in a stream of text.
 
-    A sentence ends at its last sign, at an empty line, and at the end of a list's line; a line that is merely wrapped
-    goes on in the next. Blanks after a sentence belong to the next piece, so that a mark put after a piece with a
-    sentence stands directly behind its last character. Joined, the pieces are the text.
+    A sentence ends at its last sign, at an empty line, and at the end of a list's line or a heading; a line that is
+    merely wrapped goes on in the next. Blanks after a sentence belong to the next piece, so that a mark put after a
+    piece with a sentence stands directly behind its last character. Joined, the pieces are the text.
     """
 
     def __init__(self) -> None:
@@ -142,6 +190,9 @@ class SentenceSplitter:
         else:
             if self._blanks:
                 self._end_sentence_before(character)
+            elif self._ends_wide() and character not in GOES_ON and not self._is_list_item:
+                self._end_sentence()
+                self._begins_line = False
             self._write(character)
 
     def _end_sentence_before(self, following: str) -> None:
@@ -151,6 +202,10 @@ class SentenceSplitter:
         elif not self._is_list_item and is_boundary(self._sentence, following):
             self._end_sentence()
             self._begins_line = False
+
+    def _ends_wide(self) -> bool:
+        """Tell whether the sentence so far has an end that needs no blank behind it."""
+        return self._sentence[-1] in GOES_ON and WIDE_END.search(self._sentence[-TAIL:]) is not None
 
     def _take_blank(self, character: str) -> None:
         """Hold a blank back; end the sentence where the line's end ends it."""

@@ -60,6 +60,7 @@ def test_a_sentence_is_cited_to_what_holds_its_words_and_numbers(sentence: str, 
         "Yes.",
         "1.",
         "",
+        "## Return of a product within 45 days",
     ],
 )
 def test_what_says_nothing_is_never_cited(sentence: str) -> None:
@@ -105,6 +106,7 @@ def test_a_passage_that_is_far_in_meaning_does_not_support() -> None:
         ("Opened products carry a restocking fee of 1", None),
         ("Damage by frost is covered.", None),
         ("covered.", None),
+        ("+ Damage by frost is not covered.", WARRANTY),
     ],
 )
 def test_a_sentence_of_the_passage_itself_needs_no_further_proof(sentence: str, expected: Source | None) -> None:
@@ -117,6 +119,17 @@ def test_a_sentence_of_the_passage_itself_needs_no_further_proof(sentence: str, 
 def test_the_end_of_another_number_is_no_quotation(held: str) -> None:
     assert find_quoted("5 bar is too much.", [Source(1, "a.md", None, "u", f"For the pump {held}.")]) is None
     assert find_quoted("5 bar is too much.", [Source(1, "a.md", None, "u", "For the pump 5 bar is too much.")])
+
+
+def test_a_sentence_is_quoted_from_a_text_without_blanks() -> None:
+    source = Source(1, "z.md", None, "u", "水泵的质保期为26个月。请联系客户服务部门。")
+    assert find_quoted("水泵的质保期为26个月。", [source]) is source
+    assert find_quoted("水泵的质保期为6个月。", [source]) is None
+
+
+@pytest.mark.timeout(30)  # a pattern that goes back over them takes minutes
+def test_a_long_run_of_zeros_costs_no_more_than_other_digits() -> None:
+    assert normalize_number("0." + "0" * 1_000_000 + "1") == "0." + "0" * 1_000_000 + "1"
 
 
 def test_the_better_of_two_is_taken_and_the_first_of_equals() -> None:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.sentences import AnswerSplitter, Piece, SentenceSplitter, remove_marks
+from serve.sentences import WIDE_END, AnswerSplitter, Piece, SentenceSplitter, remove_marks
 from tests.fakes.pieces import cut
 
-ALPHABET = 'aB1 .!?\n\t[]()【】,;-:"”)0e.gé`~'
+ALPHABET = 'aB1 .!?\n\t[]()【】,;-:"”)0e.gé`~#+［］^\u200b。質」'
 texts = st.text(alphabet=ALPHABET, max_size=80)
 
 
@@ -58,6 +58,12 @@ def run_splitter(pieces: list[str]) -> list[Piece]:
         ("Steps:\nGo on\n \nThen stop", ["Steps:", "Go on", "Then stop"]),
         ("1. Open it\nThen this", ["1. Open it", "Then this"]),
         ("wrapped\n12", ["wrapped\n12"]),
+        ("## Summary\nThe pump runs.\n# So", ["## Summary", "The pump runs.", "# So"]),
+        ("Choose\n+ One. Two\n+ Three", ["Choose", "+ One. Two", "+ Three"]),
+        ("#5 of\n#tags and\n####### more", ["#5 of\n#tags and\n####### more"]),
+        ("质保期为26个月。请联系「客服。」谢谢！", ["质保期为26个月。", "请联系「客服。」", "谢谢！"]),
+        ("- 质保期。谢谢\n- 好", ["- 质保期。谢谢", "- 好"]),
+        ("ما هو الضمان؟ الضمان سنة. نعم", ["ما هو الضمان؟", "الضمان سنة.", "نعم"]),
     ],
 )
 def test_sentences_end_where_people_end_them(text: str, sentences: list[str]) -> None:
@@ -84,6 +90,10 @@ def test_sentences_end_where_people_end_them(text: str, sentences: list[str]) ->
         ('```py\ns = """\n    ```\n"""\nb[1]\n```\nEnd [2]', '```py\ns = """\n    ```\n"""\nb[1]\n```\nEnd'),
         ("~~~\n```\na[0]\n~~~\nEnd [2]", "~~~\n```\na[0]\n~~~\nEnd"),
         ("Say ```a[0]``` so [1]. And on [2].", "Say ```a[0]``` so. And on."),
+        ("What [[1]1] is [[2]] left [【x】3] of [ 4 ] them [^5]", "What is left of them"),
+        ("Unseen [\u200b1] signs [2\u00a0] and wide ［３］ ones", "Unseen signs and wide ones"),
+        ("[[1] see the manual], - [ ] [2] to do", "[ see the manual], - [ ] to do"),
+        ("[" * 40 + "1" + "]1" * 40 + "]", "1]" * 9),
     ],
 )
 def test_the_models_own_marks_go(text: str, expected: str) -> None:
@@ -110,6 +120,12 @@ def test_long_runs_of_blanks_cost_no_more_than_other_text() -> None:
     assert join_answer(["a" + " " * 100_000, "b"]) == "a" + " " * 100_000 + "b"
     for begin in (" " * 100_000, "- " * 50_000, "`" * 100_000 + "a`", "```" + "a" * 100_000):
         assert remove_marks(begin + "b") == begin + "b"
+
+
+@given(texts)
+def test_no_mark_is_left(text: str) -> None:
+    without_code = re.sub("[`~]", "", text)
+    assert not re.search(r"\[\d{1,3}\]", remove_marks(without_code))
 
 
 def find_ends(pieces: list[Piece]) -> list[int]:
@@ -163,7 +179,7 @@ def test_the_pieces_are_the_text(text: str) -> None:
 def test_a_sentence_ends_right_behind_its_last_character(text: str) -> None:
     for end in find_ends(run_splitter([text])):
         assert not text[end - 1].isspace()
-        assert end == len(text) or text[end].isspace()
+        assert end == len(text) or text[end].isspace() or WIDE_END.search(text[:end])
 
 
 def test_text_flows_while_a_sentence_is_written() -> None:
