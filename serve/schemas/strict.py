@@ -4,6 +4,7 @@ A body is parsed once, with NaN, Infinity, lone surrogates and deep nesting refu
 no value of another type. Does not know any field.
 """
 
+import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -69,8 +70,12 @@ def check_open_json(value: dict[str, Any] | None) -> dict[str, Any] | None:
     """Bound a free-form value that is passed on as it is.
 
     Raises:
-        ValueError: It is larger than MAX_OPEN_JSON_BYTES.
+        ValueError: It is larger than MAX_OPEN_JSON_BYTES, or holds what no JSON can: 1e999 is read as infinity.
     """
     if value is not None and len(to_json(value)) > MAX_OPEN_JSON_BYTES:
         raise ValueError(f"at most {MAX_OPEN_JSON_BYTES} bytes of JSON are taken here")
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("wanted numbers below 1.8e308, found one above") from error
     return value

@@ -107,6 +107,13 @@ HOSTILE_REQUESTS = [
         b'{"model": "tiny-base", "input": [{"type": "file_search_call", "id": "", "queries": [], "status": "failed"}]}',
         "/v1/responses",
     ),
+    _chat("a schema up to infinity", SCHEMA % '{"type": "number", "maximum": 1e999}'),
+    _raw(
+        "a function that is told back and ends at infinity",
+        b'{"model": "tiny-base", "input": "x", "tools": [{"type": "function", "name": "f", "parameters": '
+        b'{"type": "number", "maximum": 1e999}}]}',
+        "/v1/responses",
+    ),
     # embeddings, stores, files
     _raw("an embedding of token ids", b'{"model": "hash-embedder", "input": [1, 2, 3]}', EMBEDDINGS),
     _raw("an embedding of nothing", b'{"model": "hash-embedder", "input": [""]}', EMBEDDINGS),
