@@ -175,7 +175,8 @@ def _pack(
     A stretch that begins inside a paragraph repeats the end of the one before, within the overlap.
     """
     total = count(pieces[0].start, pieces[-1].end)
-    target = total / -(-total // config.max_tokens)  # so that no small rest is left over at the end
+    parts = max(1, -(-total // config.max_tokens))  # 1 also where a tokenizer drops all there is: no token, one piece
+    target = total / parts  # so that no small rest is left over at the end
     first = 0
     for index, piece in enumerate(pieces):
         if index == first:

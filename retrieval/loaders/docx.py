@@ -1,4 +1,4 @@
-"""Loads Word files: paragraphs, headings by style, lists by numbering, tables in their place, footnotes in the text.
+"""Loads Word files: paragraphs, headings by style, lists by numbering, tables in their place, notes in the text.
 
 Owns: the meaning of WordprocessingML. Reads the XML itself: python-docx leaves out content controls, tracked
 insertions, text boxes and footnotes (docs/decisions/0010-document-loaders.md).
@@ -18,6 +18,7 @@ _HEADING_NAME = re.compile(r"heading ([1-9])")
 _TYPED_MARK = re.compile(r"(?:\(?\d{1,3}[.)]|[•●▪◦‣–*-])\s")  # a list whose author typed the marks
 _TYPED_BULLET = re.compile(r"^[•●▪◦‣–*-]\s+")
 _SKIPPED = frozenset({"del", "moveFrom", "Fallback", "txbxContent", "instrText", "delText", "pPr", "sectPr"})
+_NOTES = ("footnotes", "endnotes")
 _MAX_STYLE_DEPTH = 20
 
 
@@ -33,7 +34,7 @@ class _Style:
 class _Context:
     styles: dict[str, _Style]
     formats: dict[tuple[str, int], str]
-    footnotes: dict[str, str]
+    notes: dict[tuple[str, str], str]  # by kind and id
     counters: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
 
 
@@ -45,14 +46,14 @@ def load_docx(data: bytes, outline: Outline) -> None:
     """
     package = OfficePackage(data)
     main = package.find_main_part()
-    parts = {kind: next(package.find_related(main, kind), None) for kind in ("styles", "numbering", "footnotes")}
+    parts = {kind: next(package.find_related(main, kind), None) for kind in ("styles", "numbering", *_NOTES)}
     roots = {kind: package.read_xml(part) for kind, part in parts.items() if part is not None}
     context = _Context(_read_styles(roots.get("styles")), _read_formats(roots.get("numbering")), {})
-    if "footnotes" in roots:
-        for note in roots["footnotes"]:
+    for kind in _NOTES:
+        for note in roots.get(kind, ()):
             if read_attribute(note, "type") is None:  # the typed ones are separators
                 text = " ".join(_read_text(paragraph, context) for paragraph in note)
-                context.footnotes[read_attribute(note, "id") or ""] = " ".join(text.split())
+                context.notes[local_name(note), read_attribute(note, "id") or ""] = " ".join(text.split())
     body = find_child(package.read_xml(main), "body")
     if body is not None:
         _add_blocks(body, context, outline)
@@ -127,8 +128,8 @@ def _read_text(element: etree._Element, context: _Context) -> str:
             parts.append("\n")
         elif name == "noBreakHyphen":
             parts.append("-")
-        elif name == "footnoteReference":
-            note = context.footnotes.get(read_attribute(child, "id") or "")
+        elif name in {"footnoteReference", "endnoteReference"}:
+            note = context.notes.get((name.removesuffix("Reference"), read_attribute(child, "id") or ""))
             parts.append(f" ({note})" if note else "")
         else:
             parts.append(_read_text(child, context))

@@ -57,6 +57,7 @@ _BLOCKS = frozenset(
         *("ol", "p", "pre", "section", "summary", "table", "ul", "h1", "h2", "h3", "h4", "h5", "h6"),
     }
 )
+_APART = _BLOCKS | {"caption", "td", "th", "tr"}
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _LISTS = frozenset({"ul", "ol", "menu"})
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
@@ -78,7 +79,10 @@ def load_html(data: bytes, outline: Outline, above: str = "") -> None:
         UnsupportedFile: The bytes are not text.
     """
     declared = _DECLARED_CHARSET.search(data[:4096])
-    load_markup(decode_text(data, declared.group(1).decode("ascii") if declared else None), outline, above)
+    charset = declared.group(1).decode("ascii") if declared else None
+    if charset and charset.lower().startswith(("utf-16", "utf-32")):
+        charset = None  # whoever can read that in bytes reads neither (HTML standard, 4.2.5.4: UTF-8 is meant)
+    load_markup(decode_text(data, charset), outline, above)
 
 
 def load_markup(markup: str, outline: Outline, above: str = "") -> None:
@@ -151,7 +155,7 @@ class _Writer:
         if not isinstance(tag, str) or _is_dropped(element):
             return
         if tag not in _BLOCKS and not any(child.tag in _BLOCKS for child in element.iterdescendants()):
-            self._line.append(_write_inline(element))
+            self._line.append(_write_apart(element))
             return
         self._end_paragraph()
         if tag in _HEADINGS:
@@ -200,10 +204,15 @@ def _write_inline(element: html.HtmlElement) -> str:
     parts: list[str] = [element.text or ""]
     for child in element:
         if not _is_dropped(child):
-            inner = _write_inline(child)
-            parts.append(f" {inner} " if child.tag in _BLOCKS else inner)
+            parts.append(_write_apart(child))
         parts.append(child.tail or "")
     return "".join(parts)
+
+
+def _write_apart(element: html.HtmlElement) -> str:
+    """Return what `_write_inline` does, with spaces around what does not run on, such as a cell."""
+    inner = _write_inline(element)
+    return f" {inner} " if element.tag in _APART else inner
 
 
 def _write_line(element: html.HtmlElement) -> str:

@@ -3,16 +3,16 @@
 Owns: choosing among the parts of a message. Attachments are named, not read; a forwarded message is. Follows no link.
 Does not know HTML.
 
-Source: RFC 5322 (messages), RFC 2045 to 2047 (MIME).
+Source: RFC 5322 (messages), RFC 2045 to 2047 (MIME), RFC 6532 (headers in UTF-8).
 """
 
 from collections.abc import Callable, Iterator
 from email import message_from_bytes
 from email.errors import MessageError
-from email.header import decode_header, make_header
+from email.header import Header, decode_header, make_header
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from core.errors import InvalidFile, UnsupportedFile
 from retrieval.loaders.html import load_markup
@@ -104,11 +104,22 @@ def _add_body(part: _Mail, outline: Outline) -> None:
 
 def _read_header(mail: _Mail, name: str) -> str:
     """Return a header as one line, its encoded words decoded where they can be."""
-    raw = str(mail.get(name, ""))[:_MAX_HEADER_CHARS]
+    found: object = mail.get(name, "")
+    raw = "".join(map(_decode_raw, decode_header(found))) if isinstance(found, Header) else str(found)
+    raw = raw[:_MAX_HEADER_CHARS]
     try:
         return join_line(str(make_header(decode_header(raw))))
     except (MessageError, *_PARSER_FAULTS):
         return join_line(raw)
+
+
+def _decode_raw(part: tuple[Any, Any]) -> str:
+    """Return a piece of a header that is not ASCII: UTF-8 (RFC 6532), or what old programs send in its place."""
+    content = part[0] if isinstance(part[0], bytes) else str(part[0]).encode()
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
 
 
 def _read_date(mail: _Mail) -> dict[str, str]:

@@ -4,7 +4,9 @@ Owns: the parts of SpreadsheetML and PresentationML that carry text. Reads value
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lxml import etree
@@ -15,8 +17,29 @@ from retrieval.loaders.outline import Outline, write_table
 _DATE_FORMATS = frozenset({*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)})  # ECMA-376, 18.8.30
 _FORMAT_LITERALS = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]')
 _CELL_NAME = re.compile(r"([A-Z]{1,3})(\d+)")
-_EPOCH = datetime(1899, 12, 30)  # noqa: DTZ001 - a spreadsheet's dates have no time zone
+_DURATION = re.compile(r"\[(?:h+|m+|s+)\]", re.IGNORECASE)
+_DURATION_FORMAT = 46  # the one of those that every file knows
+_EPOCHS = (datetime(1899, 12, 30), datetime(1904, 1, 1))  # noqa: DTZ001 - a spreadsheet's dates have no time zone
+_LAST_DAY = datetime(9999, 12, 31)  # noqa: DTZ001 - nor has the last one that a calendar knows
+_MERGED = re.compile(r"([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})")
 _MAX_COLUMNS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Book:
+    """What the cells of a workbook refer to.
+
+    Attributes:
+        strings: Shared texts.
+        dates: Styles that show a number as a date or a time of day.
+        durations: Styles that show it as a length of time, which may be longer than a day.
+        epoch: Day 0.
+    """
+
+    strings: list[str]
+    dates: set[int]
+    durations: set[int]
+    epoch: datetime
 
 
 def load_xlsx(data: bytes, outline: Outline) -> None:
@@ -31,17 +54,20 @@ def load_xlsx(data: bytes, outline: Outline) -> None:
     strings = [
         _join_runs(entry) for part in package.find_related(main, "sharedStrings") for entry in package.read_xml(part)
     ]
-    date_styles = {
-        index for part in package.find_related(main, "styles") for index in _find_date_styles(package.read_xml(part))
-    }
-    for sheet in package.read_xml(main).iter("{*}sheet"):
+    workbook = package.read_xml(main)
+    properties = find_child(workbook, "workbookPr")
+    starts_1904 = properties is not None and properties.get("date1904") in {"1", "true"}
+    book = _Book(strings, set(), set(), _EPOCHS[starts_1904])
+    for part in package.find_related(main, "styles"):
+        _find_date_styles(package.read_xml(part), book)
+    for sheet in workbook.iter("{*}sheet"):
         kind, target = relationships.get(read_attribute(sheet, "id") or "", ("", ""))
         if kind != "worksheet" or target not in package or sheet.get("state", "visible") != "visible":
             continue  # a chart, or a sheet that its author hid
         outline.add_heading(1, sheet.get("name", ""))
         table: list[list[str]] = []
         last_number = 0
-        for number, row in _read_rows(package.read_xml(target), strings, date_styles):
+        for number, row in _read_rows(package.read_xml(target), book):
             if number > last_number + 1:
                 outline.add_text(write_table(_drop_empty_columns(table)))
                 table = []
@@ -50,8 +76,10 @@ def load_xlsx(data: bytes, outline: Outline) -> None:
         outline.add_text(write_table(_drop_empty_columns(table)))
 
 
-def _read_rows(sheet: etree._Element, strings: list[str], date_styles: set[int]) -> Iterator[tuple[int, list[str]]]:
-    """Yield (row number, cells) for the rows that hold a value."""
+def _read_rows(sheet: etree._Element, book: _Book) -> Iterator[tuple[int, list[str]]]:
+    """Yield (row number, cells) for the rows that hold a value; a cell merged downwards is repeated in every row."""
+    merged = _find_merged(sheet)
+    held: dict[int, tuple[int, str]] = {}  # column: last row, text
     number = 0
     for row in sheet.iter("{*}row"):
         named = row.get("r", "")
@@ -62,9 +90,24 @@ def _read_rows(sheet: etree._Element, strings: list[str], date_styles: set[int])
             column = _count_column(name.group(1)) if name else len(cells)
             if column < _MAX_COLUMNS:
                 cells += [""] * (column - len(cells))
-                cells.append(_read_value(cell, strings, date_styles))
+                cells.append(_read_value(cell, book))
         if any(cell.strip() for cell in cells):
+            held = {column: (last, text) for column, (last, text) in held.items() if last >= number}
+            cells += [""] * (1 + max(held, default=-1) - len(cells))
+            for column, (_, text) in held.items():
+                cells[column] = cells[column] or text
+            held |= {column: (last, cells[column]) for column, last in merged[number] if column < len(cells)}
             yield number, cells
+
+
+def _find_merged(sheet: etree._Element) -> dict[int, list[tuple[int, int]]]:
+    """Return the cells that are merged downwards, by their first row: column and last row."""
+    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for entry in sheet.iter("{*}mergeCell"):
+        place = _MERGED.fullmatch(entry.get("ref", ""))
+        if place and int(place[3]) > int(place[2]):
+            found[int(place[2])].append((_count_column(place[1]), int(place[3])))
+    return found
 
 
 def _count_column(letters: str) -> int:
@@ -74,7 +117,7 @@ def _count_column(letters: str) -> int:
     return column - 1
 
 
-def _read_value(cell: etree._Element, strings: list[str], date_styles: set[int]) -> str:
+def _read_value(cell: etree._Element, book: _Book) -> str:
     kind = cell.get("t", "n")
     if kind == "inlineStr":
         inline = find_child(cell, "is")
@@ -82,45 +125,57 @@ def _read_value(cell: etree._Element, strings: list[str], date_styles: set[int])
     stored = find_child(cell, "v")
     value = "" if stored is None else stored.text or ""
     if kind == "s":
-        return strings[int(value)] if value.isdecimal() and int(value) < len(strings) else ""
+        return book.strings[int(value)] if value.isdecimal() and int(value) < len(book.strings) else ""
     if kind == "b":
         return "yes" if value == "1" else "no"
     style = cell.get("s", "")
-    return _write_number(value, is_date=style.isdecimal() and int(style) in date_styles) if kind == "n" else value
+    return _write_number(value, int(style) if style.isdecimal() else 0, book) if kind == "n" else value
 
 
-def _write_number(value: str, *, is_date: bool) -> str:
+def _write_number(value: str, style: int, book: _Book) -> str:
     try:
         number = float(value)
     except ValueError:
         return value
-    if is_date and 0 < number < 2_958_466:  # the year 9999 ends there
-        return _write_date(number)
+    days = (_LAST_DAY - book.epoch).days
+    if style in book.durations and abs(number) <= days:
+        return _write_duration(number)
+    if style in book.dates and 0 < number <= days:
+        return _write_date(number, book.epoch)
     return f"{number:.15g}"  # 0.1 + 0.2 is stored as 0.30000000000000004
 
 
-def _write_date(number: float) -> str:
-    moment = _EPOCH + timedelta(seconds=round(number * 86_400))
+def _write_duration(number: float) -> str:
+    minutes, seconds = divmod(round(abs(number) * 86_400), 60)
+    written = f"{minutes // 60}:{minutes % 60:02}" + (f":{seconds:02}" if seconds else "")
+    return f"-{written}" if number < 0 else written
+
+
+def _write_date(number: float, epoch: datetime) -> str:
+    moment = epoch + timedelta(seconds=round(number * 86_400))
     if number < 1:
         return f"{moment:%H:%M}"
     return f"{moment:%Y-%m-%d}" if number == int(number) else f"{moment:%Y-%m-%d %H:%M}"
 
 
-def _find_date_styles(styles: etree._Element) -> set[int]:
-    """Return the cell styles that show a number as a date or a time."""
-    dates = set(_DATE_FORMATS)
+def _find_date_styles(styles: etree._Element, book: _Book) -> None:
+    """Note the cell styles that show a number as a date, a time of day or a length of time."""
+    dates, durations = set(_DATE_FORMATS), {_DURATION_FORMAT}
     for form in styles.iter("{*}numFmt"):
-        code = _FORMAT_LITERALS.sub("", form.get("formatCode", "")).lower()
-        if any(sign in code for sign in "ymdhs") and form.get("numFmtId", "").isdecimal():
-            dates.add(int(form.get("numFmtId", "0")))
+        code, number = form.get("formatCode", ""), form.get("numFmtId", "")
+        if not number.isdecimal():
+            continue
+        if _DURATION.search(code):
+            durations.add(int(number))
+        elif any(sign in _FORMAT_LITERALS.sub("", code).lower() for sign in "ymdhs"):
+            dates.add(int(number))
     cell_styles = find_child(styles, "cellXfs")
-    if cell_styles is None:
-        return set()
-    return {
-        index
-        for index, style in enumerate(cell_styles)
-        if style.get("numFmtId", "0").isdecimal() and int(style.get("numFmtId", "0")) in dates
-    }
+    for index, style in enumerate(cell_styles if cell_styles is not None else ()):
+        number = style.get("numFmtId", "0")
+        if number.isdecimal() and int(number) in durations:
+            book.durations.add(index)
+        elif number.isdecimal() and int(number) in dates:
+            book.dates.add(index)
 
 
 def _drop_empty_columns(rows: list[list[str]]) -> list[list[str]]:

@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,6 +131,13 @@ def test_a_word_longer_than_a_chunk_is_cut_too() -> None:
 def test_a_blank_document_has_no_chunks() -> None:
     assert cut(make_document("", " \n\n ")) == []
     assert cut(Document("", ())) == []
+
+
+@pytest.mark.parametrize("mode", list(ChunkingMode))
+def test_what_a_tokenizer_drops_whole_is_a_chunk_all_the_same(mode: ChunkingMode) -> None:
+    document = make_document("\ufe0f", "Text.")  # all that is left of an emoji
+    chunks = cut_document(document, ChunkingConfig(mode=mode), lambda text: [] if text == "\ufe0f" else [0])
+    assert "".join(slices(document, chunks)).replace("\n", "") == "\ufe0fText."
 
 
 def test_a_long_word_is_cut_where_a_token_starts() -> None:

@@ -42,6 +42,18 @@ def test_subject_people_and_text_are_read() -> None:
     }
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_headers_that_were_sent_unencoded_are_read(encoding: str) -> None:
+    text = (
+        "Subject: Prüfung der Pumpe – Köln\nFrom: Jürgen <j@acme.example>\n"
+        "To: =?utf-8?q?B=C3=BCro?= <b@acme.example>\n\nText.\n"
+    )
+    document = read(text.encode(encoding))
+    assert document.sections[0].heading == "Prüfung der Pumpe – Köln"
+    assert document.text == "From: Jürgen <j@acme.example>\nTo: Büro <b@acme.example>\n\nText."
+    assert document.attributes["from"] == "Jürgen <j@acme.example>"
+
+
 def test_html_is_read_before_plain_text_and_attachments_are_named() -> None:
     mail = write()
     mail.add_alternative("<h1>Report</h1><table><tr><th>Part<th>Price<tr><td>Seal<td>4</table>", subtype="html")

@@ -104,6 +104,8 @@ def test_names_in_the_first_column_are_names() -> None:
 def test_a_table_for_layout_is_read_as_blocks() -> None:
     document = read_html("<table><tr><td><h2>Left</h2><p>a</p></td><td><p>b</p></td></tr></table>")
     assert (document.text, headings(document)) == ("a\n\nb", ["Left"])
+    nested = "<table><tr><th>Part<th>Price<tr><td>Reed<td>4<td><table><tr><th>x<th>y<tr><td>1<td>2</table></table>"
+    assert read_html(nested).text == "Part Price\n\nReed 4\n\nx: 1 | y: 2"
 
 
 def test_lists_and_definitions() -> None:
@@ -117,6 +119,7 @@ def test_lists_and_definitions() -> None:
         ('<meta charset="iso-8859-2"><p>čaj</p>'.encode("iso-8859-2"), "čaj"),
         ("<p>Größe: 5 €</p>".encode("cp1252"), "Größe: 5 €"),
         ("<p>Größe</p>".encode("utf-16"), "Größe"),
+        ('<meta charset="UTF-16"><p>Größe</p>'.encode(), "Größe"),
         (b'<?xml version="1.0" encoding="utf-8"?><html><p>x</p></html>', "x"),
     ],
 )

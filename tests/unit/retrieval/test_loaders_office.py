@@ -94,6 +94,18 @@ def test_a_footnote_stands_where_it_hangs() -> None:
     assert read(load_docx, pack_docx(body, **parts)).text == "No plastic (Since 2021.)"
 
 
+def test_an_endnote_stands_where_it_hangs() -> None:
+    kinds = ("footnote", "endnote")
+    notes = {
+        f"word/{kind}s.xml": f'<w:{kind}s {W}><w:{kind} w:id="2">{paragraph(kind)}</w:{kind}></w:{kind}s>'
+        for kind in kinds
+    }
+    body = "".join(f'<w:p><w:r><w:t>See</w:t></w:r><w:r><w:{kind}Reference w:id="2"/></w:r></w:p>' for kind in kinds)
+    related = relate(footnotes="footnotes.xml", endnotes="endnotes.xml")
+    document = read(load_docx, pack_docx(body, **notes, **{"word/_rels/document.xml.rels": related}))
+    assert document.text == "See (footnote)\n\nSee (endnote)"
+
+
 def test_a_style_of_ones_own_that_is_based_on_a_heading_is_one() -> None:
     styles = (
         f'<w:styles {W}><w:style w:styleId="b"><w:name w:val="heading 2"/></w:style>'
@@ -109,13 +121,15 @@ def test_a_style_of_ones_own_that_is_based_on_a_heading_is_one() -> None:
     assert [(section.heading, document.text) for section in document.sections] == [("Head", "Text")]
 
 
-def pack_xlsx(sheet: str, *, styles: str = "") -> bytes:
+def pack_xlsx(sheet: str, *, styles: str = "", properties: str = "", after: str = "") -> bytes:
     return pack(
         {
             "_rels/.rels": relate(officeDocument="xl/workbook.xml"),
-            "xl/workbook.xml": f'<workbook {S} {R}><sheets><sheet name="Prices" r:id="r1"/></sheets></workbook>',
+            "xl/workbook.xml": (
+                f'<workbook {S} {R}>{properties}<sheets><sheet name="Prices" r:id="r1"/></sheets></workbook>'
+            ),
             "xl/_rels/workbook.xml.rels": relate(worksheet="s.xml", sharedStrings="t.xml", styles="y.xml"),
-            "xl/s.xml": f"<worksheet {S}><sheetData>{sheet}</sheetData></worksheet>",
+            "xl/s.xml": f"<worksheet {S}><sheetData>{sheet}</sheetData>{after}</worksheet>",
             "xl/t.xml": f"<sst {S}><si><t>Part</t></si><si><r><t>Re</t></r><r><t>ed</t></r></si></sst>",
             "xl/y.xml": f"<styleSheet {S}>{styles}</styleSheet>",
         }
@@ -132,6 +146,40 @@ def test_a_sheet_is_a_section_and_its_cells_keep_their_names() -> None:
     document = read(load_xlsx, pack_xlsx(sheet, styles=styles))
     assert document.sections[0].heading == "Prices"
     assert document.text == "Part: Reed | From: 2026-02-01\n\n0.3"
+
+
+@pytest.mark.parametrize(("properties", "day"), [("", "2026-02-01"), ('<workbookPr date1904="1"/>', "2030-02-02")])
+def test_dates_count_from_the_books_own_day_and_hours_beyond_a_day_stay_hours(properties: str, day: str) -> None:
+    values = [(1, "46054"), (2, "1.0625"), (3, "0.50001"), (2, "-0.5"), (4, "0.5"), (1, "2958465.5")]
+    cells = "".join(f'<c s="{style}"><v>{value}</v></c>' for style, value in values)
+    formats = "".join(f'<xf numFmtId="{number}"/>' for number in (0, 14, 170, 46, 171))
+    styles = (
+        '<numFmts><numFmt numFmtId="170" formatCode="[h]:mm"/><numFmt numFmtId="171" formatCode="[Red]hh:mm"/>'
+        f"</numFmts><cellXfs>{formats}</cellXfs>"
+    )
+    document = read(load_xlsx, pack_xlsx(f"<row>{cells}</row>", styles=styles, properties=properties))
+    assert document.text == f"{day} | 25:30 | 12:00:01 | -12:00 | 12:00 | 2958465.5"
+
+
+def test_a_cell_merged_downwards_is_repeated_in_every_row() -> None:
+    rows = [
+        ["Region", "City", "Sales"],
+        ["North", "Kiel", "5"],
+        ["", "Emden", "7"],
+        ["South", "Ulm", "9"],
+        ["", "Aalen"],
+    ]
+    sheet = "".join(
+        f'<row r="{number}">'
+        + "".join(f'<c r="{"ABC"[place]}{number}" t="str"><v>{cell}</v></c>' for place, cell in enumerate(row))
+        + "</row>"
+        for number, row in enumerate(rows, start=1)
+    )
+    after = '<mergeCells><mergeCell ref="A2:A3"/><mergeCell ref="C4:C5"/><mergeCell ref="A5:C5"/></mergeCells>'
+    assert read(load_xlsx, pack_xlsx(sheet, after=after)).text == (
+        "Region: North | City: Kiel | Sales: 5\nRegion: North | City: Emden | Sales: 7\n"
+        "Region: South | City: Ulm | Sales: 9\nCity: Aalen | Sales: 9"
+    )
 
 
 def test_a_slide_is_a_page_with_its_title_as_heading() -> None:

@@ -56,6 +56,17 @@ def test_a_quoted_cell_may_hold_separators_and_line_breaks() -> None:
     assert read(load_csv, odd).text == "Part: Reed | Note: red or blue\nPart: Lock | Note: plain"
 
 
+def test_only_what_separates_cells_is_taken_for_a_separator_or_a_quote() -> None:
+    songs = "Id,Title\n1,'90s music\n2,the boys',\n3,\"'tis, too\"\n"
+    assert read(load_csv, songs).text == "Id: 1 | Title: '90s music\nId: 2 | Title: the boys'\nId: 3 | Title: 'tis, too"
+    prices = "Part;Price;Note\nReed;1,5;red\nLock;2,75;blue\n"
+    assert read(load_csv, prices).text == "Part: Reed | Price: 1,5 | Note: red\nPart: Lock | Price: 2,75 | Note: blue"
+    spaced = 'Part, Note\nReed, "red, or ""blue"""\n'
+    assert read(load_csv, spaced).text == 'Part: Reed | Note: red, or "blue"'
+    inches = "Part,Size\n" + '"Lock\n' * 20_000  # quotes that are never closed cost no time
+    assert read(load_csv, inches).text.startswith("Part")
+
+
 def test_records_are_paragraphs_of_named_lines() -> None:
     records = [
         {"name": "Reed", "price": 57, "site": {"city": "Bonn"}, "tags": ["a", "b"], "gone": None},
