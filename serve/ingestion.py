@@ -90,6 +90,7 @@ class IngestionWorker:
         self._parsing = parsing
         self._mode = mode
         self._held_up: dict[int, _HeldUp] = {}  # by the store's row
+        self._last_served = 0  # the row of the store whose files were taken last
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
@@ -132,7 +133,7 @@ class IngestionWorker:
                 self._wake.wait(pause_s)
 
     def work_once(self) -> bool:
-        """Ingest the oldest files that wait, of a store that can be changed now; return whether there were any.
+        """Ingest the oldest files that wait in the next store that can be changed now; return whether there were any.
 
         Raises:
             Conflict: Another process is writing to the database; the files go on waiting.
@@ -192,11 +193,11 @@ class IngestionWorker:
         return now is not None and now.id == store.id
 
     def _take(self) -> tuple[Store, ChunkingConfig, list[_Waiting]] | None:
-        """Return the oldest files that wait, all of one store and cut alike; those of stores held up wait on."""
-        first = text(
+        """Return the oldest files of the store whose turn it is, cut alike; those of stores held up wait on."""
+        first = text(  # stores take turns, so that the thousands of one hold up no other
             "SELECT f.store_id, f.max_tokens, f.overlap_tokens, s.name FROM vector_store_files f "
             "JOIN stores s ON s.id = f.store_id WHERE f.status = 'in_progress' AND f.store_id NOT IN :held_up "
-            "ORDER BY f.number LIMIT 1"
+            "ORDER BY f.store_id <= :last, f.store_id, f.number LIMIT 1"
         ).bindparams(bindparam("held_up", expanding=True))
         rest = text(
             "SELECT number FROM vector_store_files WHERE status = 'in_progress' "
@@ -206,10 +207,11 @@ class IngestionWorker:
         now = time.monotonic()
         held_up = {store: held for store, held in self._held_up.items() if held.until_s > now}
         with read_transaction(self._engine) as connection:
-            head = connection.execute(first, {"held_up": list(held_up)}).mappings().first()
+            head = connection.execute(first, {"held_up": list(held_up), "last": self._last_served}).mappings().first()
             if head is None:
                 self._held_up = held_up  # nothing waits any more for those whose turn it is
                 return None
+            self._last_served = head["store_id"]
             numbers = connection.execute(rest, {**head, "limit": GROUP_FILES}).scalars().all()
             rows = select_files(connection, numbers)
             store = select_store(connection, head["name"])

@@ -53,6 +53,13 @@ class Place:
         assert batch is not None
         return batch
 
+    def add_upload(self, name: str) -> Upload:
+        """Upload another file."""
+        content = [f"# {name}\n\nThe pump of {name} has a warranty.\n".encode()]
+        return save_upload(
+            self.engine, self.data, content, owner=OWNER, name=name, purpose="assistants", max_bytes=1000
+        )
+
     def make_store(self, embedder: HashEmbedder | None = None) -> VectorStore:
         """Make another store."""
         return create_vector_store(self.engine, (embedder or HashEmbedder()).identity, OWNER, {"title": "other"})
@@ -158,6 +165,22 @@ def test_a_store_that_another_process_changes_holds_up_no_other(place: Place, mo
         assert [place.read_status(store) for store in (place.store, *others)] == ["in_progress", *["completed"] * 2]
         place.attach(store=others[0])
         assert [worker.work_once() for _ in range(2)] == [True, False]  # one that waits is not asked before its time
+
+
+def test_a_store_with_many_files_lets_those_of_others_through(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion, "GROUP_FILES", 2)
+    others = [place.make_store() for _ in range(2)]
+    for number in range(3):
+        upload = place.add_upload(f"{number}.md")
+        attach_files(place.engine, place.store.id, OWNER, [Attachment(upload, {}, ChunkingConfig())], is_batch=False)
+    for store in others:
+        place.attach(store=store)
+    worker = place.start_worker()
+    done = []
+    while worker.work_once():
+        done.append([len(place.read_documents()), *(place.read_status(store) for store in others)])
+    waits, made = "in_progress", "completed"
+    assert done == [[2, waits, waits], [2, made, waits], [2, made, made], [3, made, made]]
 
 
 def test_files_that_waited_for_another_process_go_on_by_themselves(
