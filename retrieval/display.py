@@ -3,6 +3,7 @@
 Programs get nothing else on standard output; progress goes to standard error. Does not know how results come about.
 """
 
+import shlex
 import sys
 import time
 from collections import Counter
@@ -16,8 +17,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from core.next_command import write_next_command
+from core.next_command import quote_value, write_next_command
 from core.spelling import dump_line, reveal, reveal_lines
+from retrieval.config import EmbedderConfig
 from retrieval.documents import DocumentState
 from retrieval.status import StoreStatus
 
@@ -83,7 +85,7 @@ def show_status(stores: Sequence[StoreStatus], data_dir: str, *, as_json: bool) 
         made_with = (escape(store.embedder), store.language, str(store.generation))
         table.add_row(escape(store.store), *map(str, counts), *made_with, made)
     console.print(table)
-    suggest_search(stores[0].store, data_dir)
+    suggest_search(stores[0].store, data_dir, EmbedderConfig(name=stores[0].embedder))
 
 
 def show_documents(documents: Mapping[str, Sequence[DocumentState]], *, as_json: bool) -> None:
@@ -109,7 +111,7 @@ def show_documents(documents: Mapping[str, Sequence[DocumentState]], *, as_json:
         console.print(table)
 
 
-def show_report(report: "IngestReport", data_dir: str, *, as_json: bool) -> None:
+def show_report(report: "IngestReport", data_dir: str, embedder: EmbedderConfig, *, as_json: bool) -> None:
     """Print what an ingestion did, with every file that could not be read."""
     if as_json:
         print_json(asdict(report))
@@ -133,7 +135,7 @@ def show_report(report: "IngestReport", data_dir: str, *, as_json: bool) -> None
             table.add_row(escape(reveal(failure.file)), failure.code, escape(reveal(failure.reason)))
         console.print(table)
     if report.ingested or report.unchanged:
-        suggest_search(report.store, data_dir)
+        suggest_search(report.store, data_dir, embedder)
 
 
 def suggest(program: str, *words: str, data_dir: str) -> None:
@@ -142,12 +144,22 @@ def suggest(program: str, *words: str, data_dir: str) -> None:
     console.print(f"next: [bold]{escape(command)}[/bold]", soft_wrap=True)
 
 
-def suggest_search(store: str, data_dir: str, *words: str) -> None:
-    """Print how to search a store."""
+def suggest_search(store: str, data_dir: str, embedder: EmbedderConfig) -> None:
+    """Print how to search a store with the embedder that made its vectors."""
+    words = [f"--set {setting}" for setting in name_embedder(embedder)]
     suggest("scripts/search.py", store, '"what you want to know"', *words, data_dir=data_dir)
 
 
-def show_tuning(store: str, report: "TuningReport", data_dir: str, *, as_json: bool) -> None:
+def name_embedder(embedder: EmbedderConfig) -> list[str]:
+    """Return the settings, quoted for a shell, that have a program embed as this one does; of the usual one none."""
+    usual = EmbedderConfig()
+    name = [f"embedder.name={embedder.name}"] if embedder.name != usual.name else []
+    prefixes = ("query_prefix", "passage_prefix")
+    changed = [key for key in prefixes if getattr(embedder, key) != getattr(usual, key)]
+    return name + [shlex.quote(f"embedder.{key}={quote_value(getattr(embedder, key))}") for key in changed]
+
+
+def show_tuning(store: str, report: "TuningReport", data_dir: str, embedder: EmbedderConfig, *, as_json: bool) -> None:
     """Print what tuning found, and what is searched with now."""
     search = report.search
     if as_json:
@@ -172,11 +184,11 @@ def show_tuning(store: str, report: "TuningReport", data_dir: str, *, as_json: b
     reranking = f", rerank_depth {search.rerank_depth}, rerank_weight {search.rerank_weight}" if search.reranker else ""
     console.print(
         f"Kept with the store: fusion {search.fusion.value}, dense_weight {search.dense_weight}, span_weight "
-        f"{search.span_weight}, likeness_weight {search.likeness_weight}"
+        f"{search.span_weight}, pair_weight {search.pair_weight}, likeness_weight {search.likeness_weight}"
         f"{reranking}, k {report.k} (recall {report.recall_at[report.k - 1]:.3f} of "
         f"{report.recall_at[-1]:.3f} with {len(report.recall_at)} hits). search.use_tuned=false ignores them."
     )
-    suggest_search(store, data_dir)
+    suggest_search(store, data_dir, embedder)
 
 
 def show_outcome(outcome: "Outcome", *, as_json: bool) -> None:

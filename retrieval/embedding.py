@@ -22,12 +22,12 @@ from core.config import Device
 from core.errors import ContractError, NotFound
 from core.layout import DataDir
 from core.manifest import MODEL_MANIFEST, ModelManifest, hash_files, refuse_code_bearing
+from core.next_command import write_next_command
 from retrieval.batches import CARD_BATCH_TOKENS, pad_rows, set_budget, share_out
 from retrieval.config import Dtype, EmbedderConfig, EncoderEngine
 from retrieval.encoder import TokenEncoder, open_encoder, pick_engine
 from retrieval.spans import quantise
-from retrieval.store import EmbedderIdentity
-from retrieval.vectors import ChunkVectors, no_spans
+from retrieval.vectors import ChunkVectors, EmbedderIdentity, no_spans
 from retrieval.windows import (
     TokenReader,
     copy_tokenizer,
@@ -100,9 +100,9 @@ class SentenceEmbedder:
             ContractError: It does not look like a sentence-transformers model.
         """
         if not (folder / "modules.json").is_file():
+            bring = write_next_command("scripts/models.py", "get", config.name, data_dir=folder.parent.parent)
             raise NotFound(
-                f"embedder {config.name!r}: wanted a sentence-transformers model in {folder}, found none. "
-                f"Run: python scripts/models.py get {config.name}",
+                f"embedder {config.name!r}: wanted a sentence-transformers model in {folder}, found none. Run: {bring}",
                 param="embedder",
             )
         refuse_code_bearing(folder)

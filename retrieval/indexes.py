@@ -18,7 +18,8 @@ from retrieval.config import IndexDevice
 from retrieval.database import ChangeCounter, read_transaction
 from retrieval.runs import wants_lists
 from retrieval.snapshot import StoreIndex, open_index, snapshot_folder, update_index
-from retrieval.store import EmbedderIdentity, Store, check_embedder, find_store
+from retrieval.store import Store, check_embedder, find_store
+from retrieval.vectors import EmbedderIdentity
 
 logger = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from typing import Any
 from core.errors import Conflict, NotFound
 from core.layout import DataDir, sha256_bytes, write_folder, write_json
 from core.manifest import MODEL_MANIFEST, ModelKind, ModelManifest, hash_files, refuse_code_bearing
+from core.next_command import write_next_command
 from retrieval.config import Dtype, EmbedderConfig, LearningConfig, RerankerKind
 from retrieval.interaction import Weighting, write_weighting
 from retrieval.mining import Example, RankedQuestion
@@ -89,9 +90,8 @@ def check_base(data: DataDir, base: str, output_model: str) -> Path:
     """
     folder = data.model(base)
     if not (folder / "config.json").is_file():
-        raise NotFound(
-            f"base: wanted an encoder in {folder}, found none. Run: python scripts/models.py get {base}", param="base"
-        )
+        command = write_next_command("scripts/models.py", "get", base, data_dir=data.root)
+        raise NotFound(f"base: wanted an encoder in {folder}, found none. Run: {command}", param="base")
     refuse_code_bearing(folder)
     if data.model(output_model).exists():
         raise Conflict(

@@ -21,8 +21,8 @@ from retrieval.erasure import erase_deleted
 from retrieval.ingest import lock_store
 from retrieval.seal import check_chunk, seal_chunk
 from retrieval.snapshot import open_index
-from retrieval.store import EmbedderIdentity, Store, find_store, raise_generation
-from retrieval.vectors import ChunkVectors, pack_vectors
+from retrieval.store import Store, find_store, raise_generation
+from retrieval.vectors import ChunkVectors, EmbedderIdentity, pack_vectors
 
 BATCH_CHUNKS = 256
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from core.errors import ContractError, NotFound
 from core.manifest import refuse_code_bearing
+from core.next_command import write_next_command
 from retrieval.config import DEFAULT_RERANK_WEIGHT, Dtype, EmbedderConfig, EncoderEngine
 from retrieval.embedding import normalise_rows, settle_dtype, wants_cuda
 from retrieval.encoder import compile_forward, pick_engine
@@ -61,7 +62,7 @@ class Reranker:
         """Check the folder.
 
         Args:
-            folder: The model.
+            folder: The model, below models/ of a data directory.
             config: Of the embedder, beside which the reranker runs: its device, engine and dtype count here, too.
             kept_passages: Passages whose token vectors a model of late interaction keeps, some 120 kB each.
 
@@ -71,10 +72,12 @@ class Reranker:
             ContractError: What it has learned cannot be read.
         """
         if not (folder / "config.json").is_file():
+            data_dir = folder.parent.parent
+            bring = write_next_command("scripts/models.py", "import", "PATH", data_dir=data_dir)
+            train = write_next_command("retrieval/run.py", "action=train_reranker", data_dir=data_dir)
             raise NotFound(
-                f"reranker {folder.name!r}: wanted a cross-encoder in {folder}, found none. "
-                "Import it: python scripts/models.py import PATH, or train one: python retrieval/run.py "
-                "action=train_reranker, or search without: search.reranker=null",
+                f"reranker {folder.name!r}: wanted a cross-encoder in {folder}, found none. Import it: {bring}, or "
+                f"train one: {train}, or search without: search.reranker=null",
                 param="search.reranker",
             )
         refuse_code_bearing(folder)

@@ -34,7 +34,7 @@ from core.layout import DataDir
 from core.logs import configure_logging
 from core.spelling import reveal
 from retrieval import display
-from retrieval.config import Action, Output, RetrievalConfig
+from retrieval.config import Action, EmbedderConfig, Output, RetrievalConfig
 from retrieval.database import open_database
 from retrieval.documents import list_documents
 from retrieval.status import StoreStatus, list_stores
@@ -79,7 +79,7 @@ def run_ingest(config: RetrievalConfig) -> None:
     with display.follow_progress() as progress:
         tools = Tools(embedder, config.chunking, config.parsing, config.language)
         report = ingest_files(data, store_name, files, tools, progress=progress, verify=config.verify)
-    display.show_report(report, config.paths.data_dir, as_json=config.output is Output.json)
+    display.show_report(report, config.paths.data_dir, config.embedder, as_json=config.output is Output.json)
     if not report.ingested and not report.unchanged:
         raise InputError(f"source: wanted at least one readable file in {source}, found {report.found} that are not.")
 
@@ -105,7 +105,7 @@ def run_sync(config: RetrievalConfig) -> None:
             progress=progress,
             rules=SyncRules(config.verify, config.allow_empty, config.language),
         )
-    display.show_report(report, config.paths.data_dir, as_json=config.output is Output.json)
+    display.show_report(report, config.paths.data_dir, config.embedder, as_json=config.output is Output.json)
 
 
 def run_watch(config: RetrievalConfig) -> None:
@@ -125,7 +125,7 @@ def run_watch(config: RetrievalConfig) -> None:
             embedder=embedder,
             config=config,
             tell=lambda report: display.show_report(
-                report, config.paths.data_dir, as_json=config.output is Output.json
+                report, config.paths.data_dir, config.embedder, as_json=config.output is Output.json
             ),
             stop=stop,
         )
@@ -163,7 +163,7 @@ def run_reembed(config: RetrievalConfig) -> None:
         f"{report.embedded} embedded in {report.seconds:.1f} s",
         markup=False,
     )
-    display.suggest_search(store_name, config.paths.data_dir, f"--set embedder.name={report.embedder}")
+    display.suggest_search(store_name, config.paths.data_dir, config.embedder)
 
 
 def run_search(config: RetrievalConfig) -> None:
@@ -188,7 +188,8 @@ def search_and_show(config: RetrievalConfig, store_name: str, query: str) -> Non
     display.show_hits(result, as_json=config.output is Output.json)
     if config.output is Output.table:
         assistant = f"+assistants.helper='{{model: MODEL, stores: [{store_name}]}}'"
-        display.suggest("serve/run.py", assistant, data_dir=config.paths.data_dir)
+        words = display.name_embedder(config.embedder)
+        display.suggest("serve/run.py", assistant, *words, data_dir=config.paths.data_dir)
 
 
 def run_status(config: RetrievalConfig) -> None:
@@ -213,12 +214,18 @@ def run_rebuild(config: RetrievalConfig) -> None:
     from retrieval.ingest import rebuild
 
     store_name = need(config.store, "store", "NAME")
-    chunks = rebuild(DataDir(Path(config.paths.data_dir)), store_name)
+    data = DataDir(Path(config.paths.data_dir))
+    chunks = rebuild(data, store_name)
     if config.output is Output.json:
         display.print_json({"store": store_name, "chunks": chunks})
         return
     display.console.print(f"store {store_name}: index of {chunks} chunks made anew from the database")
-    display.suggest_search(store_name, config.paths.data_dir)
+    engine = open_database(data.database)
+    try:
+        embedder = EmbedderConfig(name=find_store(engine, store_name).embedder.name)
+    finally:
+        engine.dispose()
+    display.suggest_search(store_name, config.paths.data_dir, embedder)
 
 
 def run_tune(config: RetrievalConfig) -> None:
@@ -256,7 +263,8 @@ def run_tune(config: RetrievalConfig) -> None:
             save_settings(engine, store, StoreSettings.of(report.search, report.k))
     finally:
         engine.dispose()
-    display.show_tuning(store_name, report, config.paths.data_dir, as_json=config.output is Output.json)
+    as_json = config.output is Output.json
+    display.show_tuning(store_name, report, config.paths.data_dir, config.embedder, as_json=as_json)
 
 
 def run_train(config: RetrievalConfig) -> None:

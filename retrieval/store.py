@@ -22,7 +22,7 @@ from retrieval.attributes import Value, index_attributes
 from retrieval.database import read_transaction, write_transaction
 from retrieval.source import UNKNOWN_STAMP, FileStamp
 from retrieval.stop_words import LANGUAGE
-from retrieval.vectors import ChunkVectors, pack_vectors, unpack_vectors
+from retrieval.vectors import ChunkVectors, EmbedderIdentity, pack_vectors, unpack_vectors
 
 CHUNK_ID_PREFIX = "chunk-"
 MAX_SQL_PARAMETERS = 500
@@ -35,21 +35,6 @@ class DocumentStatus(Enum):
     in_progress = "in_progress"
     completed = "completed"
     failed = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedderIdentity:
-    """Which embedder made a store's vectors; vectors of different identities cannot be compared.
-
-    Attributes:
-        name: The model folder's name.
-        dimension: Of its vectors.
-        sha256: Over everything that decides a vector: weights, tokenizer, pooling, prefixes.
-    """
-
-    name: str
-    dimension: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

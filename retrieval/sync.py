@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 
 from core.errors import InputError, NotFound
 from core.layout import DataDir, check_name, sha256_file
+from core.next_command import write_next_command
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.database import open_database
 from retrieval.documents import KnownDocument, delete_documents, delete_store, read_documents, rename_documents
@@ -216,9 +217,10 @@ def delete(data: DataDir, store_name: str, file: str | None = None) -> int:
                 erase_deleted(engine, data)
                 return len(known)
             if file not in known:
+                words = ("action=status", f"store={store_name}", "files=true")
+                listing = write_next_command("retrieval/run.py", *words, data_dir=data.root)
                 raise NotFound(
-                    f"file {file!r}: store {store_name!r} has no document of that name. List them: "
-                    f"python retrieval/run.py action=status store={store_name} files=true",
+                    f"file {file!r}: store {store_name!r} has no document of that name. List them: {listing}",
                     param="file",
                 )
             delete_documents(engine, store, [known[file].id])

@@ -1,4 +1,4 @@
-"""The vectors of one chunk, and the bytes that the database keeps of them.
+"""The vectors of one chunk, which embedder made them, and the bytes that the database keeps of them.
 
 Does not know how they are made, scored or stored.
 """
@@ -9,6 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import ContractError
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderIdentity:
+    """Which embedder made a store's vectors; vectors of different identities cannot be compared.
+
+    Attributes:
+        name: The model folder's name.
+        dimension: Of its vectors.
+        sha256: Over everything that decides a vector: weights, tokenizer, pooling, prefixes.
+    """
+
+    name: str
+    dimension: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,8 @@ from retrieval.dense import search_dense
 from retrieval.embedding import SentenceEmbedder, normalise_rows, open_embedder
 from retrieval.searcher import Searcher
 from retrieval.snapshot import load_snapshot, open_index, snapshot_folder
-from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, commit_documents, find_store, make_store
-from retrieval.vectors import ChunkVectors, no_spans
+from retrieval.store import NewChunk, NewDocument, commit_documents, find_store, make_store
+from retrieval.vectors import ChunkVectors, EmbedderIdentity, no_spans
 from scripts.bench_retrieval import link_models
 
 STORE = "bench"

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 
 from core.config import CONF_DIR, load_config, run_command
 from core.logs import configure_logging
+from core.next_command import quote_value
 from retrieval.config import Action, Output, RetrievalConfig
 from retrieval.run import search_and_show
 
@@ -22,7 +23,7 @@ def main() -> None:
     """Read the command line and search."""
     arguments = parse_arguments()
     configure_logging(level="WARNING")
-    overrides = [*arguments.set, *([f"paths.data_dir={arguments.data_dir}"] if arguments.data_dir else [])]
+    overrides = [*arguments.set, *([f"paths.data_dir={quote_value(arguments.data_dir)}"] if arguments.data_dir else [])]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         config = load_config(compose("retrieval", overrides=overrides), RetrievalConfig)
     config.action = Action.search

@@ -15,7 +15,8 @@ from retrieval.embedding import Embedder
 from retrieval.filters import Filter
 from retrieval.ranking import AS_CONFIGURED, Ranking
 from retrieval.searcher import Searcher, SearchResult
-from retrieval.store import EmbedderIdentity, Passage
+from retrieval.store import Passage
+from retrieval.vectors import EmbedderIdentity
 
 WORKERS = 4
 """Searches at the same time; more would only fight for the cores."""

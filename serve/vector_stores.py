@@ -18,7 +18,8 @@ from core.errors import InputError, NotFound
 from retrieval.database import read_transaction, write_transaction
 from retrieval.departures import note_departure, require_departure
 from retrieval.documents import note_erasure
-from retrieval.store import EmbedderIdentity, Store, make_store, select_store
+from retrieval.store import Store, make_store, select_store
+from retrieval.vectors import EmbedderIdentity
 from serve.owners import LOCAL
 from serve.windows import Bounds, Window
 

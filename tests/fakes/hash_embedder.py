@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.spans import quantise
-from retrieval.store import EmbedderIdentity
-from retrieval.vectors import no_spans
+from retrieval.vectors import EmbedderIdentity, no_spans
 
 TOKEN = re.compile(r"\w{1,8}|[^\w\s]")
 """Long words have several tokens, as with a real tokenizer."""

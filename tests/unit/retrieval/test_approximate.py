@@ -18,8 +18,8 @@ from retrieval.database import open_database
 from retrieval.dense import DenseIndex, join_vectors, make_dense, make_run, search_dense
 from retrieval.embedding import normalise_rows
 from retrieval.snapshot import StoreIndex, load_snapshot, open_index, snapshot_folder
-from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, Store, commit_documents, find_store, make_store
-from retrieval.vectors import ChunkVectors, no_spans
+from retrieval.store import NewChunk, NewDocument, Store, commit_documents, find_store, make_store
+from retrieval.vectors import ChunkVectors, EmbedderIdentity, no_spans
 
 CHUNKS = 6000
 DIMENSION = 32

@@ -1,14 +1,17 @@
 """Programs get one JSON object a line and nothing else; people get tables and the next command."""
 
 import json
+import shlex
 from dataclasses import replace
 from io import StringIO
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
 from retrieval import display
+from retrieval.config import EmbedderConfig
 from retrieval.documents import DocumentState
 from retrieval.ingest import Failure, IngestReport
 from retrieval.searcher import Hit, SearchedStore, SearchResult
@@ -24,6 +27,7 @@ STATUS = StoreStatus(
     generation=45, created_at=0,
 )  # fmt: skip
 REPORT = IngestReport("acme", 3, 1, 1, [Failure("bad.pdf", "invalid_file", "It needs a [password].")], 5, 5, 1.0)
+EMBEDDER = EmbedderConfig()
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_status_as_json(capsys: pytest.CaptureFixture[str], screen: StringIO) ->
 
 
 def test_a_report_as_json(capsys: pytest.CaptureFixture[str], screen: StringIO) -> None:
-    display.show_report(REPORT, "data", as_json=True)
+    display.show_report(REPORT, "data", EMBEDDER, as_json=True)
     (line,) = read_lines(capsys, screen)
     assert line["failures"] == [{"file": "bad.pdf", "code": "invalid_file", "reason": "It needs a [password]."}]
 
@@ -72,13 +76,27 @@ def test_nothing_found_is_said(screen: StringIO) -> None:
 
 
 def test_a_report_lists_every_failure_and_the_next_command(screen: StringIO) -> None:
-    display.show_report(REPORT, "data", as_json=False)
+    display.show_report(REPORT, "data", EMBEDDER, as_json=False)
     shown = screen.getvalue()
     for part in ("3 files found, 1 ingested, 1 unchanged, 1 failed", "bad.pdf", "It needs a [password].", "next:"):
         assert part in shown
     assert "scripts/search.py acme" in shown
-    display.show_report(REPORT, "elsewhere", as_json=False)
+    display.show_report(REPORT, "elsewhere", EMBEDDER, as_json=False)
     assert "python scripts/search.py --data-dir elsewhere acme" in screen.getvalue()
+
+
+def test_the_next_command_names_an_embedder_that_is_not_the_usual_one(screen: StringIO) -> None:
+    display.show_report(REPORT, "data", EmbedderConfig(name="e5", query_prefix="it's: "), as_json=False)
+    display.show_status([STATUS], "data", as_json=False)
+    report, status = (line for line in screen.getvalue().splitlines() if line.startswith("next: "))
+    arguments = shlex.split(report)
+    settings = [arguments[place + 1] for place, word in enumerate(arguments) if word == "--set"]
+    parsed = OverridesParser.create().parse_overrides(settings)
+    assert {one.key_or_group: one.value() for one in parsed} == {
+        "embedder.name": "e5",
+        "embedder.query_prefix": "it's: ",
+    }
+    assert status.endswith('acme "what you want to know" --set embedder.name=mini')
 
 
 def test_status_without_stores_says_how_to_make_one(screen: StringIO) -> None:
@@ -102,7 +120,7 @@ def test_no_name_reaches_the_terminal_or_a_program_as_it_is(
     state = DocumentState(HOSTILE, "failed", 1, 0, 0, error, {})
     for as_json in (False, True):
         display.show_hits(result, as_json=as_json)
-        display.show_report(report, "data", as_json=as_json)
+        display.show_report(report, "data", EMBEDDER, as_json=as_json)
         display.show_documents({"acme": [state]}, as_json=as_json)
     shown = screen.getvalue()
     shown.encode()

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from core.layout import DataDir
 from retrieval.database import open_database
 from retrieval.diversity import pick_diverse, read_vectors
-from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, commit_documents, make_store, read_chunks
-from retrieval.vectors import ChunkVectors, no_spans
+from retrieval.store import NewChunk, NewDocument, commit_documents, make_store, read_chunks
+from retrieval.vectors import ChunkVectors, EmbedderIdentity, no_spans
 
 TWINS = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=np.float32)
 RELEVANCE = np.array([0.9, 0.89, 0.6, 0.2], dtype=np.float32)

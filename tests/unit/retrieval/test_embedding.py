@@ -1,6 +1,9 @@
 """Embedding keeps its contract: identity by files, windows that leave nothing out, unit vectors."""
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from retrieval.embedding import Embedder, SentenceEmbedder, normalise_rows, pick
 from retrieval.windows import cut_windows
 from tests.fakes.embedder_contract import CHECKS
 from tests.fakes.hash_embedder import HashEmbedder
+from tests.rules.checkout import REPO
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -66,8 +70,9 @@ def test_the_identity_depends_on_all_that_decides_a_vector(tmp_path: Path, chang
 
 
 def test_a_missing_model_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"scripts/models\.py get mini"):
-        SentenceEmbedder(tmp_path / "mini", EmbedderConfig("mini"))
+    command = rf"python scripts/models\.py --data-dir {re.escape(str(tmp_path))} get mini$"
+    with pytest.raises(NotFound, match=command):
+        SentenceEmbedder(tmp_path / "models" / "mini", EmbedderConfig("mini"))
 
 
 def test_weights_that_can_carry_code_are_refused(tmp_path: Path) -> None:
@@ -106,3 +111,9 @@ def test_int8_gives_way_where_torch_computes(is_cuda: bool, reason: str, caplog:
     assert f"wanted int8, found that {reason}" in caplog.text
     assert settle_dtype(Dtype.int8, EncoderEngine.openvino, is_cuda=False) is Dtype.int8
     assert settle_dtype(Dtype.float32, EncoderEngine.torch, is_cuda=is_cuda) is Dtype.float32
+
+
+def test_who_only_embeds_or_reranks_needs_no_database() -> None:
+    code = "import sys; sys.modules['sqlalchemy'] = None; import retrieval.embedding, retrieval.rerank"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr

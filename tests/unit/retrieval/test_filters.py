@@ -15,8 +15,8 @@ from retrieval import store
 from retrieval.attributes import Value
 from retrieval.database import open_database, read_transaction
 from retrieval.filters import MAX_DEPTH, MAX_VALUES, parse_filter, select_chunks
-from retrieval.store import EmbedderIdentity, NewChunk, NewDocument, Store
-from retrieval.vectors import ChunkVectors, no_spans
+from retrieval.store import NewChunk, NewDocument, Store
+from retrieval.vectors import ChunkVectors, EmbedderIdentity, no_spans
 from tests.fakes.attributes import set_attributes
 
 EMBEDDER = EmbedderIdentity("hash", 1, "abc")

@@ -18,7 +18,6 @@ from retrieval.embedding import embed_passages
 from retrieval.indexes import StoreIndexes, measure_vectors
 from retrieval.snapshot import build_index, save_snapshot
 from retrieval.store import (
-    EmbedderIdentity,
     NewChunk,
     NewDocument,
     commit_documents,
@@ -26,6 +25,7 @@ from retrieval.store import (
     make_store,
     read_chunks,
 )
+from retrieval.vectors import EmbedderIdentity
 from tests.fakes.hash_embedder import HashEmbedder
 
 EMBEDDER = HashEmbedder()

@@ -20,7 +20,6 @@ from retrieval.documents import (
 from retrieval.seal import DOCUMENT_COLUMNS, DOCUMENT_SEALED_BEFORE, SEALED, hash_chunk
 from retrieval.source import FileStamp
 from retrieval.store import (
-    EmbedderIdentity,
     NewChunk,
     NewDocument,
     commit_documents,
@@ -31,7 +30,7 @@ from retrieval.store import (
     read_chunks,
     read_passages,
 )
-from retrieval.vectors import ChunkVectors
+from retrieval.vectors import ChunkVectors, EmbedderIdentity
 from tests.fakes.attributes import set_attributes
 
 

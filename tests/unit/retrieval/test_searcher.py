@@ -13,7 +13,9 @@ from retrieval.config import ChunkingConfig, ParsingConfig, SearchConfig
 from retrieval.database import open_database
 from retrieval.documents import delete_documents, read_documents
 from retrieval.filters import parse_filter
+from retrieval.fusion import order_chunks
 from retrieval.ingest import ingest
+from retrieval.proximity import LOOKED_AT, look_closer
 from retrieval.searcher import CONTEXT_KEYS, HIT_KEYS, Searcher, SearchResult
 from retrieval.store import find_store
 from tests.fakes.hash_embedder import HashEmbedder
@@ -179,7 +181,7 @@ def test_an_empty_store_gives_no_hits(data: DataDir, searcher: Searcher) -> None
 def test_a_missing_model_is_told(data: DataDir, searcher: Searcher) -> None:
     plain = Searcher(data)
     assert [status.store for status in plain.list_stores()] == ["acme"]
-    with pytest.raises(NotFound, match=r"scripts/models\.py get all-minilm-l6-v2"):
+    with pytest.raises(NotFound, match=r"scripts/models\.py --data-dir \S+/data get all-minilm-l6-v2$"):
         plain.search(["acme"], "pump")
     with pytest.raises(NotFound, match=r"search\.reranker=null"):
         Searcher(data, search=SearchConfig(reranker="none"), make_embedder=HashEmbedder).search(["acme"], "pump")
@@ -291,3 +293,21 @@ def test_words_that_stand_in_a_chunk_as_in_the_question_rise(
     searcher.close()
     assert hits["b.md"].fused_score - hits["a.md"].fused_score == pytest.approx(gain, abs=1e-4)
     assert hits["b.md"].fused_score <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_tuning_measures_what_a_search_finds(data: DataDir, weight: float) -> None:
+    query, begin = "the pump in a garden", "Near the valve it has a"
+    texts = {f"{number}.md": f"{begin} garden {'pond ' * number}pump." for number in range(LOOKED_AT)}
+    fill(data, "pairs", {**texts, "b.md": f"{begin} pump garden."})
+    config = SearchConfig(pair_weight=weight)
+    searcher = Searcher(data, search=config, make_embedder=HashEmbedder)
+    found = look_closer(
+        searcher.gather("pairs", query), config, lambda numbers: searcher.score_pairs("pairs", query, numbers)
+    )
+    order, fused = order_chunks(found, config)
+    hits = searcher.search(["pairs"], query, k=100).hits
+    searcher.close()
+    assert [hit.chunk_id for hit in hits] == [f"chunk-{found.numbers[place]}" for place in order]
+    assert [hit.fused_score for hit in hits] == fused[order].tolist()
+    assert (found.pairs is not None) is bool(weight)

@@ -12,8 +12,8 @@ from retrieval.database import open_database, read_transaction, write_transactio
 from retrieval.documents import read_documents
 from retrieval.seal import hash_chunk
 from retrieval.status import list_stores
-from retrieval.store import DocumentStatus, EmbedderIdentity, NewChunk, NewDocument, Store
-from retrieval.vectors import ChunkVectors, no_spans
+from retrieval.store import DocumentStatus, NewChunk, NewDocument, Store
+from retrieval.vectors import ChunkVectors, EmbedderIdentity, no_spans
 
 EMBEDDER = EmbedderIdentity("hash", 4, "abc")
 

@@ -383,7 +383,7 @@ MISSING = {
         },
     ),
     "hydra-core": ("hydra", {"gateway"}),
-    "sqlalchemy": ("sqlalchemy", {"gateway", "reranker from texts", "search and rerank", *SLOW_STEPS}),
+    "sqlalchemy": ("sqlalchemy", {"gateway", *SLOW_STEPS}),
 }
 """Packages that a machine may lack, how their modules are called, and the steps that then say so."""
 

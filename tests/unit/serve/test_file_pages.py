@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from core.errors import NotFound
 from core.layout import DataDir
 from retrieval.database import open_database, read_transaction, write_transaction
-from retrieval.store import EmbedderIdentity
+from retrieval.vectors import EmbedderIdentity
 from serve.file_pages import select_page
 from serve.vector_stores import ENTRIES, VectorStore, create_vector_store
 from serve.windows import Window, cut_window

@@ -10,7 +10,8 @@ from sqlalchemy import event, text
 from core.errors import NotFound
 from core.layout import DataDir
 from retrieval.database import open_database, write_transaction
-from retrieval.store import EmbedderIdentity, find_store
+from retrieval.store import find_store
+from retrieval.vectors import EmbedderIdentity
 from serve.vector_stores import (
     STATUSES,
     Holdings,
