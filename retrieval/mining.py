@@ -10,6 +10,7 @@ https://arxiv.org/abs/2007.00808, on negatives that the retriever itself finds.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from retrieval.dense import build_dense, gather_candidates
 from retrieval.embedding import Embedder, embed_passages
 from retrieval.fusion import ScoredChunks, order_chunks
 from retrieval.lexical import build_lexical, pick_best, score_lexical
-from retrieval.proximity import LOOKED_AT, look_closer
+from retrieval.proximity import LOOKED_AT, look_closer, score_best
 from retrieval.question_set import QuestionSet
 from retrieval.spans import make_span_run, score_spans
 from retrieval.stop_words import LANGUAGE
@@ -89,7 +90,7 @@ def find_candidates(
         places, cosine = gather_candidates(dense, vector, search.candidates, by_words)
         near_spans = score_spans([spans], vector, places, cosine)
         scored = ScoredChunks(places, cosine, near_spans, words[places], ((dense, places),))
-        scored = look_closer(scored, lexical, question, search, read_texts)
+        scored = look_closer(scored, search, partial(score_best, lexical, question, read_texts))
         order, fused = order_chunks(scored, search)
         found.append(Candidates(places[order], fused[order]))
     return found

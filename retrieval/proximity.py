@@ -27,32 +27,44 @@ KEPT_TEXTS = 1024
 
 Pairs = dict[tuple[str, str], float]
 """What each pair of a question's words counts; all together 1."""
+ScoreBest = Callable[[NDArray[np.int64]], NDArray[np.float32] | None]
 
 
-def look_closer(
-    found: ScoredChunks,
-    index: LexicalIndex,
-    query: str,
-    search: SearchConfig,
-    read_texts: Callable[[NDArray[np.int64]], list[str]],
-) -> ScoredChunks:
+def look_closer(found: ScoredChunks, search: SearchConfig, score: ScoreBest) -> ScoredChunks:
     """Return candidates with what the query's word pairs say of the best of them.
 
     Args:
         found: Of one store, scored by all else.
-        index: What the store's words count.
-        query: Free text.
         search: The weights.
-        read_texts: Told the numbers of the candidates, best first, it returns the texts of the first LOOKED_AT; an
-            empty one for a chunk that has gone.
+        score: Told the numbers of the candidates, best first, it scores the first LOOKED_AT; None: there are no pairs.
     """
-    pairs = list_pairs(index, query) if search.pair_weight and search.dense_weight < 1 else {}
-    if not pairs:
+    if not search.pair_weight or search.dense_weight == 1:
         return found
     order, _ = order_chunks(found, search)
+    best = score(found.numbers[order])
+    if best is None:
+        return found
     scores = np.zeros(len(found.numbers), dtype=np.float32)
-    scores[order[:LOOKED_AT]] = score_pairs(pairs, read_texts(found.numbers[order]), index.language)
+    scores[order[:LOOKED_AT]] = best
     return replace(found, pairs=scores)
+
+
+def score_best(
+    index: LexicalIndex,
+    query: str,
+    read_texts: Callable[[NDArray[np.int64]], list[str]],
+    numbers: NDArray[np.int64],
+) -> NDArray[np.float32] | None:
+    """Return how much of a query's word pairs the first LOOKED_AT of some chunks hold; None: it has no pairs.
+
+    Args:
+        index: What the store's words count.
+        query: Free text.
+        read_texts: Returns the texts of the first LOOKED_AT; an empty one for a chunk that has gone.
+        numbers: Of the chunks.
+    """
+    pairs = list_pairs(index, query)
+    return score_pairs(pairs, read_texts(numbers), index.language) if pairs else None
 
 
 def list_pairs(index: LexicalIndex, query: str) -> Pairs:

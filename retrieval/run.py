@@ -256,7 +256,8 @@ def run_tune(config: RetrievalConfig) -> None:
                 for text in texts:
                     found.append(searcher.gather(store_name, text))
                     progress("searching", len(found), len(texts))
-                report = tune(labels, found, search, rerank, progress, feedback=feedback)
+                score_pairs = lambda place, numbers: searcher.score_pairs(store_name, texts[place], numbers)  # noqa: E731
+                report = tune(labels, found, search, rerank, progress, feedback=feedback, score_pairs=score_pairs)
         finally:
             searcher.close()
         if report.is_better:

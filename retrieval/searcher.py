@@ -9,6 +9,7 @@ cheap query before each search tells whether another process has changed the sto
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from retrieval.fusion import ScoredChunks, join_chunks, order_chunks
 from retrieval.indexes import StoreIndexes
 from retrieval.interaction import Reading
 from retrieval.lexical import pick_best, score_lexical
-from retrieval.proximity import LOOKED_AT, look_closer
+from retrieval.proximity import LOOKED_AT, look_closer, score_best
 from retrieval.ranking import AS_CONFIGURED, Ranking, check_query, drop_below
 from retrieval.rerank import Reranker
 from retrieval.settings import StoreSettings
@@ -218,7 +219,7 @@ class Searcher:
         return passages[number] if around is None else replace(passages[number], **asdict(around))
 
     def gather(self, store_name: str, query: str) -> ScoredChunks:
-        """Return the candidates of a query in one store with every score but a reranker's.
+        """Return the candidates of a query in one store with every score but those of word pairs and a reranker.
 
         Raises:
             NotFound: The store or a model does not exist.
@@ -226,8 +227,11 @@ class Searcher:
         """
         index = self._indexes.read(store_name, self._embedder.identity)
         vector = self._embedder.embed_query(query)
-        found = self._find_candidates(index, query, vector, self._config.candidates, Stopwatch(), None)
-        return self._weigh_pairs(index, query, found, self._config, {})
+        return self._find_candidates(index, query, vector, self._config.candidates, Stopwatch(), None)
+
+    def score_pairs(self, store_name: str, query: str, numbers: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Return how much of a query's word pairs the first LOOKED_AT chunks hold, 0 to 1; None: it has no pairs."""
+        return self._score_pairs(self._indexes.read(store_name, self._embedder.identity), query, {}, 0, numbers)
 
     def rerank(self, query: str, numbers: NDArray[np.int64]) -> Reading:
         """Return what the reranker makes of some chunks; zeros for one that has gone."""
@@ -298,7 +302,8 @@ class Searcher:
                 allowed = None if filters is None else self._read_allowed(index, filters)
             candidates = self._find_candidates(index, query, vector, depth, watch, allowed)
             with watch.stage("pairs"):
-                found.append(self._weigh_pairs(index, query, candidates, config, passages, k))
+                score = partial(self._score_pairs, index, query, passages, k)
+                found.append(look_closer(candidates, config, score))
         searched = [
             SearchedStore(index.store.name, index.store.generation, index.lexical.count, len(candidates.numbers))
             for index, candidates in zip(indexes, found, strict=True)
@@ -347,22 +352,16 @@ class Searcher:
         places = ((index.dense, positions),)
         return ScoredChunks(index.slots[positions], dense, spans, lexical[positions], places)
 
-    def _weigh_pairs(
-        self,
-        index: StoreIndex,
-        query: str,
-        found: ScoredChunks,
-        config: SearchConfig,
-        passages: dict[int, Passage],
-        depth: int = 0,
-    ) -> ScoredChunks:
-        """Return candidates with what the query's word pairs say; the `depth` best that are read go into `passages`."""
+    def _score_pairs(
+        self, index: StoreIndex, query: str, passages: dict[int, Passage], k: int, numbers: NDArray[np.int64]
+    ) -> NDArray[np.float32] | None:
+        """Return what the query's word pairs say of the first LOOKED_AT; the `k` that are read go into `passages`."""
 
         def read_texts(numbers: NDArray[np.int64]) -> list[str]:
-            passages.update(store.read_passages(self._engine, numbers[: max(depth, LOOKED_AT)].tolist()))
+            passages.update(store.read_passages(self._engine, numbers[: max(k, LOOKED_AT)].tolist()))
             return [passages[number].text if number in passages else "" for number in numbers[:LOOKED_AT].tolist()]
 
-        return look_closer(found, index.lexical, query, config, read_texts)
+        return score_best(index.lexical, query, read_texts, numbers)
 
     def _order(
         self,

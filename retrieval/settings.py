@@ -28,6 +28,7 @@ class StoreSettings:
         rerank_depth: Fused chunks that it reads.
         rerank_weight: Share of its score; None: as it was trained for.
         likeness_weight: Share of the likeness to the best hit; 0 in what was tuned before it was tried.
+        pair_weight: Share of word pairs in the lexical score; None: as configured, since nobody tried.
     """
 
     fusion: FusionMethod
@@ -38,6 +39,7 @@ class StoreSettings:
     rerank_depth: int
     rerank_weight: float | None
     likeness_weight: float = 0.0
+    pair_weight: float | None = None
 
     @classmethod
     def of(cls, search: SearchConfig, k: int) -> "StoreSettings":
@@ -49,6 +51,8 @@ class StoreSettings:
         """Return a configuration with these settings; what was found with another reranker is left as it is."""
         names = ("fusion", "dense_weight", "span_weight", "likeness_weight")
         changed = replace(search, **{name: getattr(self, name) for name in names})
+        if self.pair_weight is not None:
+            changed = replace(changed, pair_weight=self.pair_weight)
         if self.reranker is None or self.reranker != search.reranker:
             return changed
         return replace(changed, rerank_depth=self.rerank_depth, rerank_weight=self.rerank_weight)

@@ -2,16 +2,18 @@
 
 Every setting of a grid is tried on the candidates that a search brings. What the choice is worth is told by
 cross-validation: settings are chosen on four fifths of the questions and judged on the fifth that they have not seen,
-the rerankers' settings within the same folds. Settings that do not help on unseen questions are not kept. Does not know
-files, the database or models; it gets candidates and a function that reranks.
+those of word pairs and rerankers within the same folds. Settings that do not help on unseen questions are not kept.
+Does not know files, the database or models; it gets candidates and functions that look for word pairs and rerank.
 
-Source: Stone, «Cross-Validatory Choice and Assessment of Statistical Predictions», 1974; Bruch, Gai, Ingber 2023
+Source: Stone, «Cross-Validatory Choice and Assessment of Statistical Predictions», 1974; Breiman et al.,
+«Classification and Regression Trees», 1984, section 3.4.3, for the rule of one standard error; Bruch, Gai, Ingber 2023
 (https://arxiv.org/abs/2210.11934), section 6, on how few questions the convex combination needs.
 """
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +25,15 @@ from retrieval.interaction import Reading, mix_scores
 from retrieval.judging import resample_difference
 from retrieval.labels import Labels
 from retrieval.metrics import measure_ndcg, measure_recall
+from retrieval.proximity import LOOKED_AT, look_closer
 
 FOLDS = 5
 LEAST_QUESTIONS = 10
 DENSE_WEIGHTS = tuple(round(step / 20, 2) for step in range(21))
 SPAN_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 RRF_WEIGHTS = (0.3, 0.5, 0.7)
+PAIR_WEIGHTS = (0.0, 0.3)
+"""None, and what was measured (docs/decisions/0082): one question to settle, so that little can be fitted to chance."""
 LIKENESS_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 RERANK_DEPTHS = (5, 10, 20, 50)
 RERANK_WEIGHTS = tuple(round(step / 10, 1) for step in range(11))
@@ -38,6 +43,8 @@ KEPT_RECALL = 0.99
 
 Rerank = Callable[[int, NDArray[np.int64]], Reading]
 """Reads chunks (numbers) for the question at a place of the labels."""
+ScorePairs = Callable[[int, NDArray[np.int64]], NDArray[np.float32] | None]
+"""Tells how much of its word pairs chunks (LOOKED_AT numbers at most) hold; None: the question has none."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -80,6 +87,7 @@ def tune(
     progress: Progress = lambda _stage, _done, _total: None,
     seed: int = 0,
     feedback: float = 0.0,
+    score_pairs: ScorePairs | None = None,
 ) -> TuningReport:
     """Choose settings on labelled questions and tell what they are worth on others.
 
@@ -91,13 +99,14 @@ def tune(
         progress: Called with a stage's name, how much is done, and of how much.
         seed: Of the folds.
         feedback: What the reranker has learned that the likeness to the best hit counts, 0 to 1.
+        score_pairs: Looks for word pairs; None: they count nothing.
 
     Raises:
         InputError: There are too few questions.
     """
     check_labels(labels)
     count = len(labels.questions)
-    judge = _Judge(labels, found, rerank, feedback)
+    judge = _Judge(labels, found, rerank, feedback, score_pairs)
     grid = list_settings(search)
     table = np.empty((count, len(grid)))
     for place, settings in enumerate(grid):
@@ -176,6 +185,11 @@ def _choose(
     """Return the settings that are best on some questions, and the value of every question with them."""
     place = int(np.argmax(table[questions].mean(axis=0)))
     best, values = grid[place], table[:, place]
+    for weight in PAIR_WEIGHTS if judge.knows_pairs else ():
+        settings = replace(best, pair_weight=weight)
+        found = judge.measure(replace(settings, reranker=None))
+        if _is_surely_better(found[questions], values[questions]):
+            best, values = settings, found
     for weight in LIKENESS_WEIGHTS:
         settings = replace(best, likeness_weight=weight)
         found = judge.measure(replace(settings, reranker=None))
@@ -194,25 +208,45 @@ def _choose(
     return best, values
 
 
+def _is_surely_better(found: NDArray[np.float64], values: NDArray[np.float64]) -> bool:
+    """Whether the mean gain is more than its standard error: one that is less may well be chance."""
+    gains = found - values
+    return bool(gains.mean() > gains.std(ddof=1) / len(gains) ** 0.5)
+
+
 class _Judge:
     """Measures settings on the questions; each pair of question and chunk is reranked once."""
 
-    def __init__(self, labels: Labels, found: Sequence[ScoredChunks], rerank: Rerank | None, feedback: float) -> None:
+    def __init__(
+        self,
+        labels: Labels,
+        found: Sequence[ScoredChunks],
+        rerank: Rerank | None,
+        feedback: float,
+        score_pairs: ScorePairs | None,
+    ) -> None:
         self._questions = labels.questions
         self._found = found
         self._rerank = rerank
+        self._score_pairs = score_pairs
         self._documents = labels.documents
         self._feedback = feedback
         self._readings: list[dict[int, tuple[float, NDArray[np.float32]]]] = [{} for _ in found]
+        self._pairs: list[dict[int, float]] = [{} for _ in found]
         self._measured: dict[tuple[object, ...], NDArray[np.float64]] = {}
 
     @property
     def has_reranker(self) -> bool:
         return self._rerank is not None
 
+    @property
+    def knows_pairs(self) -> bool:
+        return self._score_pairs is not None
+
     def measure(self, search: SearchConfig) -> NDArray[np.float64]:
         """Return (questions,) nDCG@10."""
-        key: tuple[object, ...] = (search.fusion, search.dense_weight, search.span_weight, search.likeness_weight)
+        key: tuple[object, ...] = (search.fusion, search.dense_weight, search.span_weight)
+        key += (search.pair_weight, search.likeness_weight)
         key += (search.rerank_depth, search.rerank_weight) if search.reranker is not None else (None,)
         if key not in self._measured:
             values = [
@@ -233,7 +267,7 @@ class _Judge:
 
     def _rank(self, place: int, search: SearchConfig) -> list[int]:
         """Return the units of a question's hits, best first, each once."""
-        found = self._found[place]
+        found = look_closer(self._found[place], search, partial(self._look, place))
         order, fused = order_chunks(found, search)
         if search.reranker is not None and self._rerank is not None and len(order):
             read = order[: search.rerank_depth]
@@ -246,6 +280,18 @@ class _Judge:
         if self._questions[place].by_document:
             numbers = [self._documents[number] for number in numbers if number in self._documents]
         return list(dict.fromkeys(numbers))
+
+    def _look(self, place: int, numbers: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Return what word pairs say of the best chunks, each looked at once; None: nothing."""
+        if self._score_pairs is None:
+            return None
+        best, known = numbers[:LOOKED_AT].tolist(), self._pairs[place]
+        new = [number for number in best if number not in known]
+        scores = self._score_pairs(place, np.array(new, dtype=np.int64)) if new else np.zeros(0, dtype=np.float32)
+        if scores is None:
+            return None
+        known |= zip(new, scores.tolist(), strict=True)
+        return np.array([known[number] for number in best], dtype=np.float32)
 
     def _read(self, place: int, numbers: NDArray[np.int64]) -> Reading:
         """Return what the reranker makes of each chunk."""

@@ -192,7 +192,7 @@ def test_a_searcher_keeps_answering_while_the_command_line_ingests(
     ("arguments", "code", "named"),
     [
         (("action=ingest", "store=x", "source=/none/such"), 4, "source: wanted a file or folder"),
-        (("action=ingest", "store=x", "source=conf", "embedder.name=none"), 4, "scripts/models.py get none"),
+        (("action=ingest", "store=x", "source=conf", "embedder.name=none"), 4, " get none"),
         (("action=ingest", "source=conf"), 2, "store: wanted a value"),
         (("action=search", "store=nix", "query_file=-"), 4, "store 'nix'"),
         (("action=search", "store=nix", "query_file=-", "k=0"), 3, "k: wanted 1 to 1000, found 0"),

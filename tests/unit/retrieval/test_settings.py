@@ -1,5 +1,6 @@
 """Tuned settings are kept with the store, taken by searches, and refused when they are damaged."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,19 @@ from retrieval.settings import StoreSettings, save_settings
 from retrieval.store import find_store
 from tests.fakes.hash_embedder import HashEmbedder
 
-SETTINGS = StoreSettings(FusionMethod.rrf, 0.3, 0.2, 2, "small", 7, 0.9)
+SETTINGS = StoreSettings(FusionMethod.rrf, 0.3, 0.2, 2, "small", 7, 0.9, pair_weight=0.4)
 
 
 def test_settings_come_back_as_they_were() -> None:
     assert StoreSettings.from_json(SETTINGS.to_json()) == SETTINGS
     assert StoreSettings.of(SETTINGS.apply(SearchConfig(reranker="small")), 2) == SETTINGS
+
+
+def test_what_was_tuned_before_word_pairs_were_tried_leaves_them_as_configured() -> None:
+    content = {key: value for key, value in json.loads(SETTINGS.to_json()).items() if key != "pair_weight"}
+    search = StoreSettings.from_json(json.dumps(content)).apply(SearchConfig(pair_weight=0.3))
+    assert (search.pair_weight, search.dense_weight) == (0.3, 0.3)
+    assert SETTINGS.apply(SearchConfig(pair_weight=0.3)).pair_weight == 0.4
 
 
 def test_what_was_found_with_another_reranker_is_left_alone() -> None:

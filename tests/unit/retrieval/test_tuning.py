@@ -13,6 +13,7 @@ from retrieval.dense import build_dense
 from retrieval.fusion import ScoredChunks
 from retrieval.interaction import Reading
 from retrieval.labels import LabelledQuestion, Labels
+from retrieval.proximity import LOOKED_AT
 from retrieval.tuning import cut_folds, list_settings, tune
 
 CANDIDATES = 30
@@ -84,6 +85,45 @@ def test_a_reranker_that_knows_is_heard_and_one_that_does_not_is_silenced() -> N
     chance = np.random.default_rng(1)
     report = tune(labels, found, search, lambda _, numbers: say(chance.uniform(0, 1, len(numbers))))
     assert (report.search.rerank_weight or 0) <= 0.1
+
+
+def test_word_pairs_get_a_weight_where_they_know_and_each_chunk_is_looked_at_once() -> None:
+    labels, found = plant("lexical", noise=3)
+    asked: list[int] = []
+
+    def know(place: int, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        asked.extend((place * CANDIDATES + numbers).tolist())
+        assert len(numbers) <= LOOKED_AT
+        return np.isin(numbers, list(labels.questions[place].relevant)).astype(np.float32)
+
+    report = tune(labels, found, SEARCH, None, score_pairs=know)
+    assert report.search.pair_weight > 0
+    assert report.unseen > report.before + 0.1
+    assert len(asked) == len(set(asked))
+    without = tune(labels, found, SEARCH, None)
+    assert without.search.pair_weight == 0
+    assert report.unseen > without.unseen + 0.05
+    assert tune(labels, found, SEARCH, None, score_pairs=lambda *_: None) == without  # questions without pairs
+    before = tune(labels, found, replace(SEARCH, pair_weight=0.5), None, score_pairs=know).before
+    assert report.before < before
+
+
+def test_word_pairs_that_know_nothing_are_not_promised_a_gain() -> None:
+    gains = []
+    for seed in range(4):
+        chance = np.random.default_rng(seed)
+        labels, found = plant("dense", questions=40, seed=seed, noise=3)
+        without = tune(labels, found, SEARCH, None)
+        with_pairs = tune(
+            labels,
+            found,
+            SEARCH,
+            None,
+            score_pairs=lambda _, numbers: chance.uniform(0, 1, len(numbers)).astype(np.float32),  # noqa: B023
+        )
+        assert with_pairs.search.pair_weight == 0
+        gains.append(with_pairs.unseen - without.unseen)
+    assert np.mean(gains) < 0.005
 
 
 @pytest.mark.parametrize("feedback", [0.0, 0.3])
