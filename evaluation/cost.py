@@ -71,6 +71,7 @@ class CostConfig:
         as_of: Date of the prices, YYYY-MM-DD.
         monthly_answers: Answers a month, the user's volume.
         updates_per_month: How often the knowledge changes: documents are ingested again, tuned models trained again.
+        setup_months: Months over which the first ingestion and the first training are spread: how long they are used.
         local: One's own machine.
         hosted: What providers charge.
     """
@@ -78,6 +79,7 @@ class CostConfig:
     as_of: str = "2026-11-25"
     monthly_answers: int = 10_000
     updates_per_month: float = 1.0
+    setup_months: int = 12
     local: LocalPrices = field(default_factory=LocalPrices)
     hosted: HostedPrices = field(default_factory=HostedPrices)
 
@@ -99,6 +101,7 @@ class CostConfig:
         database = hosted.vector_database_usd_per_month
         checks: list[tuple[str, bool, str, Any]] = [
             ("monthly_answers", self.monthly_answers >= 1, "at least 1", self.monthly_answers),
+            ("setup_months", self.setup_months >= 1, "at least 1", self.setup_months),
             ("local.depreciation_months", local.depreciation_months >= 1, "at least 1", local.depreciation_months),
             ("local.watts_busy", local.watts_busy >= local.watts_idle, "at least watts_idle", local.watts_busy),
             ("local.busy_share", 0 < local.busy_share <= 1, "above 0, to 1", local.busy_share),
@@ -111,6 +114,11 @@ class CostConfig:
                    if not is_good]  # fmt: skip
         if faults:
             raise ConfigError("; ".join(faults))
+
+    @property
+    def rounds_per_month(self) -> float:
+        """How often a month documents are ingested and models trained: the first time, spread, and each update."""
+        return 1 / self.setup_months + self.updates_per_month
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +155,7 @@ class MonthlyCost:
     """Cost a month as a function of volume.
 
     Attributes:
-        fixed_usd: Once a month, whatever the volume: updates, databases.
+        fixed_usd: Once a month, whatever the volume: training, ingesting, databases.
         per_answer_usd: For each answer.
         machine_usd: For each machine; 0 for hosted.
         capacity: Answers a month that one machine gives; None: no limit.
@@ -189,23 +197,25 @@ def price_locally(usage: Usage, config: CostConfig) -> MonthlyCost:
     take their hours from those in which it could answer.
 
     Raises:
-        ConfigError: Updates alone take more hours than a month has.
+        ConfigError: They alone take more hours than a month has.
     """
     local = config.local
     kwh_a_second = (local.watts_busy - local.watts_idle) / 1000 / 3600
     usd_a_busy_second = kwh_a_second * local.usd_per_kwh
-    update_s = (usage.training_s + usage.ingest_s) * local.seconds_factor * config.updates_per_month
-    free_s = HOURS_A_MONTH * 3600 * local.busy_share - update_s
+    making_s = (usage.training_s + usage.ingest_s) * local.seconds_factor * config.rounds_per_month
+    free_s = HOURS_A_MONTH * 3600 * local.busy_share - making_s
     if free_s <= 0:
         raise ConfigError(
-            f"cost.updates_per_month: wanted updates that leave time to answer, found {update_s / 3600:.0f} hours of "
-            f"them a month and {HOURS_A_MONTH * local.busy_share:.0f} hours in which the machine can be busy. Lower it."
+            f"cost.updates_per_month: wanted updates that leave time to answer, found {making_s / 3600:.0f} hours of "
+            f"training and ingesting a month (the first time spread over {config.setup_months}) and "
+            f"{HOURS_A_MONTH * local.busy_share:.0f} hours in which the machine can be busy. Lower it, or "
+            "raise cost.setup_months."
         )
     busy_s = usage.busy_s * local.seconds_factor
     machine = local.hardware_usd / local.depreciation_months
     machine += local.watts_idle / 1000 * HOURS_A_MONTH * local.usd_per_kwh
     return MonthlyCost(
-        fixed_usd=update_s * usd_a_busy_second,
+        fixed_usd=making_s * usd_a_busy_second,
         per_answer_usd=busy_s * usd_a_busy_second,
         machine_usd=machine,
         capacity=free_s / busy_s if busy_s > 0 else None,
@@ -227,11 +237,11 @@ def price_hosted(usage: Usage, config: CostConfig, *, database: str = "low") -> 
     per_answer = factor * answer / 1000
     fixed = 0.0
     if usage.is_tuned:
-        fixed += usage.training_tokens / 1000 * hosted.training_usd_per_1k_tokens * config.updates_per_month
+        fixed += usage.training_tokens / 1000 * hosted.training_usd_per_1k_tokens * config.rounds_per_month
     if usage.uses_documents:
         low, high = hosted.vector_database_usd_per_month
         fixed += low if database == "low" else high
-        fixed += usage.corpus_tokens / 1000 * hosted.embedding_usd_per_1k_tokens * config.updates_per_month
+        fixed += usage.corpus_tokens / 1000 * hosted.embedding_usd_per_1k_tokens * config.rounds_per_month
         per_answer += usage.question_tokens / 1000 * hosted.embedding_usd_per_1k_tokens
     return MonthlyCost(fixed, per_answer)
 

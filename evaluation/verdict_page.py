@@ -241,16 +241,35 @@ def _show_costs(result: Result) -> Section:
             per_correct = None if correct is None else Link(1000 * correct, _link_first(result, one.arm))
             rows.append((one.arm, place, cost.monthly_usd(volume), cost.usd_per_thousand(volume), per_correct))
     updates = f"{result.cost.updates_per_month:g} update{'' if result.cost.updates_per_month == 1 else 's'}"
+    months = f"{result.cost.setup_months} month{'' if result.cost.setup_months == 1 else 's'}"
     text = (
-        f"In USD, at {volume:,} answers and {updates} a month, with the prices of "
-        f"{result.cost.as_of}, from conf/cost/. Local: the machine is paid for whether it works or not. Hosted: the "
-        "model that answers would be another one; only tokens are taken from here. low and high are the prices of the "
-        "vector database."
+        f"In USD, at {volume:,} answers and {updates} a month, the first training and ingestion spread over {months}, "
+        f"with the prices of {result.cost.as_of}, from conf/cost/. Local: the machine is paid for whether it works or "
+        "not. Hosted: the model that answers would be another one; only tokens are taken from here. low and high are "
+        "the prices of the vector database."
     )
-    if result.evidence.corpus is None and any(one.usage.uses_documents for one in result.costs):
-        text += " How many documents there are is not known here, so that embedding and ingesting them is not counted."
+    text += "".join(f" {sentence}" for sentence in list_uncounted(result))
     columns = ("arm", "where", "a month", "a thousand answers", "a thousand right answers")
     return Section("Cost", text, columns, rows, figure=draw_costs(result))
+
+
+def list_uncounted(result: Result) -> list[str]:
+    """Return what the costs leave out because it was not measured, in sentences."""
+    usages, corpus = [one.usage for one in result.costs], result.evidence.corpus
+    untold = [one.arm for one in result.costs if one.usage.is_tuned and not one.usage.training_s]
+    found = []
+    if any(usage.uses_documents for usage in usages):
+        if corpus is None:
+            found.append(
+                "How many documents there are is not known here, so that embedding and ingesting them is not counted."
+            )
+        elif corpus.ingest_s is None:
+            found.append(
+                "How long ingesting takes was not measured, so that it costs nothing here on one's own machine."
+            )
+    if untold:
+        found.append(f"What training took is not known here of {', '.join(untold)}, so that it is not counted.")
+    return found
 
 
 def draw_costs(result: Result) -> "Figure":

@@ -22,7 +22,8 @@ from evaluation.cost import (
 
 PLAIN = CostConfig(
     monthly_answers=10_000,
-    updates_per_month=2,
+    updates_per_month=1.75,
+    setup_months=4,
     local=LocalPrices(hardware_usd=3600, depreciation_months=36, watts_idle=100, watts_busy=300, usd_per_kwh=0.5,
                       busy_share=0.5),
     hosted=HostedPrices(input_usd_per_1k_tokens=0.001, output_usd_per_1k_tokens=0.002),
@@ -34,12 +35,25 @@ def test_a_local_month_is_the_sum_done_by_hand() -> None:
     cost = price_locally(usage, PLAIN)
     assert cost.machine_usd == pytest.approx(100 + 0.1 * 730 * 0.5)  # price over months, and power while idle
     assert cost.per_answer_usd == pytest.approx(1.8 * 0.2 / 3600 * 0.5)  # 200 W more for 1.8 s
-    assert cost.fixed_usd == pytest.approx(2 * 1 * 0.2 * 0.5)  # two trainings of an hour
+    assert cost.fixed_usd == pytest.approx(2 * 1 * 0.2 * 0.5)  # two hours: 1.75 updates, a quarter of the first
     assert cost.capacity == pytest.approx((730 * 3600 * 0.5 - 2 * 3600) / 1.8)
     assert cost.monthly_usd(10_000) == pytest.approx(0.2 + 0.5 + 136.5)
     assert cost.usd_per_thousand(10_000) == pytest.approx(13.72)
     assert cost.usd_per_correct(10_000, 0.5) == pytest.approx(137.2 / 5000)
     assert cost.usd_per_correct(10_000, 0) is None
+
+
+def test_where_nothing_changes_the_first_training_and_ingestion_are_paid_all_the_same() -> None:
+    still = CostConfig(updates_per_month=0, setup_months=24, local=PLAIN.local)
+    tuned = Usage(30, 100, is_tuned=True, training_tokens=3_000_000, training_s=48 * 3600)
+    rag = Usage(900, 100, uses_documents=True, corpus_tokens=48_000_000, ingest_s=24 * 3600)
+    assert price_hosted(tuned, still).fixed_usd == pytest.approx(24 / 24)  # 3 million tokens at 8 USD a million
+    assert price_hosted(rag, still).fixed_usd == pytest.approx(50 + 4.8 / 24)
+    assert price_locally(tuned, still).fixed_usd == pytest.approx(48 * 0.2 * 0.5 / 24)  # 48 hours of 200 W more
+    assert price_locally(rag, still).fixed_usd == pytest.approx(24 * 0.2 * 0.5 / 24)
+    base = price_hosted(Usage(60, 100), still)
+    trained = price_hosted(Usage(30, 40, is_tuned=True, training_tokens=3_000_000), still)
+    assert find_break_even(base, trained) == pytest.approx(25_001, abs=1)  # 1 USD over 0.00004 an answer
 
 
 def test_past_its_capacity_a_second_machine_is_bought() -> None:
@@ -49,7 +63,7 @@ def test_past_its_capacity_a_second_machine_is_bought() -> None:
 
 def test_hosted_figures_are_the_owners() -> None:
     usage = Usage(1000, 100, question_tokens=20, uses_documents=True, corpus_tokens=1_000_000, training_tokens=500_000)
-    plain = CostConfig(updates_per_month=1)
+    plain = CostConfig(updates_per_month=0.5, setup_months=2)  # one round a month
     rag = price_hosted(usage, plain)
     assert rag.fixed_usd == pytest.approx(50 + 0.1)  # the database, and a million tokens embedded
     assert price_hosted(usage, plain, database="high").fixed_usd == pytest.approx(500.1)
@@ -109,7 +123,7 @@ def test_every_two_arms_have_a_break_even_local_and_hosted() -> None:
 
 
 def test_updates_that_leave_no_time_to_answer_are_refused() -> None:
-    with pytest.raises(ConfigError, match="updates that leave time to answer, found 730 hours of them"):
+    with pytest.raises(ConfigError, match="updates that leave time to answer, found 730 hours of training"):
         price_locally(Usage(1, 1, training_s=365 * 3600), PLAIN)
 
 
@@ -118,9 +132,10 @@ def test_wrong_prices_are_named_together() -> None:
         CostConfig(
             as_of="yesterday",
             monthly_answers=0,
+            setup_months=0,
             local=LocalPrices(busy_share=2, watts_busy=1),
             hosted=HostedPrices(vector_database_usd_per_month=[500.0, 50.0], training_usd_per_1k_tokens=-1),
         )
-    for key in ("as_of", "monthly_answers", "local.busy_share", "local.watts_busy",
+    for key in ("as_of", "monthly_answers", "setup_months", "local.busy_share", "local.watts_busy",
                 "hosted.vector_database_usd_per_month", "hosted.training_usd_per_1k_tokens"):  # fmt: skip
         assert f"cost.{key}: wanted" in fault.value.message

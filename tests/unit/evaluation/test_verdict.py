@@ -9,7 +9,7 @@ from evaluation.decision import DecisionConfig, Outcome
 from evaluation.metrics import score_all
 from evaluation.questions import Kind
 from evaluation.rules import Situation
-from evaluation.verdict import Evidence, Result, fill_situation, measure_usages, reach_verdict
+from evaluation.verdict import Corpus, Evidence, Result, fill_situation, measure_usages, reach_verdict
 from evaluation.verdict_page import make_sections
 from tests.fakes.saved_answers import make_evidence
 
@@ -88,6 +88,17 @@ def test_an_arm_that_searches_needs_a_store_also_where_its_size_is_not_known() -
     assert "embedding and ingesting them is not counted" in pages["Cost"]
     known = {kept.title: kept.text for kept in make_sections(reach(make_evidence(PLAIN_RAG)), {})}
     assert "not counted" not in known["Cost"]
+
+
+def test_what_was_not_measured_is_said_to_cost_nothing_here() -> None:
+    evidence = make_evidence(PLAIN_RAG)
+    unknown = dataclasses.replace(evidence, trainings={}, corpus=Corpus(18_000, 44, None))
+    pages = {kept.title: kept.text for kept in make_sections(reach(unknown), {})}
+    assert "How long ingesting takes was not measured" in pages["Cost"]
+    assert "What training took is not known here of fine-tuned, hybrid" in pages["Cost"]
+    assert "first training and ingestion spread over 12 months" in pages["Cost"]
+    whole = {kept.title: kept.text for kept in make_sections(reach(evidence), {})}
+    assert not any(words in whole["Cost"] for words in ("not measured", "not known"))
 
 
 def test_an_answer_without_a_count_of_tokens_is_not_one_of_no_tokens() -> None:
