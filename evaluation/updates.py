@@ -9,9 +9,11 @@ models trained; scripts/verdict.py does both.
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from core.errors import InputError, describe_os_error
@@ -81,9 +83,11 @@ def read_changes(path: Path, questions: Mapping[str, Question], documents: Path)
         InputError: Changes cannot be made; all faults are named by line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise describe_os_error(error, f"read {path}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: wanted UTF-8 text, found other bytes ({error}).", param="changes") from error
     changes: list[Change] = []
     faults: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -98,7 +102,7 @@ def read_changes(path: Path, questions: Mapping[str, Question], documents: Path)
             faults.append(f"line {number}: wanted question, file, find, replace, accept (a list); found {error!r}")
             continue
         question = questions.get(row["question"])
-        fault = _find_fault(row, question, documents)
+        fault = _find_fault(row, question, documents) or _find_overlap(row, changes, documents)
         if fault or question is None:
             faults.append(f"line {number}: {fault}")
             continue
@@ -127,6 +131,19 @@ def _find_fault(row: Mapping[str, str], question: Question | None, documents: Pa
     return None
 
 
+def _find_overlap(row: Mapping[str, str], changes: Sequence[Change], documents: Path) -> str | None:
+    """Return why a change cannot be made beside earlier ones, or None."""
+    text = (documents / row["file"]).read_text(encoding="utf-8")
+    start, end = text.index(row["find"]), text.index(row["find"]) + len(row["find"])
+    for other in changes:
+        if other.file != row["file"] or (other.find, other.replace) == (row["find"], row["replace"]):
+            continue  # of two questions about one fact both may name its change
+        place = text.index(other.find)
+        if place < end and start < place + len(other.find):
+            return f"find: {row['find']!r} overlaps {other.find!r}, which changes, too; make one change of both"
+    return None
+
+
 def copy_documents(documents: Path, target: Path) -> None:
     """Copy a folder of documents; what is at the target is replaced."""
     shutil.rmtree(target, ignore_errors=True)
@@ -134,11 +151,16 @@ def copy_documents(documents: Path, target: Path) -> None:
 
 
 def apply_changes(target: Path, changes: Sequence[Change]) -> None:
-    """Make the changes in a copy of the documents; one that is made already stays."""
-    for change in changes:
-        path = target / change.file
-        text = path.read_text(encoding="utf-8")
-        write_file(path, text.replace(change.find, change.replace))
+    """Make the changes in a copy of the documents, all at once; one that is made already stays."""
+    for file in dict.fromkeys(change.file for change in changes):
+        replacements = {change.find: change.replace for change in changes if change.file == file}
+        pattern = re.compile("|".join(map(re.escape, replacements)))
+        text = (target / file).read_text(encoding="utf-8")
+        write_file(target / file, pattern.sub(partial(_replace, replacements), text))
+
+
+def _replace(replacements: Mapping[str, str], found: re.Match[str]) -> str:
+    return replacements[found[0]]
 
 
 def judge_update(

@@ -9,6 +9,7 @@ by a lock that dies with it. Does not print; it reports through a callback.
 
 import functools
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -19,13 +20,13 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from core.errors import Conflict, InvalidFile, LoamError, StorageFull, describe_os_error
+from core.errors import Conflict, ContractError, InvalidFile, LoamError, StorageFull, describe_os_error
 from core.failpoints import reach
 from core.layout import DataDir, check_name, sha256_file
 from core.lock import hold_lock
 from retrieval.attributes import fit_attributes
 from retrieval.chunking import Chunk, cut_document
-from retrieval.config import ChunkingConfig, IndexDevice, ParsingConfig
+from retrieval.config import ChunkingConfig, ChunkingMode, IndexDevice, ParsingConfig
 from retrieval.database import open_database
 from retrieval.document import Document
 from retrieval.documents import KnownDocument, begin_documents, read_documents, read_failures, stamp_documents
@@ -249,6 +250,26 @@ def rebuild(data: DataDir, store_name: str) -> int:
         engine.dispose()
 
 
+def write_recipe(chunking: ChunkingConfig) -> str:
+    """Return everything besides a file's bytes that decides its chunks."""
+    return f"{RECIPE_VERSION}:{chunking.mode.value}:{chunking.max_tokens}:{chunking.overlap_tokens}"
+
+
+def read_recipe(recipe: str) -> ChunkingConfig:
+    """Return how a document was cut.
+
+    Raises:
+        ContractError: An earlier version cut it, or it was not cut.
+    """
+    modes = "|".join(mode.value for mode in ChunkingMode)
+    found = re.fullmatch(rf"{RECIPE_VERSION}:({modes}):(\d+):(\d+)", recipe)
+    if found is None:
+        raise ContractError(
+            f"documents: wanted chunks of this version, found the recipe {recipe!r}. Ingest the documents again."
+        )
+    return ChunkingConfig(int(found[2]), int(found[3]), ChunkingMode(found[1]))
+
+
 def lock_store(data: DataDir, store_name: str) -> AbstractContextManager[None]:
     """Hold the right to change a store; it ends with the block or the process.
 
@@ -286,7 +307,7 @@ class Ingestion:
         self._parsing = parsing
         self._report = report
         self._progress = progress
-        self.recipe = f"{RECIPE_VERSION}:{chunking.mode.value}:{chunking.max_tokens}:{chunking.overlap_tokens}"
+        self.recipe = write_recipe(chunking)
         limits = f"{parsing.timeout_s:g}:{parsing.memory_mib}:{parsing.max_file_mib}"
         self._recipe_of_failures = f"{self.recipe}:{limits}"  # with more room the file may be read
         self._known: Mapping[str, KnownDocument] = {}

@@ -87,6 +87,30 @@ def test_faults_are_named_together_by_line(tmp_path: Path, documents: Path) -> N
         read_changes(tmp_path / "none.jsonl", QUESTIONS, documents)
 
 
+def test_facts_that_change_places_are_both_changed(tmp_path: Path, documents: Path) -> None:
+    (documents / "returns.md").write_text("Goods: 45 days. Business: 90 days. Gifts: 10 days.")
+    facts = {"45 days": "90 days", "90 days": "45 days", "10 days": "10 days, or 45 days"}
+    rows = [{**ROW, "find": find, "replace": replace} for find, replace in facts.items()]
+    changes = read_changes(write_changes(tmp_path, *rows, rows[0]), QUESTIONS, documents)
+    apply_changes(documents, changes)
+    text = "Goods: 90 days. Business: 45 days. Gifts: 10 days, or 45 days."
+    assert (documents / "returns.md").read_text() == text
+    (documents / "returns.md").write_text("within 45 days or so")
+    overlapping = write_changes(tmp_path, ROW, {**ROW, "find": "45 days or"})
+    with pytest.raises(InputError, match="line 2: find: '45 days or' overlaps 'within 45 days', which changes, too"):
+        read_changes(overlapping, QUESTIONS, documents)
+
+
+def test_a_file_of_changes_is_read_as_a_file_of_questions_is(tmp_path: Path, documents: Path) -> None:
+    path = tmp_path / "changes.jsonl"
+    row = {**ROW, "replace": "within 60\u2028days"}  # a line end to Python, and none to JSON
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    assert [change.replace for change in read_changes(path, QUESTIONS, documents)] == [row["replace"]]
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(InputError, match="wanted UTF-8 text"):
+        read_changes(path, QUESTIONS, documents)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "wanted"),
     [
