@@ -19,10 +19,12 @@ TOLD = (
     "described|explained|indicated)"
 )
 FINDS = "(?:find|locate|answer|provide|determine|say|tell|confirm)"
+SELF = r"(?:(?:^\W*|[.!?:;,]\W+)|\b(?:i|we|i['’]m|we['’]re|assistant|model|system|search) (?:\w+ )?)"
+"""Who speaks of itself: «NASA was unable to locate the tapes» declines nothing."""
 ABSTENTIONS = (
-    rf"(?<!you )(?<!they )\b(?:could|can|was|were|am){NOT} (?:find|locate|able to {FINDS})\b",
+    rf"{SELF}(?:could|can|was|were|am){NOT} (?:find|locate|able to {FINDS})\b",
     rf"\b(?:i|we) (?:could|can){NOT} (?:determine|say|tell|confirm)\b",
-    rf"\bunable to {FINDS}\b",
+    rf"{SELF}(?:(?:am|are|is|was|were) )?unable to {FINDS}\b",
     (
         rf"\b(?:can|could|do|does|did){NOT} (?:answer|have|hold|contain|provide|state|say|mention|specify)\b[^.]*"
         r"\b(?:answer|information|details?|question)\b"
@@ -46,9 +48,22 @@ ABSTENTIONS = (
     r"\b(?:insufficient|not enough|isn['’]t enough) (?:information|details?|context|data)\b",
     rf"\bi (?:do|am){NOT} (?:know|sure)\b|\bi['’]m not sure\b|\bi am unsure\b",
     r"\bunanswerable\b|\bcannot be (?:answered|determined|found)\b",
+    r"\b(?:answer|information|details?|this|that)\b[^.]{0,40}\bcould(?: not|n['’]t) be (?:answered|determined|found)\b",
     rf"^\W*(?:(?:it|this|that|the answer) (?:is|was) )?(?:not|isn['’]t|wasn['’]t) {TOLD}\W*$|^\W*(?:unknown|n/a)\W*$",
 )
 """How an answer says that it has none; regular expressions, upper and lower case alike."""
+CLAUSE_END = re.compile(
+    r"[.!?;:]\s+|,?\s+\b(?:but|however|although|though)\b,?\s*|,\s+(?=(?:maybe|perhaps|probably|possibly|i|it)\b)",
+    re.IGNORECASE,
+)
+GUESSES = (
+    r"\b(?:my|an?|the)(?: \w+)? guess\b",
+    r"\bi(?:['’]d| would| can only)? (?:guess|estimate)\b",
+    r"\bi(?:['’]d| would)? (?:think|believe|assume|suppose|suspect|presume|say)(?: that)? (?:it|the answer)\b",
+    r"\b(?:probably|likely|presumably|perhaps|maybe|possibly)\b[^.!?]{0,40}?\d",
+    r"\b(?:may|might|could|should|must|would) be (?:about |around |up to |roughly |approximately )?[£$€]?\d",
+)
+"""How a clause gives an answer after all, for what it is worth."""
 
 
 @functools.cache
@@ -57,5 +72,10 @@ def _join_patterns(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def is_abstention(text: str, abstentions: Sequence[str] = ABSTENTIONS) -> bool:
-    """Tell whether an answer declines: it says so. An empty answer does not."""
-    return _join_patterns(tuple(abstentions)).search(" ".join(text.split())) is not None
+    """Tell whether an answer declines: it says so, and does not guess all the same. An empty answer does not."""
+    declines = _join_patterns(tuple(abstentions))
+    bare = " ".join(text.split())
+    if declines.search(bare) is None:
+        return False
+    guesses = _join_patterns(GUESSES)
+    return not any(guesses.search(clause) and not declines.search(clause) for clause in CLAUSE_END.split(bare))

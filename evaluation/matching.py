@@ -60,18 +60,26 @@ def holds_text(text: str, accepted: str) -> bool:
     A figure at its ends must not be part of a longer one: «27 days» is not in «127 days», nor «11.4» in «11.40». It
     begins where a word does; one of up to SHORT_WORD letters ends there, too.
     """
-    wanted = unify(accepted)
-    pattern = re.compile(_guard_start(wanted) + re.escape(wanted) + _guard_end(wanted))
-    found = unify(text)
-    joined = SPACED_THOUSANDS.sub(
-        lambda figure: figure[0].replace(" ", ""), found
-    )  # «1 275», unless two figures are meant
-    return bool(wanted) and any(pattern.search(one) for one in (found, joined))
+    return any(_stands_in(read(accepted), read(text)) for read in READINGS)
+
+
+def join_thousands(text: str) -> str:
+    """Return a text in one spelling in which «1 275» is one figure, «1275»; it may have been meant as two."""
+    return SPACED_THOUSANDS.sub(lambda figure: figure[0].replace(" ", ""), unify(text))
+
+
+READINGS = (unify, join_thousands)
+"""How a text may be read: figures beside each other as two, or as one with a space between its thousands."""
+
+
+def _stands_in(wanted: str, text: str) -> bool:
+    pattern = _guard_start(wanted) + re.escape(wanted) + _guard_end(wanted)
+    return bool(wanted) and re.search(pattern, text) is not None
 
 
 def _guard_start(wanted: str) -> str:
     if wanted[:1].isdigit():
-        return r"(?<!\d)(?<!\d[.,])"
+        return r"(?<!\d)(?<!\d[.,])(?<!^-)(?<!\s-)"  # «-20» is not «20»; «10-20» ends with it
     return r"(?<![^\W\d_])" if wanted[:1].isalpha() else ""
 
 

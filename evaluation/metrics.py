@@ -13,7 +13,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import referencing
 
 from evaluation.abstention import ABSTENTIONS, is_abstention
 from evaluation.answers import Answer, Passage
-from evaluation.matching import holds_text, unify
+from evaluation.matching import READINGS, holds_text, unify
 from evaluation.questions import Kind, Question
 from retrieval.metrics import measure_ndcg, measure_recall
 
@@ -204,8 +204,12 @@ def judge_content(question: Question, text: str) -> bool | None:
     if question.accept:
         return holds_any(text, question.accept)
     if question.answers:
-        padded = [f" {list_words(form)} " for form in list_forms(text)]
-        return any(f" {list_words(gold)} " in form for gold in question.answers for form in padded)
+        return any(
+            f" {list_words(gold, read)} " in f" {list_words(form, read)} "
+            for form in list_forms(text)
+            for gold in question.answers
+            for read in READINGS
+        )
     return None
 
 
@@ -219,12 +223,16 @@ def list_forms(text: str) -> list[str]:
     return list(dict.fromkeys((remove_marks(text), text)))
 
 
-def list_words(text: str) -> str:
+def list_words(text: str, read: Callable[[str], str] = unify) -> str:
     """Return the words that must stand in their order: SQuAD's normal form, but figures keep the signs inside them.
 
     By SQuAD's alone «11.4» would be «114».
+
+    Args:
+        text: Any.
+        read: One of READINGS.
     """
-    bare = LOOSE_SIGN.sub("", unify(text))
+    bare = LOOSE_SIGN.sub("", read(text))
     return " ".join(ARTICLES.sub(" ", bare).split())
 
 

@@ -45,6 +45,16 @@ from evaluation.abstention import is_abstention
         "There is no mention of it",
         "Unknown",
         "We were unable to confirm that.",
+        "I unfortunately could not find the price.",
+        "The search could not find any document.",
+        "The answer could not be determined from the passages.",
+        "I could not find it. I assume it is not covered in the documents.",
+        "I could not find this. Please ask support, they may be able to help within 2 days.",
+        "The documents do not mention a price. They probably assume a contract.",
+        "The documents do not say. It is likely that HR knows.",
+        "The documents do not say when. Goods may be returned within 45 days.",
+        "The documents do not say it. Filters must be changed every 6 months.",
+        "The documents, which may be 3 years old, do not say.",
     ],
 )
 def test_declining_is_recognised(text: str) -> None:
@@ -71,7 +81,27 @@ def test_declining_is_recognised(text: str) -> None:
         "The unknown sender is refused.",
         "No file may be larger than 5 MB.",
         "It tells you when the battery is low.",
+        "NASA was unable to locate the tapes.",
+        "Customers could not find the valve.",
     ],
 )
 def test_an_answer_is_no_abstention(text: str) -> None:
+    assert not is_abstention(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The documents do not say. It is probably 45 days.",
+        "I could not find this in the documents, but I think it is 45 days.",
+        "I do not know. My guess is Paris.",
+        "I'm not sure, but it may be 12 months.",
+        "I don’t know, maybe 45 days.",
+        "The passages do not state the price. I would guess around 50 euros.",
+        "It is likely 45 days, but the documents do not state it.",
+        "The context does not mention it. However, it might be about 30 days.",
+        "I can't tell from the documents; I'd say it is 20 litres.",
+    ],
+)
+def test_who_guesses_all_the_same_does_not_decline(text: str) -> None:
     assert not is_abstention(text)

@@ -36,6 +36,13 @@ from evaluation.matching import holds_text, unify
         ("on May 9, 2026 at noon", "May 2026"),
         ("No, it must not.", "no"),
         ("press A", "a"),
+        ("It weighs 12,300 kg", "12 300 kg"),
+        ("It weighs 12\u202f300 kg", "12 300"),
+        ("It weighs 12300 kg", "12 300"),
+        ("It weighs 12 300 kg", "12\u2009300"),
+        ("from 10-20 °C", "20 °C"),
+        ("- 20 °C", "20 °C"),
+        ("down to −20 °C", "-20 °C"),
     ],
 )
 def test_the_same_in_another_spelling_is_found(text: str, accepted: str) -> None:
@@ -60,6 +67,11 @@ def test_the_same_in_another_spelling_is_found(text: str, accepted: str) -> None
         ("19 millimetre", "metre"),
         ("of yesterday", "yes"),
         ("", "27 days"),
+        ("It weighs 12\u202f300 kg", "300 kg"),
+        ("It weighs 112 300 kg", "12 300"),
+        ("In 2024 300 people came", "2024300"),
+        ("down to -20 °C", "20 °C"),
+        ("−20 °C", "20 °C"),
     ],
 )
 def test_another_meaning_is_not(text: str, accepted: str) -> None:

@@ -93,6 +93,10 @@ def test_a_figure_is_not_one_with_other_digits_or_another_point() -> None:
     assert judge_content(question, "It holds 11.4 litres.") is False
     assert judge_content(question, "It holds 114 litres.") is True
     assert judge_content(make_question(answers=("1,000 litres",)), "It holds 1000 litres!") is True
+    for text in ("It holds 12 300 litres.", "It holds 12\u202f300 litres.", "It holds 12,300 litres."):
+        for answer in ("12,300 litres", "12 300 litres"):
+            assert judge_content(make_question(answers=(answer,)), text) is True
+    assert judge_content(make_question(answers=("12,300",)), "rooms 12, 300 people") is False
     assert judge_content(make_question(answers=("840",)), "at 8:40") is False
 
 
