@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from ragas.embeddings.base import BaseRagasEmbedding
 from ragas.llms.base import InstructorBaseRagasLLM
 from ragas.metrics.collections import AnswerRelevancy, ContextPrecision, ContextRecall, Faithfulness
+from ragas.metrics.collections.answer_relevancy.util import AnswerRelevanceOutput
 
 from core.errors import EngineUnavailable, InputError
 from core.layout import sha256_bytes
@@ -43,8 +44,11 @@ class _RagasJudge(InstructorBaseRagasLLM):
         raise TypeError("the judge is asked by agenerate only")
 
     async def agenerate(self, prompt: str, response_model: type[BaseModel]) -> BaseModel:
-        """Ask the judge."""
-        return await self._judge.ask(prompt, response_model)
+        """Ask the judge; RAGAS takes a judge that asks no question back for an answer that is beside the point."""
+        answer = await self._judge.ask(prompt, response_model)
+        if isinstance(answer, AnswerRelevanceOutput) and not (answer.question.strip() or answer.noncommittal):
+            raise UnusableAnswer(f"{self._judge.model}: wrote no question that the answer would answer")
+        return answer
 
 
 class _RagasEmbedder(BaseRagasEmbedding):
@@ -113,8 +117,9 @@ async def judge_samples(
     for sample, metric in wanted:
         fingerprint = make_fingerprint(sample, metric, judge, embedder)
         if fingerprint in known:
-            found[sample.group, sample.id, metric] = known[fingerprint]
-            on_judgement(known[fingerprint])
+            judgement = replace(known[fingerprint], group=sample.group, id=sample.id)  # lines may have moved
+            found[sample.group, sample.id, metric] = judgement
+            on_judgement(judgement)
         else:
             pending.append((sample, metric, fingerprint))
     if pending:

@@ -91,7 +91,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def ask_what_is_missing(situation: Situation, ask: Callable[[str], str] = input) -> None:
-    """Ask for every fact that is not known; an empty answer leaves it so.
+    """Ask for every fact that is not known; an empty answer leaves it so, and the end of the input all that follow.
 
     Args:
         situation: Filled in place.
@@ -100,7 +100,10 @@ def ask_what_is_missing(situation: Situation, ask: Callable[[str], str] = input)
     for field, _, reader, question in QUESTIONS:
         is_idle = field == "prompt_keeps_format" and not situation.needs_format
         while getattr(situation, field) is None and not is_idle:
-            text = ask(f"{question} ").strip()
+            try:
+                text = ask(f"{question} ").strip()
+            except EOFError:  # Ctrl-D
+                return
             if not text:
                 break
             try:

@@ -28,7 +28,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.config import load_config, run_app
-from core.errors import EngineError
+from core.errors import EngineError, EngineUnavailable
 from core.layout import DataDir, make_data_dir
 from core.lines import LineWriter
 from core.logs import configure_logging
@@ -193,6 +193,7 @@ def ask_nearest(config: VerdictConfig, base: str, path: Path, questions: Sequenc
 
     Raises:
         EngineError: The endpoint does not list the store or refuses a search.
+        EngineUnavailable: It does not answer; what was found is saved.
         Conflict: What is saved was found with another pattern, in another store, or for other questions.
     """
     settings = {"arms": {NEAREST: {"model": config.store, "pattern": config.nearest_pattern}}}
@@ -201,17 +202,23 @@ def ask_nearest(config: VerdictConfig, base: str, path: Path, questions: Sequenc
     if open_questions:
         key = os.environ.get("LOAM_API_KEY", "none")
         headers = {"authorization": f"Bearer {key}"}
-        with (
-            httpx.Client(base_url=base, headers=headers, timeout=config.timeout_s) as client,
-            LineWriter(path) as writer,
-        ):
-            store = find_store(client, str(config.store))
-            if not saved:
-                writer.write(json.dumps({"format": FORMAT, "settings": settings}))
-            for question in open_questions:
-                answer = search_nearest(client, store, config, question)
-                writer.write(json.dumps(asdict(answer), ensure_ascii=False))
-                saved[question.id] = answer
+        try:
+            with (
+                httpx.Client(base_url=base, headers=headers, timeout=config.timeout_s) as client,
+                LineWriter(path) as writer,
+            ):
+                store = find_store(client, str(config.store))
+                if writer.is_empty():
+                    writer.write(json.dumps({"format": FORMAT, "settings": settings}))
+                for question in open_questions:
+                    answer = search_nearest(client, store, config, question)
+                    writer.write(json.dumps(asdict(answer), ensure_ascii=False))
+                    saved[question.id] = answer
+        except httpx.HTTPError as error:
+            raise EngineUnavailable(
+                f"{base}: wanted an endpoint that searches, found none that answers ({error}). Start serve/run.py and "
+                "give the same command again: it goes on."
+            ) from error
     return [saved[question.id] for question in questions]
 
 

@@ -318,9 +318,11 @@ def read_corpus(
         return None
     database = open_database(data.database)
     try:
-        status = next(one for one in list_stores(database) if one.store == config.store)
+        status = next((one for one in list_stores(database) if one.store == config.store), None)
     finally:
         database.dispose()
+    if status is None:
+        return None
     texts = list({hit.chunk_id: hit.text for answer in answers for hit in answer.hits}.values())
     tokenizer = Tokenizer.from_file(str(data.model(plan.base) / "tokenizer.json"))
     lengths = [len(encoded.ids) for encoded in tokenizer.encode_batch(texts, add_special_tokens=False)]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,32 @@ def test_a_stopped_run_goes_on_and_faults_are_judged_again(judge_server: Scripte
     assert len(judge_server.requests) == before + 2
     judge_all(judge_server, None, path, [RIGHT], ["context_recall"], retries=0, max_tokens=999)
     assert len(judge_server.requests) == before + 3
+
+
+def test_a_judgement_is_its_samples_also_where_lines_have_moved(judge_server: ScriptedJudge, tmp_path: Path) -> None:
+    path, metrics = tmp_path / "j.jsonl", ["context_recall"]
+    old = Sample("label", "line-1", QUESTION, None, (RETURNS,), "45 days")
+    judge_all(judge_server, None, path, [old], metrics)
+    new = Sample("label", "line-1", QUESTION, None, (WARRANTY,), "45 days")
+    moved = replace(old, id="line-2")  # a line was put before it
+    said = judge_all(judge_server, None, path, [new, moved], metrics)
+    assert {key: one.value for key, one in said.items()} == {
+        ("line-1", "context_recall"): 0.0,
+        ("line-2", "context_recall"): 1.0,
+    }
+    assert len(judge_server.requests) == 2
+
+
+def test_a_judge_that_asks_nothing_back_is_a_fault_and_no_zero(
+    judge_server: ScriptedJudge, embedder: EmbedderEndpoint, tmp_path: Path
+) -> None:
+    judge_server.rules = HONEST | {"AnswerRelevanceOutput": lambda *_: {"question": " ", "noncommittal": 0}}
+    one = judge_all(judge_server, embedder, tmp_path / "j.jsonl", [RIGHT], ["answer_relevancy"])[
+        "right", "answer_relevancy"
+    ]
+    assert one.value is None
+    assert one.fault is not None
+    assert "wrote no question" in one.fault
 
 
 def test_silence_and_a_missing_embedder_are_told(

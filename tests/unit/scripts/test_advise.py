@@ -49,6 +49,20 @@ def test_a_terminal_is_asked_until_it_makes_sense(capsys: pytest.CaptureFixture[
     assert "could not convert" in capsys.readouterr().err
 
 
+def test_the_end_of_the_input_leaves_the_rest_unknown() -> None:
+    replies = iter(["2"])
+
+    def reply(_: str) -> str:
+        try:
+            return next(replies)
+        except StopIteration:
+            raise EOFError from None
+
+    situation = Situation()
+    ask_what_is_missing(situation, reply)
+    assert situation == Situation(changes_per_month=2.0)
+
+
 def test_a_verdict_is_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

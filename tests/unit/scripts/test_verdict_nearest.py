@@ -1,19 +1,21 @@
 """scripts.verdict: what the pattern found in the nearest passages is asked for once, and anew where it would differ."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from core.errors import Conflict
+from core.errors import Conflict, EngineError, EngineUnavailable
 from evaluation.questions import Question
 from scripts.verdict import ask_nearest, search_nearest
 from scripts.verdict_plan import VerdictConfig
 
 QUESTION = Question(id="q", question="How long?", accept=("45 days",))
 NOBODY = "http://127.0.0.1:9"
+PASSAGE = {"filename": "a.md", "file_id": "f", "score": 0.5, "content": [{"type": "text", "text": "In 45 days."}]}
 
 
 def make_config(**changes: Any) -> VerdictConfig:
@@ -24,8 +26,7 @@ def make_config(**changes: Any) -> VerdictConfig:
 
 def find(pattern: str) -> str:
     """Return what a pattern finds in a passage."""
-    passage = {"filename": "a.md", "file_id": "f", "score": 0.5, "content": [{"type": "text", "text": "In 45 days."}]}
-    answering = httpx.MockTransport(lambda _: httpx.Response(200, json={"data": [passage]}))
+    answering = httpx.MockTransport(lambda _: httpx.Response(200, json={"data": [PASSAGE]}))
     with httpx.Client(transport=answering, base_url=NOBODY) as client:
         return search_nearest(client, "vs", make_config(nearest_pattern=pattern), QUESTION).text
 
@@ -53,3 +54,39 @@ def test_saved_passages_are_taken_only_for_the_same_pattern_store_and_questions(
             ask_nearest(make_config(**changes), NOBODY, path, [QUESTION])
     with pytest.raises(Conflict, match="the text of q was another"):
         ask_nearest(make_config(), NOBODY, path, [Question(id="q", question="How much?", accept=("1",))])
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, answers: Iterator[httpx.Response | httpx.HTTPError]) -> None:
+    """Have a store of one passage behind every client; each search gets the next answer."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            store = {"id": "vs", "name": "docs"}
+            return httpx.Response(200, json={"data": [store], "has_more": False, "last_id": "vs"})
+        answer = next(answers)
+        if isinstance(answer, httpx.HTTPError):
+            raise answer
+        return answer
+
+    client = httpx.Client
+    monkeypatch.setattr(httpx, "Client", lambda **values: client(**values, transport=httpx.MockTransport(handle)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        (httpx.Response(503, text="later"), EngineError, "found status 503: later"),
+        (httpx.ReadTimeout("too long"), EngineUnavailable, "found none that answers"),
+    ],
+)
+def test_a_run_whose_first_search_failed_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: httpx.Response | httpx.HTTPError,
+    kind: type[EngineError], words: str,
+) -> None:  # fmt: skip
+    found = httpx.Response(200, json={"data": [PASSAGE]})
+    serve(monkeypatch, iter([fault, found]))
+    path = tmp_path / "nearest.jsonl"
+    with pytest.raises(kind, match=words):
+        ask_nearest(make_config(), NOBODY, path, [QUESTION])
+    for _ in range(2):  # asked, then read
+        assert [one.text for one in ask_nearest(make_config(), NOBODY, path, [QUESTION])] == ["45 days"]

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from core.errors import ConfigError, LoamError, NotFound
 from core.layout import DataDir
-from scripts.verdict_plan import VerdictConfig, list_serve_options, make_plan, read_trainings
+from scripts.verdict_plan import VerdictConfig, list_serve_options, make_plan, read_corpus, read_trainings
 
 
 @pytest.fixture
@@ -121,3 +121,8 @@ def test_settings_that_contradict_are_named_together() -> None:
         VerdictConfig(questions="q", url="http://x", changes="c", k=0, limit=0, arms={"ragg": "x"}, nearest_pattern="x")
     for words in ("k: wanted", "limit: wanted", "found ragg", "changes: wanted without url", "nearest_pattern: wanted"):
         assert words in fault.value.message
+
+
+def test_a_store_that_is_gone_since_leaves_its_size_unknown(data: DataDir) -> None:
+    config = make_config(data, store="docs", run="mine")
+    assert read_corpus(config, data, make_plan(config, data), [], None) is None
