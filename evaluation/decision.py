@@ -235,7 +235,7 @@ def decide(arms: Sequence[ArmScores], kinds: Sequence[str], config: DecisionConf
     left = [arm.name for arm in eligible if arm.name not in ruled_out]
     n = int(np.count_nonzero(weights))
     outcome = Outcome.decided if len(left) == 1 and n >= MIN_QUESTIONS else Outcome.undecided
-    if not left or _is_too_bad([means[arm.name] for arm in eligible], config):
+    if not left or (n >= MIN_QUESTIONS and _is_too_bad([means[arm.name] for arm in eligible], config)):
         outcome = Outcome.none
     chosen = left[0] if outcome is not Outcome.none else None
     others = [arm.name for arm in ordered if arm.name != chosen]
@@ -346,7 +346,8 @@ def _rule_out(names: Sequence[str], pairs: Sequence[Pair], config: DecisionConfi
 
 def describe(comparison: Comparison) -> str:
     """Return a difference with its interval: `+0.12 (+0.05 to +0.19)`."""
-    return f"{comparison.difference:+.2f} ({comparison.low:+.2f} to {comparison.high:+.2f})"
+    found, low, high = (round(end, 2) + 0.0 for end in (comparison.difference, comparison.low, comparison.high))
+    return f"{found:+.2f} ({low:+.2f} to {high:+.2f})"  # a tie turned round is +0.00, too
 
 
 def _find_kinds(

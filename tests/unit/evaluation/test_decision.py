@@ -231,6 +231,13 @@ def test_too_few_questions_decide_nothing() -> None:
     assert verdict.questions_needed == 20
 
 
+def test_too_few_wrong_answers_are_no_proof_that_no_arm_will_do() -> None:
+    for n, outcome in ((1, Outcome.undecided), (19, Outcome.undecided), (20, Outcome.none)):
+        arms = [ArmScores(name, np.zeros(n)) for name in ("base", "rag")]
+        for config in (QUICK, DecisionConfig(resamples=1000, min_quality=0.9)):
+            assert decide(arms, ["knowledge"] * n, config).outcome is outcome
+
+
 def test_no_arm_is_recommended_where_none_is_good_enough() -> None:
     useless = decide([ArmScores("rag", np.zeros(50)), ArmScores("base", np.zeros(50))], ["knowledge"] * 50, QUICK)
     assert (useless.outcome, useless.arm) == (Outcome.none, None)

@@ -52,6 +52,12 @@ def test_a_better_mean_that_gains_too_little_is_not_called_the_next() -> None:
     assert wording.headline.endswith("surely less than the margin of 0.05.")
 
 
+def test_a_tie_is_a_difference_of_nothing_from_either_side() -> None:
+    alike = score(50)[0]
+    wording = word_verdict(decide([ArmScores("base", alike), ArmScores("rag", alike)], ["knowledge"] * 100, QUICK))
+    assert "+0.00 (-0.02 to +0.02) against RAG, the next" in wording.headline
+
+
 @pytest.mark.parametrize(
     ("rights", "latency_s", "words"),
     [
