@@ -126,7 +126,7 @@ def parse_question(row: Any, default_id: str) -> Question:
         raise InputError(f"wanted a JSON object, found {type(row).__name__}")
     faults: list[str] = []
     label = row.get("kind") or Kind.knowledge.value
-    if label not in KINDS:
+    if not isinstance(label, str) or label not in KINDS:
         faults.append(f"kind: wanted one of {', '.join(KINDS)}; found {label!r}")
     if not isinstance(row.get("question"), str) or not row["question"].strip():
         faults.append("question: wanted text")

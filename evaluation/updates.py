@@ -120,7 +120,7 @@ def _find_fault(row: Mapping[str, str], question: Question | None, documents: Pa
     if not question.accept:
         return f"question: {row['question']} has no `accept`, so its old fact is not known"
     document = documents / row["file"]
-    if not document.resolve().is_relative_to(documents.resolve()) or not document.is_file():
+    if "\0" in row["file"] or not document.resolve().is_relative_to(documents.resolve()) or not document.is_file():
         return f"file: no document {row['file']} in {documents}"
     try:
         count = document.read_text(encoding="utf-8").count(row["find"])

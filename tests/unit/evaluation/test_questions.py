@@ -48,6 +48,7 @@ def test_every_fault_is_named_with_its_line(tmp_path: Path) -> None:
         {"question": "a", "accept": "b", "regex": "(", "schema": {"type": "text"}},
         {"question": "a", "kind": "unanswerable", "accept": ["b"]},
         {"id": "line-1", "question": "a", "answer": "b"},
+        {"question": "a", "answer": "b", "kind": ["style"]},
     )
     with pytest.raises(InputError) as refusal:
         read_questions(path)
@@ -63,6 +64,7 @@ def test_every_fault_is_named_with_its_line(tmp_path: Path) -> None:
         "line 6: schema: wanted a JSON schema",
         "line 7: accept: an unanswerable question has no right answer",
         "line 8: id: 'line-1' stands on an earlier line",
+        "line 9: kind: wanted one of knowledge, style, unanswerable, changed, fact, multi-hop; found ['style']",
     ):
         assert words in message
 

@@ -64,6 +64,7 @@ def test_faults_are_named_together_by_line(tmp_path: Path, documents: Path) -> N
         {**ROW, "file": "absent.md"},
         {**ROW, "file": "../secret.md"},
         {**ROW, "file": "scan.pdf"},
+        {**ROW, "file": "returns.md\0"},
         {**ROW, "find": "45 days"},
         {**ROW, "accept": []},
         [1],
@@ -72,15 +73,16 @@ def test_faults_are_named_together_by_line(tmp_path: Path, documents: Path) -> N
         read_changes(write_changes(tmp_path, *rows), QUESTIONS, documents)
     said = refusal.value.message
     for words in (
-        "8 faults",
+        "9 faults",
         "line 2: question: no question has the id 'none'",
         "line 3: question: bare has no `accept`",
         "line 4: file: no document absent.md",
         "line 5: file: no document ../secret.md",
         "line 6: file: scan.pdf is not plain text",
-        "line 7: find: wanted '45 days' once in returns.md, found it 2 times",
-        "line 8: wanted question, file, find",
+        "line 7: file: no document returns.md\0 in",
+        "line 8: find: wanted '45 days' once in returns.md, found it 2 times",
         "line 9: wanted question, file, find",
+        "line 10: wanted question, file, find",
     ):
         assert words in said
     with pytest.raises(NotFound, match=r"none\.jsonl"):
