@@ -1,7 +1,7 @@
 // One answer as it is written: its text with marks, what was searched for it, and what people say of it.
 
 import { ApiError, call, stream } from "./api.js";
-import { count, h, icon, next, problem, put, table } from "./dom.js";
+import { count, h, icon, keepFocus, next, oneAtATime, problem, put, table } from "./dom.js";
 
 const PASSAGES = 5;
 
@@ -21,7 +21,7 @@ export function drawAnswer(wanted) {
     h("header", {}, h("h3", {}, wanted.model), state, stop), text, below,
   );
   const finished = run(wanted, controller.signal, text, state, below).finally(() => {
-    stop.remove();
+    keepFocus(element, () => stop.remove());
     text.removeAttribute("aria-busy");
   });
   return { element, stop: () => controller.abort(), finished };
@@ -166,12 +166,12 @@ export function drawStage(stage) {
 
 function drawFeedback(wanted, found) {
   const place = h("div", { class: "feedback" });
-  const ask = () => put(
-    place,
+  const show = (...what) => keepFocus(place, () => put(place, what));
+  const ask = () => show(
     h("button", { class: "plain", onclick: () => open("up") }, icon("up"), " Good"),
     h("button", { class: "plain", onclick: () => open("down") }, icon("down"), " Bad"),
   );
-  const open = (rating) => put(place, drawForm(rating, wanted, found, ask, (kept) => put(place, drawThanks(kept, ask))));
+  const open = (rating) => show(drawForm(rating, wanted, found, ask, (kept) => show(drawThanks(kept, ask))));
   ask();
   return place;
 }
@@ -196,8 +196,7 @@ function drawForm(rating, wanted, found, cancel, done) {
   });
   const place = h("fieldset", { class: "passages" }, h("legend", {}, "Which passages answer the question?"), boxes);
   const problems = h("div");
-  const keep = async (event) => {
-    event.preventDefault();
+  const keep = oneAtATime(async () => {
     const chunkIds = [...place.querySelectorAll("input:checked")].map((box) => box.value);
     const body = {
       rating, model: wanted.model, question: wanted.question, answer: found.text,
@@ -208,7 +207,7 @@ function drawForm(rating, wanted, found, cancel, done) {
     } catch (error) {
       put(problems, problem(error));
     }
-  };
+  });
   return h(
     "form", { onsubmit: keep },
     h("p", {}, rating === "up" ? "A good answer." : "A bad answer."),

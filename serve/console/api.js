@@ -48,6 +48,7 @@ function authorize(headers = {}) {
 async function ask(method, path, { body, query, signal } = {}) {
   const headers = authorize(body === undefined ? {} : { "content-type": "application/json" });
   const content = body === undefined ? undefined : JSON.stringify(body);
+  const asker = key;
   let answer;
   try {
     answer = await fetch(locate(path, query), { method, headers, body: content, signal, cache: "no-store" });
@@ -55,17 +56,17 @@ async function ask(method, path, { body, query, signal } = {}) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("The gateway does not answer. It may be restarting, or the network is down: try again.", 0, "unreachable", null);
   }
-  if (!answer.ok) throw await describe(answer);
+  if (!answer.ok) throw await describe(answer, asker);
   return answer;
 }
 
-async function describe(answer) {
+async function describe(answer, asker) {
   const text = await answer.text();
-  return toError(answer.status, text, answer.headers.get("x-request-id"));
+  return toError(answer.status, text, answer.headers.get("x-request-id"), asker);
 }
 
-function toError(status, text, requestId) {
-  if (status === 401) refused();
+function toError(status, text, requestId, asker) {
+  if (status === 401 && asker === key) refused(); // of a key that has been dropped meanwhile, nothing more is to be told
   try {
     const { message, code } = JSON.parse(text).error;
     return new ApiError(message, status, code, requestId);
@@ -141,6 +142,7 @@ export async function* stream(path, body, signal) {
  * @param {(share: number) => void} progress told 0 to 1
  */
 export function upload(file, purpose, progress) {
+  const asker = key;
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", locate("files"));
@@ -149,7 +151,7 @@ export function upload(file, purpose, progress) {
     request.addEventListener("load", () => {
       const id = request.getResponseHeader("x-request-id");
       if (request.status === 200) resolve(JSON.parse(request.responseText));
-      else reject(toError(request.status, request.responseText, id));
+      else reject(toError(request.status, request.responseText, id, asker));
     });
     request.addEventListener("error", () => reject(new ApiError("The upload broke off: try again.", 0, "unreachable", null)));
     const form = new FormData();

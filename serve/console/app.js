@@ -3,7 +3,7 @@
 import { ApiError, call, hasKey, onRefusal, setKey } from "./api.js";
 import * as ask from "./ask.js";
 import * as documents from "./documents.js";
-import { h, icon, problem, put } from "./dom.js";
+import { focusOn, h, icon, oneAtATime, problem, put } from "./dom.js";
 import * as finetune from "./finetune.js";
 import * as operations from "./operations.js";
 import * as reports from "./reports.js";
@@ -47,7 +47,9 @@ async function start() {
     account = await call("GET", "loam/account");
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) return;
-    put(app, h("main", { class: "login" }, problem(error), h("button", { onclick: start }, "Try again")));
+    const again = h("button", { onclick: oneAtATime(start) }, "Try again");
+    put(app, h("main", { class: "login" }, problem(error), again));
+    again.focus();
     return;
   }
   showFrame();
@@ -56,15 +58,13 @@ async function start() {
 
 function showLogin(error = null) {
   account = null;
-  leave();
-  leave = () => {};
+  leavePage();
   document.title = "Log in · Loam";
   const field = h("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false", required: true, placeholder: "loam-…" });
-  const submit = async (event) => {
-    event.preventDefault();
+  const submit = oneAtATime(async () => {
     setKey(field.value.trim());
     await start();
-  };
+  });
   put(
     app,
     h(
@@ -99,19 +99,12 @@ function showFrame() {
   const links = Object.entries(PAGES)
     .filter(([, page]) => !page.isForAdmins || account.is_admin)
     .map(([name, page]) => h("a", { href: `#/${name}`, "data-page": name }, readLabel(page)));
-  const who = account.key_id === null && !hasKey() ? `${account.owner}, no key needed here` : account.owner;
   const head = h(
     "header",
     { class: "bar" },
     h("a", { class: "brand", href: "#/ask" }, brand()),
     h("nav", { "aria-label": "Pages" }, links),
-    h(
-      "div",
-      { class: "account" },
-      h("span", { class: "quiet", title: account.is_admin ? "administrator" : "" }, who),
-      h("button", { class: "plain", onclick: switchTheme, title: "Light or dark" }, icon("theme"), h("span", { class: "hidden" }, "Light or dark")),
-      hasKey() ? h("button", { class: "plain", onclick: logOut }, "Log out") : null,
-    ),
+    h("div", { class: "account" }, drawAccount()),
   );
   const main = h("main", { id: "page", tabindex: -1 });
   const skip = (event) => {
@@ -121,9 +114,36 @@ function showFrame() {
   put(app, h("a", { class: "skip button", href: "#page", onclick: skip }, "To the page"), head, main);
 }
 
-async function showPage() {
+function drawAccount() {
+  const who = account.key_id === null && !hasKey() ? `${account.owner}, no key needed here` : account.owner;
+  return [
+    h("span", { class: "quiet", title: account.is_admin ? "administrator" : "" }, who),
+    h("button", { class: "plain", onclick: switchTheme, title: "Light or dark" }, icon("theme"), h("span", { class: "hidden" }, "Light or dark")),
+    hasKey() ? h("button", { class: "plain", onclick: logOut }, "Log out") : null,
+  ];
+}
+
+/** Ask again whose key it is, and show it; the page stays as it is. */
+async function rereadAccount() {
+  account = await call("GET", "loam/account");
+  put(document.querySelector(".account"), drawAccount());
+}
+
+/** End what a page does by itself, with what it has opened before it: a box that stayed would act on the page that is left. */
+function leavePage() {
   leave();
   leave = () => {};
+  for (const box of document.querySelectorAll("dialog")) box.remove();
+}
+
+/** Go to the page that the address names, and take along who is there by keyboard. */
+async function goToPage() {
+  await showPage();
+  if (document.activeElement === document.body) focusOn(document.querySelector("#page h1"));
+}
+
+async function showPage() {
+  leavePage();
   const route = readRoute();
   const page = PAGES[route.page];
   document.title = `${page.title} · Loam`;
@@ -137,12 +157,18 @@ async function showPage() {
   put(document.getElementById("page"), root); // what an earlier page still draws goes into its own, which is out of sight
   const isLeft = () => !root.isConnected;
   try {
-    const left = (await page.show(root, { ...route, account, noteQuery, isLeft })) ?? (() => {});
+    const left = (await page.show(root, { ...route, account, noteQuery, rereadAccount, isLeft })) ?? (() => {});
     if (isLeft()) left();
     else leave = left;
   } catch (error) {
-    put(root, h("h1", {}, h("a", { href: `#/${route.page}` }, page.title)), problem(error));
+    const again = error.status === 404 ? null : h("div", {}, h("button", { onclick: oneAtATime(goToPage) }, "Try again"));
+    put(root, h("h1", {}, h("a", { href: `#/${route.page}` }, page.title)), problem(error), again);
   }
+}
+
+/** Let a file that misses its place do nothing: the browser would leave the console and show the file. */
+function keepFile(event) {
+  if (!event.target.closest?.("input, textarea")) event.preventDefault();
 }
 
 const refusal = h("div");
@@ -188,7 +214,8 @@ onRefusal(() => {
   setKey(null);
   showLogin(had ? "This key is wrong, or it has been revoked." : null);
 });
-window.addEventListener("hashchange", () => account !== null && showPage());
+window.addEventListener("hashchange", () => account !== null && goToPage());
+for (const name of ["dragover", "drop"]) window.addEventListener(name, keepFile);
 window.addEventListener("keydown", readKey);
 window.addEventListener("unhandledrejection", tellRefusal);
 window.addEventListener("resize", () => document.querySelector("nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }));

@@ -2,7 +2,7 @@
 
 import { call, listAll } from "./api.js";
 import { drawAnswer } from "./answer.js";
-import { h, icon, next, put } from "./dom.js";
+import { h, icon, keepFocus, next, problem, put } from "./dom.js";
 import { openPassage } from "./passage.js";
 
 export const title = "Ask";
@@ -54,8 +54,8 @@ export async function show(root, { query, noteQuery, isLeft }) {
     field.value = "";
   };
   const draw = () => {
-    put(pickers, drawPickers(chat, () => { draw(); note(); }));
-    put(places, drawStores(chat, () => { draw(); note(); }));
+    keepFocus(pickers, () => put(pickers, drawPickers(chat, () => { draw(); note(); })));
+    keepFocus(places, () => put(places, drawStores(chat, () => { draw(); note(); })));
     if (!chat.turns.length) put(hint, drawHint(chat));
     anew.hidden = !chat.turns.length;
   };
@@ -76,7 +76,9 @@ export async function show(root, { query, noteQuery, isLeft }) {
     h("div", { class: "row between" }, pickers, h("div", { class: "row" }, anew, h("button", { class: "primary" }, "Ask"))),
     h("p", { class: "quiet small wide-only" }, "Enter asks · Shift+Enter: a new line · / comes back here"),
   );
-  put(root, h("h1", { class: "hidden" }, title), form, hint, thread);
+  const gone = [...query.getAll("model").filter((name) => !known.has(name)), ...query.getAll("store").filter((id) => !names.has(id))];
+  const missing = gone.length ? problem(new Error(`${gone.map((name) => `«${name}»`).join(", ")}: not here (any more). What is chosen below is asked instead.`)) : null;
+  put(root, h("h1", { class: "hidden" }, title), missing, form, hint, thread);
   draw();
   field.focus();
   if (query.get("passage")) openPassage(query.get("passage"), note);
@@ -104,7 +106,7 @@ function drawPickers(chat, changed) {
     const button = chat.chosen.length > 1
       ? h("button", { type: "button", class: "plain", onclick: remove, title: `Leave out ${name}` }, icon("close"), h("span", { class: "hidden" }, `Leave out ${name}`))
       : null;
-    return h("div", { class: "picker" }, h("label", { for: id }, label), select, button);
+    return h("div", { class: "picker", "data-key": place }, h("label", { for: id }, label), select, button);
   });
   const others = chat.models.filter((model) => !chat.chosen.includes(model.id));
   const add = () => { chat.chosen.push(others[0].id); changed(); };

@@ -1,6 +1,6 @@
 // A question that must be answered before something is done.
 
-import { h, problem, put } from "./dom.js";
+import { h, oneAtATime, problem, put, returnFocus } from "./dom.js";
 
 /**
  * Ask, and return whether it was confirmed.
@@ -11,25 +11,25 @@ import { h, problem, put } from "./dom.js";
 export function confirmThat(question, action, work = async () => {}) {
   return new Promise((resolve) => {
     const problems = h("div");
-    const confirm = h("button", { class: "primary" }, action);
-    let isDone = false;
-    const submit = async (event) => {
-      event.preventDefault();
-      confirm.disabled = true;
+    const opener = document.activeElement;
+    let running = null;
+    const submit = oneAtATime(async () => {
+      running = work();
       try {
-        await work();
-        isDone = true;
+        await running;
         box.close();
       } catch (error) {
+        running = null;
         put(problems, problem(error));
-        confirm.disabled = false;
       }
-    };
+    });
+    const confirm = h("button", { class: "primary" }, action);
     const cancel = h("button", { type: "button", onclick: () => box.close() }, "Cancel");
     const box = h("dialog", { class: "box", "aria-label": action }, h("form", { class: "stack", onsubmit: submit }, typeof question === "string" ? h("p", {}, question) : question, problems, h("div", { class: "row" }, confirm, cancel)));
     box.addEventListener("close", () => {
       box.remove();
-      resolve(isDone);
+      returnFocus(opener); // what lies behind may have been drawn anew meanwhile
+      resolve(running?.then(() => true) ?? false); // what has been sent is done, whoever has shut the box
     });
     document.body.append(box);
     box.showModal();

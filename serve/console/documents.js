@@ -2,11 +2,11 @@
 
 import { MOST_LISTED, call, listAll, upload } from "./api.js";
 import { confirmThat } from "./dialog.js";
-import { bytes, empty, h, keepFocus, next, problem, put, table, when } from "./dom.js";
+import { bytes, count, empty, h, keepFocus, next, oneAtATime, problem, put, table, when } from "./dom.js";
 import { dropFile, isWaiting, keepFile, readChanges, readListing } from "./listing.js";
 import { drawAssistantForm, listChatting } from "./names.js";
 import { drawSearch, readValue } from "./search.js";
-import { CHANGED, OVER, SAME, watch } from "./watch.js";
+import { CHANGED, OVER, SAME, watch, watchList } from "./watch.js";
 
 export const title = "Documents";
 
@@ -18,30 +18,32 @@ export async function show(root, context) {
 }
 
 async function showStores(root, { isLeft }) {
-  const stores = await listAll("vector_stores");
-  if (isLeft()) return;
+  const read = () => listAll("vector_stores");
+  const stores = await read();
+  if (isLeft()) return null;
   const name = h("input", { id: "store-name", placeholder: "handbook", required: true, maxlength: 256, "data-main-field": true });
   const problems = h("div");
-  const make = async (event) => {
-    event.preventDefault();
+  const make = oneAtATime(async () => {
     try {
       const store = await call("POST", "vector_stores", { body: { name: name.value.trim() } });
-      location.hash = `#/documents/${store.id}`;
+      if (!isLeft()) location.hash = `#/documents/${store.id}`;
     } catch (error) {
       put(problems, problem(error));
     }
-  };
+  });
   const form = h(
     "form", { class: "row", onsubmit: make },
     h("label", { for: "store-name" }, "New store"), h("div", {}, name), h("button", { class: "primary" }, "Create the store"),
   );
   const first = empty("No documents yet", h("p", {}, "A store is a set of documents that is searched as one. Name the first one, then drop files into it."));
-  put(root, h("h1", {}, title), form, problems, stores.length ? drawStores(stores) : first);
+  const list = h("div");
+  put(root, h("h1", {}, title), form, problems, list);
+  return watchList(stores, list, { read, draw: (some) => (some.length ? drawStores(some) : first), isWaiting });
 }
 
 function drawStores(stores) {
   const rows = stores.map((store) => h(
-    "tr", {},
+    "tr", { "data-key": store.id },
     h("td", {}, h("a", { href: `#/documents/${encodeURIComponent(store.id)}` }, store.name || store.id)),
     h("td", {}, h("span", { class: `badge ${store.status}` }, store.status.replace("_", " "))),
     h("td", { class: "number" }, store.file_counts.completed),
@@ -58,7 +60,7 @@ async function showStore(root, storeId, context) {
   if (context.isLeft()) return null;
   const listing = await readListing(store.id);
   if (context.isLeft()) return null;
-  const view = { store, listing, uploads: [], hasFailed: false, draw: null, watcher: null };
+  const view = { store, listing, uploads: [], sent: 0, hasFailed: false, draw: null, watcher: null };
   const [list, following] = [h("div"), h("div")];
   view.draw = () => {
     keepFocus(list, () => put(list, drawFiles(view)));
@@ -82,7 +84,7 @@ async function showStore(root, storeId, context) {
     "div", { class: "row between" },
     h("h1", {}, h("a", { href: "#/documents" }, title), " / ", store.name || store.id),
     h("div", { class: "row" }, store.name === store.id ? null : h("code", { class: "quiet small" }, store.id), h("a", { class: "button", href: `#/ask?${new URLSearchParams({ store: store.id })}` }, "Ask these documents"),
-      h("button", { class: "danger", onclick: () => removeStore(store) }, "Delete the store")),
+      h("button", { class: "danger", onclick: () => removeStore(view, context) }, "Delete the store")),
   );
   put(root, head, drawDrop(view), following, drawSearch(store, context), drawAssistant(store), list);
   return view.watcher.stop;
@@ -103,15 +105,16 @@ function drawAssistant(store) {
   return fold;
 }
 
-async function removeStore(store) {
-  const question = `Delete the store «${store.name || store.id}» with its ${store.file_counts.total} documents? The uploaded files stay.`;
+async function removeStore({ store, listing: { files } }, { isLeft }) {
+  const held = files.length < MOST_LISTED ? files.length : Math.max(store.file_counts.total, files.length);
+  const question = `Delete the store «${store.name || store.id}» with its ${count(held, "document")}? The uploaded files stay.`;
   const remove = () => call("DELETE", `vector_stores/${encodeURIComponent(store.id)}`);
-  if (await confirmThat(question, "Delete", remove)) location.hash = "#/documents";
+  if ((await confirmThat(question, "Delete", remove)) && !isLeft()) location.hash = "#/documents";
 }
 
 /** A place to drop files on, and a button for those who do not drag. */
 function drawDrop(view) {
-  const input = h("input", { type: "file", multiple: true, id: "files", class: "hidden", onchange: () => { send([...input.files]); input.value = ""; } });
+  const input = h("input", { type: "file", multiple: true, id: "files", class: "hidden", tabindex: -1, onchange: () => { send([...input.files]); input.value = ""; } });
   const drop = h(
     "div", { class: "drop" },
     h("p", {}, "Drop files here, or ", h("button", { onclick: () => input.click() }, "choose files")),
@@ -120,7 +123,7 @@ function drawDrop(view) {
   );
   const send = async (files) => {
     const waiting = files.map((file) => ({
-      file, isRunning: true, error: null, state: "waiting",
+      key: `upload-${(view.sent += 1)}`, file, isRunning: true, error: null, state: "waiting",
       bar: h("progress", { value: 0, max: 1, "aria-label": `Upload of ${file.name}` }),
     }));
     view.uploads.push(...waiting);
@@ -163,7 +166,7 @@ function drawFiles(view) {
     return empty("This store is empty", h("p", {}, "Drop some files above. Each is read, cut into passages and made searchable; then ask about it under Ask."));
   }
   const uploads = view.uploads.map((one) => h(
-    "tr", {},
+    "tr", { "data-key": one.key },
     h("td", {}, one.file.name),
     h("td", {}, one.error ? h("span", { class: "badge failed" }, "failed") : one.bar),
     h("td", { class: "number" }, bytes(one.file.size)),

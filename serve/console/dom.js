@@ -38,14 +38,69 @@ export function put(element, ...children) {
   return element;
 }
 
-/** Draw rows anew, each marked by a data-key; who is on a button of one by keyboard stays on it. */
-export function keepFocus(element, draw) {
-  const button = element.contains(document.activeElement) ? document.activeElement : null;
-  const key = button?.closest("[data-key]")?.dataset.key;
+const CONTROLS = "a[href], button, input, select, textarea, summary";
+
+/**
+ * Draw a part anew; who is in it by keyboard stays there: on the same control of the same row, each row marked by a data-key. Where that is
+ * gone, on the first control of the row that stands there now (not on another «Delete»), else on the part's heading, or what holds the part.
+ */
+export function keepFocus(part, draw) {
+  const held = part.contains(document.activeElement) ? document.activeElement : null;
+  const row = held?.closest("[data-key]");
+  const rows = () => [...part.querySelectorAll("[data-key]")];
+  const [rowAt, at] = held ? [rows().indexOf(row), listAlike(row ?? part, held).indexOf(held)] : [-1, -1];
   draw();
-  if (key === undefined) return;
-  const row = element.querySelector(`[data-key="${CSS.escape(key)}"]`);
-  [...(row?.querySelectorAll("button") ?? [])].find((one) => one.textContent === button.textContent)?.focus({ preventScroll: true });
+  if (held === null || held.isConnected) return;
+  const same = row ? findRow(part, row) : part;
+  const again = same && listAlike(same, held)[at];
+  if (again) {
+    again.focus({ preventScroll: true });
+    return;
+  }
+  const there = row && (same ?? rows()[Math.min(rowAt, rows().length - 1)]);
+  focusOn(there?.querySelector(CONTROLS) ?? part.querySelector("h1, h2, h3") ?? part.querySelector(CONTROLS) ?? part.closest("[tabindex]"));
+}
+
+/** Return the row of the same data-key as one that has been drawn anew. */
+function findRow(place, row) {
+  return place.querySelector(`[data-key="${CSS.escape(row.dataset.key)}"]`);
+}
+
+/** Return the controls in a place that look like one, which may stand elsewhere. */
+function listAlike(place, control) {
+  return [...place.querySelectorAll(control.localName)].filter((one) => one.id === control.id && one.textContent === control.textContent);
+}
+
+/** Put the keyboard back on a control from which it was taken, or on what stands in its place by now. */
+export function returnFocus(control) {
+  const row = control.isConnected ? null : control.closest("[data-key]");
+  const again = row && findRow(document, row);
+  (again ? listAlike(again, control)[0] : control)?.focus({ preventScroll: true });
+}
+
+/** Put the keyboard on a part, also on one that is no control. */
+export function focusOn(part) {
+  if (!part) return;
+  if (!part.matches(CONTROLS) && !part.hasAttribute("tabindex")) part.setAttribute("tabindex", "-1");
+  part.focus();
+}
+
+/** Do one thing at a time: what a form or a button is pressed for again, while it is under way, would be done twice. */
+export function oneAtATime(work) {
+  let isRunning = false;
+  return async (event) => {
+    event.preventDefault();
+    if (isRunning) return;
+    isRunning = true;
+    const button = event.submitter ?? event.currentTarget;
+    button.setAttribute("aria-busy", "true");
+    try {
+      await work(event);
+    } finally {
+      isRunning = false;
+      button.removeAttribute("aria-busy");
+    }
+  };
 }
 
 const SHAPES = {

@@ -2,9 +2,10 @@
 
 import { ApiError, call, listAll, upload } from "./api.js";
 import { drawBars } from "./chart.js";
-import { bytes, count, empty, figure, h, next, problem, put, span, table, when } from "./dom.js";
-import { nameJob, showJob } from "./job.js";
+import { bytes, count, empty, figure, h, next, oneAtATime, problem, put, span, table, when } from "./dom.js";
+import { isOver, nameJob, showJob } from "./job.js";
 import { drawNames } from "./names.js";
+import { watchList } from "./watch.js";
 
 export const title = "Fine-tune";
 
@@ -22,26 +23,31 @@ export async function show(root, context) {
 }
 
 async function showJobs(root, { isLeft, query, noteQuery }) {
+  const read = () => listAll("fine_tuning/jobs", { limit: 50 }, 200);
   const [jobs, files, models] = await Promise.all([
-    listAll("fine_tuning/jobs", { limit: 50 }, 200),
+    read(),
     listAll("files", { purpose: "fine-tune", limit: 1000 }),
     call("GET", "models"),
   ]);
   if (isLeft()) return null;
   const bases = models.data.filter((model) => model.kind === "base").map((model) => model.id);
-  const list = jobs.length
-    ? drawJobs(jobs)
+  const draw = (some) => some.length
+    ? drawJobs(some)
     : empty("No jobs yet", h("p", {}, "Choose a file of examples above: each teaches the model one answer. Fifty good ones are a start. One JSON object a line:"), h("pre", {}, EXAMPLE));
-  const names = h("div");
+  const [list, names] = [h("div"), h("div")];
   const work = new AbortController();
   put(root, h("h1", {}, title), drawNew(bases, files, { left: work.signal, query, noteQuery }), list, names);
+  const stop = watchList(jobs, list, { read, draw, isWaiting: (job) => !isOver(job) });
   await drawNames(names);
-  return () => work.abort();
+  return () => {
+    stop();
+    work.abort();
+  };
 }
 
 function drawJobs(jobs) {
   const rows = jobs.map((job) => h(
-    "tr", {},
+    "tr", { "data-key": job.id },
     h("td", {}, h("a", { href: `#/finetune/${job.id}` }, nameJob(job)), h("div", { class: "quiet small" }, job.model)),
     h("td", {}, h("span", { class: `badge ${job.status}` }, job.status.replace("_", " "))),
     h("td", { class: "long" }, job.fine_tuned_model ?? (job.error?.message ? h("span", { class: "reason" }, job.error.message.slice(0, 160)) : "")),
@@ -139,15 +145,14 @@ function drawSettings(checked, bases, files, left) {
   const estimating = { current: null };
   const tell = () => estimateJob(readBody(form, checked), estimate, form, estimating, left);
   for (const field of [base, valid, ...Object.values(form.inputs)]) field.addEventListener("change", tell);
-  const start = async (event) => {
-    event.preventDefault();
+  const start = oneAtATime(async () => {
     try {
       const job = await call("POST", "fine_tuning/jobs", { body: readBody(form, checked) });
-      location.hash = `#/finetune/${job.id}`;
+      if (!left.aborted) location.hash = `#/finetune/${job.id}`;
     } catch (error) {
       put(problems, problem(error));
     }
-  };
+  });
   tell();
   return h(
     "form", { class: "stack", onsubmit: start, "aria-label": "Settings" },

@@ -3,7 +3,7 @@
 import { call, fetchText } from "./api.js";
 import { drawLines, format } from "./chart.js";
 import { confirmThat } from "./dialog.js";
-import { figure, h, next, problem, put, save, span, table, when } from "./dom.js";
+import { figure, h, keepFocus, next, oneAtATime, problem, put, save, span, table, when } from "./dom.js";
 import { drawUse, linkAsk } from "./names.js";
 import { CHANGED, OVER, SAME, watch } from "./watch.js";
 
@@ -16,7 +16,7 @@ export async function showJob(root, jobId, context) {
   const view = { job: null, state: null, events: new Map(), checkpoints: [], watcher: null };
   const path = `fine_tuning/jobs/${encodeURIComponent(jobId)}`;
   const parts = {
-    head: h("div", { class: "stack" }), figures: h("div", { class: "figures" }), use: h("div"), curves: h("div", { class: "columns columns-2" }),
+    head: h("div", { class: "stack" }), fault: h("div"), figures: h("div", { class: "figures" }), use: h("div"), curves: h("div", { class: "columns columns-2" }),
     answers: h("div"), below: h("div", { class: "stack" }),
   };
   const look = async () => {
@@ -29,19 +29,17 @@ export async function showJob(root, jobId, context) {
     view.job = job;
     view.state = state;
     put(parts.figures, drawFigures(job));
-    if (isOther) put(parts.head, drawHead(view, path)); // else who is on a button by keyboard would lose it
+    put(parts.fault);
+    if (isOther) keepFocus(parts.head, () => put(parts.head, drawHead(view, path)));
     if (isOther || hasNews) drawNews(view, parts);
     if (job.fine_tuned_model && !parts.use.hasChildNodes()) put(parts.use, await drawResult(view));
-    if (FINAL.includes(job.status)) return OVER;
+    if (isOver(job)) return OVER;
     return isOther || hasNews ? CHANGED : SAME;
   };
-  const tell = (error) => {
-    view.state = null;
-    put(parts.head, problem(error));
-  };
+  const tell = (error) => put(parts.fault, problem(error));
   const seen = await look();
   if (context.isLeft()) return null;
-  put(root, parts.head, parts.figures, parts.use, parts.curves, parts.answers, parts.below);
+  put(root, parts.head, parts.fault, parts.figures, parts.use, parts.curves, parts.answers, parts.below);
   view.watcher = watch(look, { failed: tell });
   if (seen !== OVER) view.watcher.wake();
   return view.watcher.stop;
@@ -50,7 +48,12 @@ export async function showJob(root, jobId, context) {
 function drawNews(view, parts) {
   put(parts.curves, drawCurves(view));
   if (readSamples(view).length || !parts.answers.hasChildNodes()) put(parts.answers, drawAnswers(view));
-  put(parts.below, drawCheckpoints(view), drawEvents(view));
+  keepFocus(parts.below, () => put(parts.below, drawCheckpoints(view), drawEvents(view)));
+}
+
+/** Tell whether nothing more will become of a job. */
+export function isOver(job) {
+  return FINAL.includes(job.status);
 }
 
 /** Return what people call a job: the name that they gave its model, once there is one. */
@@ -83,25 +86,28 @@ async function readEvents(view, path) {
 function drawHead(view, path) {
   const { job } = view;
   const problems = h("div");
-  const act = (verb) => async () => {
-    if (verb === "cancel" && !(await confirmThat("Cancel this job? What it has learned since its last checkpoint is lost.", "Cancel the job"))) return;
+  const post = (verb) => call("POST", `${path}/${verb}`);
+  const act = (verb) => oneAtATime(async () => {
     try {
-      await call("POST", `${path}/${verb}`);
+      await post(verb);
       await view.watcher.now();
     } catch (error) {
       put(problems, problem(error));
     }
+  });
+  const cancel = async () => {
+    const question = "Cancel this job? What it has learned since its last checkpoint is lost.";
+    if (await confirmThat(question, "Cancel the job", () => post("cancel"))) await view.watcher.now();
   };
-  const isOver = FINAL.includes(job.status);
-  const buttons = isOver ? [] : [
+  const buttons = isOver(job) ? [] : [
     job.status === "running" ? h("button", { onclick: act("pause") }, "Pause") : null,
     job.status === "queued" ? h("button", { onclick: act("resume"), title: "A paused job waits among the queued ones" }, "Go on") : null,
-    h("button", { class: "danger", onclick: act("cancel") }, "Cancel the job"),
+    h("button", { class: "danger", onclick: cancel }, "Cancel the job"),
   ];
   return [
     h("div", { class: "row between" },
       h("h1", {}, h("a", { href: "#/finetune" }, "Fine-tune"), " / ", nameJob(job)),
-      h("div", { class: "row" }, h("span", { class: `badge ${job.status}`, role: "status" }, job.status.replace("_", " ")), buttons)),
+      h("div", { class: "row", "data-key": "job" }, h("span", { class: `badge ${job.status}`, role: "status" }, job.status.replace("_", " ")), buttons)),
     job.error?.message ? h("p", { class: "problem", role: "alert" }, h("span", { class: "lines" }, job.error.message)) : null,
     problems, drawNext(job),
   ];
@@ -208,8 +214,7 @@ function drawPair(question, answers) {
 /** Ask base and new model the first question of the training data, through the served endpoint. */
 function drawTrial(job) {
   const place = h("div");
-  const ask = async () => {
-    button.disabled = true;
+  const ask = oneAtATime(async () => {
     put(place, h("p", { class: "quiet", role: "status" }, "Asking both …"));
     try {
       const { sample } = await call("POST", "loam/training_checks", { body: { file_id: job.training_file, model: job.model } });
@@ -222,10 +227,8 @@ function drawTrial(job) {
     } catch (error) {
       put(place, problem(error));
     }
-    button.disabled = false;
-  };
-  const button = h("button", { onclick: ask }, "Ask both the first training question");
-  return drawAnswerSection(h("p", { class: "quiet" }, "This job had no held-out rows to answer while it ran."), h("div", { class: "row" }, button), place);
+  });
+  return drawAnswerSection(h("p", { class: "quiet" }, "This job had no held-out rows to answer while it ran."), h("div", { class: "row" }, h("button", { onclick: ask }, "Ask both the first training question")), place);
 }
 
 /** Return a row's chat up to where its last answer begins. */

@@ -14,7 +14,7 @@ export async function readListing(storeId) {
   return { path, files: await listAll(path), isStale: false, changes: 0 };
 }
 
-/** Tell whether a file is on its way still. */
+/** Tell whether a file, or one of a store's, is on its way still. */
 export function isWaiting(file) {
   return file.status === "in_progress";
 }

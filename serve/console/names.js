@@ -2,7 +2,7 @@
 
 import { call, listAll } from "./api.js";
 import { confirmThat } from "./dialog.js";
-import { h, next, problem, put, table } from "./dom.js";
+import { h, keepFocus, next, oneAtATime, problem, put, table } from "./dom.js";
 
 const PATTERN = "[A-Za-z0-9][A-Za-z0-9._\\-]*";
 const WHAT = "Letters, digits, dots, dashes and underscores";
@@ -31,15 +31,14 @@ function drawAliasForm({ model, checkpoints, suffix }) {
   const weights = h("select", { id: "alias-model" }, [model, ...checkpoints].map((one) => h("option", {}, one)));
   const name = h("input", { id: "alias-name", value: suffix, required: true, maxlength: 64, pattern: PATTERN, title: WHAT, placeholder: "helpdesk" });
   const result = h("div", { role: "status" });
-  const give = async (event) => {
-    event.preventDefault();
+  const give = oneAtATime(async () => {
     try {
       const given = await call("POST", "loam/aliases", { body: { name: name.value.trim(), model: weights.value } });
       put(result, next(h("a", { href: linkAsk(given.name) }, `ask ${given.name}`), ", or set ", h("code", {}, `model="${given.name}"`), " in a program."));
     } catch (error) {
       put(result, problem(error));
     }
-  };
+  });
   return h(
     "form", { class: "stack", onsubmit: give, "aria-label": "Give it a name" },
     h("p", { class: "quiet" }, "Programs and people ask under it. Given to a newer model later, it moves in one step."),
@@ -61,8 +60,7 @@ export function drawAssistantForm({ models, stores, model, searched }) {
   const chosen = h("fieldset", { class: "stores" }, h("legend", {}, "Answers from"), boxes);
   const instructions = h("textarea", { id: "assistant-instructions", rows: 2, maxlength: 32768, placeholder: INSTRUCTIONS });
   const result = h("div", { role: "status" });
-  const make = async (event) => {
-    event.preventDefault();
+  const make = oneAtATime(async () => {
     const ids = [...chosen.querySelectorAll("input:checked")].map((box) => box.value);
     if (!ids.length) {
       put(result, problem(new Error("Tick at least one store that it answers from.")));
@@ -76,7 +74,7 @@ export function drawAssistantForm({ models, stores, model, searched }) {
     } catch (error) {
       put(result, problem(error));
     }
-  };
+  });
   return h(
     "form", { class: "stack", onsubmit: make, "aria-label": "Make an assistant" },
     h("div", { class: "field" }, h("label", { for: "assistant-name" }, "Name of the assistant"), name),
@@ -106,12 +104,13 @@ export async function drawNames(place) {
       if (await confirmThat(question, "Take it away", () => call("DELETE", `loam/${path}/${encodeURIComponent(one.name)}`))) await drawNames(place);
     };
     return h(
-      "tr", {},
+      "tr", { "data-key": `${path}/${one.name}` },
       h("td", {}, one.is_served ? h("a", { href: linkAsk(one.name) }, one.name) : one.name),
       h("td", {}, one.object === "loam.alias" ? "alias" : "assistant", one.is_served ? null : h("span", { class: "badge failed", title: "Its model is not served now" }, "not served")),
       h("td", { class: "long wide-only" }, one.model), h("td", {}, over),
       h("td", {}, h("button", { class: "plain danger", onclick: remove, "aria-label": `Take the name ${one.name} away` }, "Delete")));
   });
   const head = ["Name", "What", "Model", "Answers from", "Actions"].map((text, at) => h("th", { class: at === 2 ? "wide-only" : "" }, text));
-  put(place, rows.length ? h("section", { class: "card", "aria-label": "Names" }, h("h2", {}, "Names you have given"), table(head, rows)) : null);
+  const list = rows.length ? h("section", { class: "card", "aria-label": "Names" }, h("h2", {}, "Names you have given"), table(head, rows)) : null;
+  keepFocus(place, () => put(place, list));
 }

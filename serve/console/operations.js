@@ -1,9 +1,9 @@
 // Operations, for administrators: the engine and what it serves, requests and their times, memory, disk, findings, keys.
 
-import { call, fetchText } from "./api.js";
+import { call, fetchText, hasKey, setKey } from "./api.js";
 import { drawLines, format } from "./chart.js";
 import { confirmThat } from "./dialog.js";
-import { bytes, figure, h, problem, put, span, table, when } from "./dom.js";
+import { bytes, figure, focusOn, h, keepFocus, oneAtATime, problem, put, span, table, when } from "./dom.js";
 import { CHANGED, OVER, SAME, watch } from "./watch.js";
 
 export const title = "Operations";
@@ -32,7 +32,7 @@ export async function show(root, context) {
   put(root, h("h1", {}, title), live, drawDoctor(), keys);
   const watcher = watch(look, { shortest: SHORTEST_MS, longest: LONGEST_MS, failed: (error) => put(live, problem(error)) });
   watcher.wake();
-  await drawKeys(keys);
+  await readKeys(keys, context.rereadAccount);
   return watcher.stop;
 }
 
@@ -180,9 +180,8 @@ function drawDoctor() {
   const result = h("div");
   const buttons = [];
   const make = (label, checks, doing) => {
-    const button = h("button", {}, label);
-    button.addEventListener("click", async () => {
-      for (const one of buttons) one.disabled = true;
+    const examine = oneAtATime(async () => {
+      for (const one of buttons) one.disabled = one !== button;
       const started = performance.now();
       put(result, h("p", { class: "quiet", role: "status" }, doing));
       try {
@@ -193,6 +192,7 @@ function drawDoctor() {
       }
       for (const one of buttons) one.disabled = false;
     });
+    const button = h("button", { onclick: examine }, label);
     buttons.push(button);
   };
   make("Examine the data directory", "data", "Reading every byte …");
@@ -211,35 +211,43 @@ function drawFindings(found, seconds) {
   return [summary, table(head, rows), known];
 }
 
-async function drawKeys(place, made = null) {
-  const { data } = await call("GET", "loam/keys");
+async function readKeys(place, rereadAccount) {
+  drawKeys(place, (await call("GET", "loam/keys")).data, rereadAccount);
+}
+
+/** List the keys, and offer to make one; `made` is the one that has just been made, with its token. */
+function drawKeys(place, data, rereadAccount, made = null) {
   const owner = h("input", { id: "owner", required: true, maxlength: 64, placeholder: "sales", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*" });
-  const admin = h("input", { type: "checkbox" });
+  const admin = h("input", { type: "checkbox", checked: !hasKey() });
   const problems = h("div");
-  const make = async (event) => {
-    event.preventDefault();
+  const make = oneAtATime(async () => {
     try {
-      await drawKeys(place, await call("POST", "loam/keys", { body: { owner: owner.value.trim(), is_admin: admin.checked } }));
+      const fresh = await call("POST", "loam/keys", { body: { owner: owner.value.trim(), is_admin: admin.checked } });
+      const isFirst = !hasKey();
+      if (isFirst) setKey(fresh.token); // without it, the next request would be refused, and the key lost before it was seen
+      drawKeys(place, [...data, fresh], rereadAccount, { ...fresh, isFirst });
+      if (isFirst) await rereadAccount();
     } catch (error) {
       put(problems, problem(error));
     }
-  };
+  });
   const rows = data.map((key) => h(
-    "tr", {}, h("td", {}, key.owner, key.is_admin ? h("span", { class: "badge" }, "administrator") : null), h("td", {}, h("code", {}, key.id)), h("td", {}, when(key.created_at)),
-    h("td", {}, key.revoked_at ? `revoked ${when(key.revoked_at)}` : h("button", { class: "plain danger", onclick: () => revoke(key, place), "aria-label": `Revoke ${key.id}` }, "Revoke"))));
+    "tr", { "data-key": key.id }, h("td", {}, key.owner, key.is_admin ? h("span", { class: "badge" }, "administrator") : null), h("td", {}, h("code", {}, key.id)), h("td", {}, when(key.created_at)),
+    h("td", {}, key.revoked_at ? `revoked ${when(key.revoked_at)}` : h("button", { class: "plain danger", onclick: () => revoke(key, place, rereadAccount), "aria-label": `Revoke ${key.id}` }, "Revoke"))));
   const head = ["Owner", "Key", "Made", "Actions"].map((text) => h("th", {}, text));
-  put(
-    place,
-    h("section", { class: "card stack", "aria-label": "Keys" },
-      h("h2", {}, "Keys"),
-      made ? h("div", { class: "empty", role: "status" }, h("p", {}, `The new key of ${made.owner}. It is shown this once and kept nowhere:`), h("pre", { class: "token" }, made.token)) : null,
-      rows.length ? table(head, rows) : h("p", { class: "quiet" }, "There is none yet. From the first one on, every request needs a key: make an administrator's first."),
-      h("form", { class: "row", onsubmit: make }, h("label", { for: "owner" }, "New key for"), h("div", {}, owner), h("label", { class: "check" }, admin, " administrator"), h("button", { class: "primary" }, "Create the key")),
-      problems),
-  );
+  const token = made && h("pre", { class: "token", tabindex: 0, role: "group", "aria-label": "The new key", onfocus: () => getSelection().selectAllChildren(token) }, made.token);
+  const section = h("section", { class: "card stack", "aria-label": "Keys" },
+    h("h2", {}, "Keys"),
+    made ? h("div", { class: "empty", role: "status" }, h("p", {}, `The new key of ${made.owner}. It is shown this once and kept nowhere:`), token,
+      made.isFirst ? h("p", {}, "From now on every request needs a key. This tab goes on with this one.") : null) : null,
+    rows.length ? table(head, rows) : h("p", { class: "quiet" }, hasKey() ? "There is none yet." : "There is none yet. From the first one on, every request needs a key: make an administrator's first."),
+    h("form", { class: "row", onsubmit: make }, h("label", { for: "owner" }, "New key for"), h("div", {}, owner), h("label", { class: "check" }, admin, " administrator"), h("button", { class: "primary" }, "Create the key")),
+    problems);
+  keepFocus(place, () => put(place, section));
+  if (token) focusOn(token);
 }
 
-async function revoke(key, place) {
+async function revoke(key, place, rereadAccount) {
   const question = `Revoke the key ${key.id} of ${key.owner}? Whoever uses it is refused from the next request on.`;
-  if (await confirmThat(question, "Revoke", () => call("DELETE", `loam/keys/${key.id}`))) await drawKeys(place);
+  if (await confirmThat(question, "Revoke", () => call("DELETE", `loam/keys/${key.id}`))) await readKeys(place, rereadAccount);
 }

@@ -1,7 +1,7 @@
 // One passage in its document, marked at its offsets: what stands behind an [n].
 
 import { call } from "./api.js";
-import { h, icon, problem, put } from "./dom.js";
+import { h, icon, keepFocus, problem, put } from "./dom.js";
 
 const STEP = 4000;
 const MOST = 1_000_000; // characters on either side that the API gives
@@ -41,14 +41,16 @@ async function load(chunkId, around, title, body) {
   const mark = h("mark", { tabindex: -1 }, cut(passage.start, passage.end));
   const next = Math.min(around * 4, MOST);
   const more = (label) => next > around ? h("button", { class: "plain", onclick: () => load(chunkId, next, title, body) }, label) : null;
-  put(
+  const before = body.querySelector("mark")?.getBoundingClientRect().top;
+  keepFocus(body, () => put(
     body,
     describePlace(passage),
     around_it.start > 0 ? more("Show more of the document before this") : null,
     h("div", { class: "document" }, cut(around_it.start, passage.start), mark, cut(passage.end, around_it.end)),
     around_it.end < around_it.length ? more("Show more of the document behind this") : null,
-  );
-  mark.scrollIntoView({ block: "center" });
+  ));
+  if (before === undefined) mark.scrollIntoView({ block: "center" });
+  else body.scrollTop += mark.getBoundingClientRect().top - before; // who reads on stays where he reads
 }
 
 function describePlace(passage) {

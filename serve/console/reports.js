@@ -1,8 +1,8 @@
 // Verdict and evaluation: reports in the page, two of them compared, and what people said of answers.
 
-import { call, fetchBlob, fetchText, listAll } from "./api.js";
+import { ApiError, call, fetchBlob, fetchText, listAll } from "./api.js";
 import { format } from "./chart.js";
-import { empty, h, icon, problem, put, save, table, when } from "./dom.js";
+import { empty, h, icon, keepFocus, problem, put, save, table, when } from "./dom.js";
 import { drawPage } from "./page.js";
 
 export const title = "Verdict and evaluation";
@@ -12,6 +12,9 @@ export async function show(root, context) {
   const { data: reports } = await call("GET", "loam/reports");
   if (context.isLeft()) return null;
   const [name] = context.parts;
+  const isThere = (one) => reports.some((report) => report.name === one);
+  const missing = [name, context.query.get("with")].find((one) => one && !isThere(one));
+  if (missing) throw new ApiError(`There is no report «${missing}» here (any more).`, 404, "not_found", null);
   const chosen = reports.find((report) => report.name === name);
   const other = reports.find((report) => report.name === context.query.get("with"));
   if (chosen && other) return showComparison(root, chosen, other);
@@ -39,8 +42,12 @@ function locate(report, file) {
 
 async function showReport(root, report, reports) {
   const others = reports.filter((one) => one.name !== report.name);
-  const compare = h("select", { "aria-label": "Compare with", onchange: () => { location.hash = `#/reports/${encodeURIComponent(report.name)}?with=${encodeURIComponent(compare.value)}`; } },
-    h("option", { value: "" }, "Compare with …"), others.map((one) => h("option", {}, one.name)));
+  const other = h("select", { "aria-label": "Compare with" }, others.map((one) => h("option", {}, one.name)));
+  const go = (event) => {
+    event.preventDefault();
+    location.hash = `#/reports/${encodeURIComponent(report.name)}?with=${encodeURIComponent(other.value)}`;
+  };
+  const compare = h("form", { class: "row", onsubmit: go }, other, h("button", {}, "Compare")); // by keyboard a list changes with each step through it
   const files = Object.keys(report.files).map((file) => h("button", { class: "plain", onclick: async () => save(file, await fetchBlob(locate(report, file))) }, file));
   const body = h("div", { class: "report card" });
   put(root,
@@ -83,7 +90,7 @@ async function showComparison(root, one, other) {
 async function drawFeedback(place) {
   const [feedback, stores] = await Promise.all([listAll("loam/feedback"), listAll("vector_stores")]);
   if (!feedback.length) {
-    put(place, empty("Nothing said of answers yet", h("p", {}, "Under each answer of Ask stand «Good» and «Bad». What is said there becomes labelled questions for evaluation and for tuning the search.")));
+    keepFocus(place, () => put(place, empty("Nothing said of answers yet", h("p", {}, "Under each answer of Ask stand «Good» and «Bad». What is said there becomes labelled questions for evaluation and for tuning the search."))));
     return;
   }
   const store = h("select", { "aria-label": "Store" }, h("option", { value: "" }, "of all stores"), stores.map((one) => h("option", { value: one.id }, one.name || one.id)));
@@ -101,13 +108,14 @@ async function drawFeedback(place) {
     await drawFeedback(place);
   };
   const rows = feedback.map((one) => h(
-    "tr", {}, h("td", {}, icon(one.rating), h("span", { class: "hidden" }, one.rating)),
+    "tr", { "data-key": one.id }, h("td", {}, icon(one.rating), h("span", { class: "hidden" }, one.rating)),
     h("td", {}, h("a", { href: `#/ask?${new URLSearchParams({ model: one.model, q: one.question })}` }, one.question), one.comment ? h("p", { class: "quiet small" }, one.comment) : null),
     h("td", { class: "wide-only" }, one.model), h("td", { class: "wide-only" }, [...new Set(one.passages.map((passage) => passage.file))].join(", ")), h("td", { class: "wide-only" }, when(one.created_at)),
     h("td", {}, h("button", { class: "plain danger", onclick: () => remove(one), "aria-label": `Delete what was said of ${one.question}` }, "Delete"))));
   const head = ["Rating", "Question", "Model", "Answered by", "Said", "Actions"].map((text, at) => h("th", { class: at > 1 && at < 5 ? "wide-only" : "" }, text));
-  put(place, h("section", { class: "card stack", "aria-label": "Feedback" },
+  const section = h("section", { class: "card stack", "aria-label": "Feedback" },
     h("div", { class: "row between" }, h("h2", {}, "What people said of answers"), h("div", { class: "row" }, use, store, h("button", { onclick: get }, "Export as labelled questions"))),
     problems, h("p", { class: "quiet small" }, "Then: ", h("code", {}, "python scripts/evaluate.py questions=questions.jsonl model=NAME"), " or ", h("code", {}, "python retrieval/run.py action=tune store=STORE questions=questions.jsonl")),
-    table(head, rows)));
+    table(head, rows));
+  keepFocus(place, () => put(place, section));
 }

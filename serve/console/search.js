@@ -18,7 +18,7 @@ export function drawSearch(store, { query, noteQuery }) {
   });
   const places = h("div", { class: "stack" });
   const results = h("div");
-  const drawFilters = () => put(places, filters.map((filter, at) => drawFilter(filter, () => { filters.splice(at, 1); drawFilters(); })));
+  const drawFilters = () => put(places, filters.map((filter, at) => drawFilter(filter, () => { filters.splice(at, 1); drawFilters(); (places.querySelectorAll("button")[at] ?? field).focus(); })));
   const search = async (event) => {
     event?.preventDefault();
     const text = field.value.trim();

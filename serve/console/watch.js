@@ -1,5 +1,7 @@
 // Looking again at what changes by itself: one look at a time, seldom while nothing happens, never while nobody sees it.
 
+import { keepFocus, problem, put } from "./dom.js";
+
 const SHORTEST_MS = 700;
 const LONGEST_MS = 5600;
 
@@ -80,4 +82,33 @@ export function watch(look, { failed, shortest = SHORTEST_MS, longest = LONGEST_
   };
   document.addEventListener("visibilitychange", showOrHide);
   return { now, wake, stop };
+}
+
+/**
+ * Show a list, and read it again for as long as something in it is on its way.
+ * @param {object[]} first the list as it has just been read
+ * @param {Element} place where it stands; rows keep the keyboard by their data-key
+ * @param {{read: () => Promise<object[]>, draw: (list: object[]) => Node, isWaiting: (one: object) => boolean}} how
+ * @returns {() => void} ends it
+ */
+export function watchList(first, place, { read, draw, isWaiting }) {
+  let shown = first;
+  let fault = null;
+  const show = () => keepFocus(place, () => put(place, fault && problem(fault), draw(shown)));
+  const look = async () => {
+    const found = await read();
+    const isChanged = fault !== null || JSON.stringify(found) !== JSON.stringify(shown);
+    [shown, fault] = [found, null];
+    if (isChanged) show();
+    if (!found.some(isWaiting)) return OVER;
+    return isChanged ? CHANGED : SAME;
+  };
+  const tell = (error) => {
+    fault = error;
+    show();
+  };
+  const watcher = watch(look, { failed: tell });
+  show();
+  if (first.some(isWaiting)) watcher.wake();
+  return watcher.stop;
 }

@@ -22,8 +22,9 @@ HEADERS = {
 """The page runs nothing and loads nothing, whatever a document holds."""
 STYLE = (
     "body{font:16px/1.6 system-ui,sans-serif;max-width:42rem;margin:3rem auto;padding:0 1rem;color:#222}"
-    "h1{font-size:1.2rem;margin:0}p.where{color:#666;margin:.2rem 0 1.5rem}"
+    "body{overflow-wrap:anywhere}h1{font-size:1.2rem;margin:0}p.where{color:#666;margin:.2rem 0 1.5rem}"
     "blockquote{white-space:pre-wrap;border-left:.25rem solid #7a9;margin:0;padding:.2rem 1rem}"
+    "@media(prefers-color-scheme:dark){body{background:#181a1b;color:#ddd}p.where{color:#aaa}}"
 )
 
 
@@ -71,7 +72,8 @@ def render_passage(passage: Passage) -> str:
         where.insert(1, f"page {passage.page}")
     heading = f"<p class=where>{escape(passage.heading)}</p>" if passage.heading else ""
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(passage.file)}</title><style>{STYLE}</style>"
-        f"<h1>{escape(passage.file)}</h1>{heading}<blockquote>{escape(passage.text)}</blockquote>"
-        f"<p class=where>{escape(', '.join(where))}</p></html>"
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{escape(passage.file)}</title><style>{STYLE}</style>"
+        f"<main><h1>{escape(passage.file)}</h1>{heading}<blockquote>{escape(passage.text)}</blockquote>"
+        f"<p class=where>{escape(', '.join(where))}</p></main></html>"
     )

@@ -16,14 +16,14 @@ import pytest
 
 pytest.importorskip("playwright", reason="wanted Playwright (the dev extra), found none; the console was not looked at")
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from core.layout import DataDir
 from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
-from serve.keys import create_key
-from tests.browser import CHROMIUM, MISSING, Served, Watched, ask
+from serve.keys import create_key, revoke_key
+from tests.browser import CHROMIUM, MISSING, Served, Watched, ask, log_in, watched_page
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import running_gateway
 from tests.fakes.hash_embedder import HashEmbedder
@@ -142,6 +142,7 @@ def test_names_are_listed_moved_and_taken_away(served: User, watched: Watched) -
     names.get_by_role("button", name="Take the name nightly away").click()
     page.get_by_role("dialog").get_by_role("button", name="Take it away").click()
     expect(names.get_by_role("row", name="nightly")).to_have_count(0)
+    expect(names.locator("a:focus")).to_have_count(1)  # the first link of the row that stands there now
     assert "nightly" not in served.list_models()
     names.get_by_role("link", name="library").click()
     expect(page.get_by_label("Model")).to_have_value("library")
@@ -177,6 +178,7 @@ def test_a_running_job_is_cancelled(served: User, watched: Watched, monkeypatch:
     expect(page.locator(".badge.cancelled")).to_be_visible()
     expect(page.locator(".next")).to_contain_text("start another one")
     expect(page.get_by_role("button", name="Cancel the job")).to_have_count(0)
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
 
 
 def test_what_does_not_fit_is_told_before_the_job(
@@ -242,5 +244,162 @@ def test_an_administrator_makes_and_revokes_a_key(served: User, watched: Watched
     keys.get_by_role("button", name=f"Revoke {found['key_id']}").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
     expect(keys.get_by_role("row", name="guests")).to_contain_text("revoked")
+    expect(keys.get_by_role("heading", name="Keys")).to_be_focused()
     assert httpx.get(account, headers=headers).status_code == 401
     expect(keys).not_to_contain_text(token)
+
+
+def test_who_is_there_by_keyboard_is_not_sent_away(served: User, watched: Watched) -> None:
+    """Where a row, a form or a button has gone, the keyboard is on what stands in its place, not on the page itself."""
+    served.gateway.script(reply=FLOW)
+    page, focused = watched.page, watched.page.locator("*:focus")
+
+    def press(name: str | re.Pattern[str], *, at: int = 0) -> None:
+        page.get_by_role("button", name=name).nth(at).focus()
+        page.keyboard.press("Enter")
+
+    go(page, served, f"ask?model={BASE}")
+    page.get_by_label("Model").focus()
+    page.keyboard.press("ArrowUp")
+    expect(focused).to_have_id("model-0")
+    page.get_by_label("Model").select_option(BASE)
+    page.get_by_label("manuals").focus()
+    page.keyboard.press("Space")
+    expect(page.get_by_label("manuals")).to_be_checked()
+    expect(page.get_by_label("manuals")).to_be_focused()
+    press("Compare with another")
+    press("Compare with another")
+    press("Leave out", at=1)
+    expect(focused).to_have_id("model-1")
+    press("Leave out", at=1)
+    expect(focused).to_have_id("model-0")
+    ask(page, QUESTION)
+    press("Bad")
+    expect(page.get_by_label("Comment")).to_be_focused()
+    press("Keep")
+    expect(page.get_by_role("button", name="Take it back")).to_be_focused()
+
+    client = served.gateway.client(served.token)
+    store = client.vector_stores.create(name="two").id
+    for name in ("first.md", "second.md"):
+        file = client.files.create(file=(name, name.encode()), purpose="assistants").id
+        client.vector_stores.files.create(store, file_id=file)
+    go(page, served, "documents")
+    page.get_by_role("link", name="two", exact=True).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1, name="Documents / two")).to_be_focused()
+    expect(page.locator(".badge.completed")).to_have_count(2)
+    press("Delete second.md")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Attributes of first.md")).to_be_focused()
+    press("Delete first.md")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Delete first.md")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="This store is empty")).to_be_focused()
+    press("Delete the store")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1, name="Documents")).to_be_focused()
+
+    go(page, served, "reports")
+    press("Delete what was said of")
+    expect(page.get_by_role("heading", name="Nothing said of answers yet")).to_be_focused()
+
+
+def test_the_first_key_is_shown_and_the_tab_goes_on_with_it(browser: Browser, tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as gateway, watched_page(browser, gateway.url) as watched:
+        page = watched.page
+        page.get_by_role("link", name="Operations").click()
+        keys = page.get_by_role("region", name="Keys")
+        expect(keys.get_by_label("administrator")).to_be_checked()
+        keys.get_by_label("New key for").fill("ops")
+        keys.get_by_role("button", name="Create the key").click()
+        token = keys.locator(".token").inner_text()
+        expect(keys.locator(".token")).to_be_focused()
+        assert page.evaluate("String(getSelection())") == token
+        expect(page.locator(".account")).to_have_text(re.compile("^ops.*Log out$"))
+        page.get_by_role("link", name="Documents").click()
+        expect(page.get_by_text("No documents yet")).to_be_visible()
+        assert page.evaluate("sessionStorage.getItem('loam.key')") == token
+        assert httpx.get(f"{gateway.url}/v1/loam/account").status_code == 401
+
+
+def test_what_is_pressed_twice_is_done_once(served: User, watched: Watched) -> None:
+    page, held = watched.page, list[Route]()
+
+    def hold(route: Route) -> None:
+        if route.request.method == "POST":
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/v1/vector_stores", hold)
+    go(page, served, "documents")
+    page.get_by_label("New store").fill("twice")
+    create = page.get_by_role("button", name="Create the store")
+    create.click()
+    expect(create).to_have_attribute("aria-busy", "true")
+    create.click()
+    page.keyboard.press("Enter")
+    for route in held:
+        route.continue_()
+    expect(page.get_by_text("This store is empty")).to_be_visible()
+    assert [store.name for store in served.gateway.client(served.token).vector_stores.list()].count("twice") == 1
+
+
+def test_a_box_goes_with_its_page_and_with_its_key(served: User, browser: Browser) -> None:
+    key, token = create_key(served.gateway.database, "local", is_admin=True)
+    with watched_page(browser, served.gateway.url) as watched:
+        page = watched.page
+        log_in(page, token)
+        page.get_by_role("link", name="Documents").click()
+        page.get_by_role("link", name="manuals").click()
+        page.get_by_role("button", name="Delete brook-40.md").click()
+        page.go_back()
+        expect(page.get_by_label("New store")).to_be_visible()
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        page.go_forward()
+        page.get_by_role("button", name="Delete brook-40.md").click()
+        revoke_key(served.gateway.database, key.id)
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(page.get_by_label("API key")).to_be_focused()
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        log_in(page, served.token)
+        key, token = create_key(served.gateway.database, "local")
+        page.evaluate("key => sessionStorage.setItem('loam.key', key)", token)
+        page.reload()
+        expect(page.get_by_role("button", name="Delete brook-40.md")).to_be_visible()
+        revoke_key(served.gateway.database, key.id)
+        page.get_by_role("link", name="Fine-tune").click()  # asks for three things at once
+        expect(page.get_by_label("API key")).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        expect(page.get_by_role("alert")).to_contain_text("revoked")
+
+
+def test_a_page_that_failed_is_asked_for_again(served: User, watched: Watched) -> None:
+    page = watched.page
+    page.context.set_offline(True)
+    page.get_by_role("link", name="Documents").click()
+    expect(page.get_by_role("alert")).to_contain_text("The gateway does not answer")
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("link", name="manuals")).to_be_visible()
+
+
+def test_a_link_to_what_is_gone_says_so(served: User, watched: Watched) -> None:
+    for route in ("ask?model=gone-1", "ask?store=gone-2", "reports/gone-3", "documents/gone-4", "finetune/gone-5"):
+        go(watched.page, served, route)
+        expect(watched.page.get_by_role("alert")).to_contain_text(route[-6:])
+
+
+def test_a_file_dropped_beside_its_place_leaves_the_console_open(watched: Watched) -> None:
+    drop = """selector => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File(["text"], "a.txt"));
+        const event = new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer });
+        return !document.querySelector(selector).dispatchEvent(event);
+    }"""
+    expect(watched.page.get_by_label("Question", exact=True)).to_be_visible()
+    assert watched.page.evaluate(drop, "header")
+    assert not watched.page.evaluate(drop, "textarea")
