@@ -44,7 +44,7 @@ async function showStores(root, { isLeft }) {
 function drawStores(stores) {
   const rows = stores.map((store) => h(
     "tr", { "data-key": store.id },
-    h("td", {}, h("a", { href: `#/documents/${encodeURIComponent(store.id)}` }, store.name || store.id)),
+    h("td", { class: "long" }, h("a", { href: `#/documents/${encodeURIComponent(store.id)}` }, store.name || store.id)),
     h("td", {}, h("span", { class: `badge ${store.status}` }, store.status.replace("_", " "))),
     h("td", { class: "number" }, store.file_counts.completed),
     h("td", { class: "number" }, store.file_counts.failed || ""),

@@ -48,7 +48,7 @@ async function showJobs(root, { isLeft, query, noteQuery }) {
 function drawJobs(jobs) {
   const rows = jobs.map((job) => h(
     "tr", { "data-key": job.id },
-    h("td", {}, h("a", { href: `#/finetune/${job.id}` }, nameJob(job)), h("div", { class: "quiet small" }, job.model)),
+    h("td", { class: "long" }, h("a", { href: `#/finetune/${job.id}` }, nameJob(job)), h("div", { class: "quiet small" }, job.model)),
     h("td", {}, h("span", { class: `badge ${job.status}` }, job.status.replace("_", " "))),
     h("td", { class: "long" }, job.fine_tuned_model ?? (job.error?.message ? h("span", { class: "reason" }, job.error.message.slice(0, 160)) : "")),
     h("td", { class: "number wide-only" }, job.trained_tokens?.toLocaleString("en") ?? ""),

@@ -105,7 +105,7 @@ export async function drawNames(place) {
     };
     return h(
       "tr", { "data-key": `${path}/${one.name}` },
-      h("td", {}, one.is_served ? h("a", { href: linkAsk(one.name) }, one.name) : one.name),
+      h("td", { class: "long" }, one.is_served ? h("a", { href: linkAsk(one.name) }, one.name) : one.name),
       h("td", {}, one.object === "loam.alias" ? "alias" : "assistant", one.is_served ? null : h("span", { class: "badge failed", title: "Its model is not served now" }, "not served")),
       h("td", { class: "long wide-only" }, one.model), h("td", {}, over),
       h("td", {}, h("button", { class: "plain danger", onclick: remove, "aria-label": `Take the name ${one.name} away` }, "Delete")));

@@ -232,7 +232,7 @@ function drawKeys(place, data, rereadAccount, made = null) {
     }
   });
   const rows = data.map((key) => h(
-    "tr", { "data-key": key.id }, h("td", {}, key.owner, key.is_admin ? h("span", { class: "badge" }, "administrator") : null), h("td", {}, h("code", {}, key.id)), h("td", {}, when(key.created_at)),
+    "tr", { "data-key": key.id }, h("td", {}, key.owner, key.is_admin && " ", key.is_admin ? h("span", { class: "badge" }, "administrator") : null), h("td", {}, h("code", {}, key.id)), h("td", {}, when(key.created_at)),
     h("td", {}, key.revoked_at ? `revoked ${when(key.revoked_at)}` : h("button", { class: "plain danger", onclick: () => revoke(key, place, rereadAccount), "aria-label": `Revoke ${key.id}` }, "Revoke"))));
   const head = ["Owner", "Key", "Made", "Actions"].map((text) => h("th", {}, text));
   const token = made && h("pre", { class: "token", tabindex: 0, role: "group", "aria-label": "The new key", onfocus: () => getSelection().selectAllChildren(token) }, made.token);

@@ -109,7 +109,7 @@ async function drawFeedback(place) {
   };
   const rows = feedback.map((one) => h(
     "tr", { "data-key": one.id }, h("td", {}, icon(one.rating), h("span", { class: "hidden" }, one.rating)),
-    h("td", {}, h("a", { href: `#/ask?${new URLSearchParams({ model: one.model, q: one.question })}` }, one.question), one.comment ? h("p", { class: "quiet small" }, one.comment) : null),
+    h("td", { class: "long" }, h("a", { href: `#/ask?${new URLSearchParams({ model: one.model, q: one.question })}` }, one.question), one.comment ? h("p", { class: "quiet small" }, one.comment) : null),
     h("td", { class: "wide-only" }, one.model), h("td", { class: "wide-only" }, [...new Set(one.passages.map((passage) => passage.file))].join(", ")), h("td", { class: "wide-only" }, when(one.created_at)),
     h("td", {}, h("button", { class: "plain danger", onclick: () => remove(one), "aria-label": `Delete what was said of ${one.question}` }, "Delete"))));
   const head = ["Rating", "Question", "Model", "Answered by", "Said", "Actions"].map((text, at) => h("th", { class: at > 1 && at < 5 ? "wide-only" : "" }, text));

@@ -403,3 +403,17 @@ def test_a_file_dropped_beside_its_place_leaves_the_console_open(watched: Watche
     expect(watched.page.get_by_label("Question", exact=True)).to_be_visible()
     assert watched.page.evaluate(drop, "header")
     assert not watched.page.evaluate(drop, "textarea")
+
+
+def test_the_longest_names_make_no_page_wider_than_a_telephone(served: User, watched: Watched) -> None:
+    page, name = watched.page, "x" * 256
+    store = served.gateway.client(served.token).vector_stores.create(name=name).id
+    said = {"rating": "up", "model": BASE, "question": name, "answer": FLOW}
+    headers = {"authorization": f"Bearer {served.token}"}
+    httpx.post(f"{served.gateway.url}/v1/loam/feedback", json=said, headers=headers).raise_for_status()
+    page.set_viewport_size({"width": 390, "height": 844})
+    for route in ("documents", f"documents/{store}", f"ask?model={BASE}&store={store}", "reports"):
+        go(page, served, route)
+        expect(page.get_by_text(name).first).to_be_attached()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, route
+    served.gateway.client(served.token).vector_stores.delete(store)
