@@ -46,7 +46,7 @@ STYLE = (
     "td{text-align:left;vertical-align:top;padding:.15rem .8rem .15rem 0}"
     ".post{color:#176}.get{color:#138}.delete{color:#a32}p{margin:.3rem 0}"
     "@media(prefers-color-scheme:dark){body{background:#181a1b;color:#ddd}h2{border-color:#444}"
-    ".post{color:#5cb}.get{color:#6bf}.delete{color:#f87}}"
+    ".post{color:#5cb}.get,a{color:#6bf}.delete{color:#f87}}"
 )
 
 

@@ -307,3 +307,9 @@ def use_theme(page: Page, theme: Theme) -> None:
     """Let the browser ask for a theme, as a person's system does."""
     page.emulate_media(color_scheme=theme)
     page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
+
+
+def test_the_description_of_the_interface_is_readable_in_the_dark(served: Company, browser: Browser) -> None:
+    with watched_page(browser, served.gateway.url, theme="dark") as watched:
+        watched.page.goto(f"{served.gateway.url}/docs")
+        assert find_barriers(watched.page, only="color-contrast") == []
