@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from core.entry import INTERRUPTED_EXIT_CODE
 from core.errors import ConfigError, LoamError, describe_os_error
+from core.layout import make_data_dir
 from core.spelling import reveal_lines
 
 if TYPE_CHECKING:
@@ -82,10 +83,20 @@ def run_app(config_name: str, main: Callable[["DictConfig"], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, with a message of its own
 
     def job(config: "DictConfig") -> None:
-        _exit_on_error(lambda: main(config))
+        _exit_on_error(lambda: _run_job(config, main))
 
     program = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)
     _exit_on_error(program)
+
+
+def _run_job(config: "DictConfig", main: Callable[["DictConfig"], None]) -> None:
+    """Make the data directory where it is missing, for its owner alone, and run a program on what was composed."""
+    from omegaconf import OmegaConf
+
+    data_dir = OmegaConf.select(config, "paths.data_dir")
+    if data_dir is not None:
+        make_data_dir(Path(str(data_dir)))
+    main(config)
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -67,6 +67,7 @@ class ModelManifest:
         """
         values = _read_json(folder / MODEL_MANIFEST, "python scripts/models.py list")
         try:
+            _refuse_odd_files(values["files"])
             return cls(**{**values, "kind": ModelKind(values["kind"])})
         except (KeyError, TypeError, ValueError) as error:
             raise ContractError(
@@ -220,6 +221,7 @@ class AdapterManifest:
                 "parity": Parity(**parity) if parity else None,
                 "canary": Canary(**canary) if canary else None,
             }
+            _refuse_odd_files(values.get("files", {}))
             return cls(**{**values, **parts})
         except (KeyError, TypeError) as error:
             raise ContractError(
@@ -329,6 +331,16 @@ def check_adapter(folder: Path, base: BaseIdentity, max_rank: int) -> AdapterMan
 def list_adapters(run: Path) -> list[Path]:
     """Return the folders of the adapters that a run has published: its own, and those of a job's checkpoints."""
     return sorted(path for path in run.glob("adapter*") if ADAPTER_FOLDER.fullmatch(path.name) and path.is_dir())
+
+
+def _refuse_odd_files(files: object) -> None:
+    """Refuse a manifest whose `files` are no object.
+
+    Raises:
+        TypeError: They are something else.
+    """
+    if not isinstance(files, dict):
+        raise TypeError(f"files: wanted an object, found {type(files).__name__}")
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:

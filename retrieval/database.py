@@ -19,7 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from core.errors import Conflict, ContractError, InputError, LoamError, StorageFull
 from core.failpoints import reach
-from core.layout import make_data_dir
+from core.layout import DataDir, make_data_dir
 from retrieval.migrations import MIGRATIONS
 
 BUSY_TIMEOUT_S = 30
@@ -39,9 +39,13 @@ def open_database(path: Path) -> Engine:
         An engine whose connections have every safety switch set.
 
     Raises:
-        ContractError: The file is no database, is damaged, or was written by a newer Loam.
+        ContractError: The file is no database, is damaged, was written by a newer Loam, or is gone while uploads of
+            its are there.
         StorageFull: There is no space to make or migrate it.
     """
+    loss = find_loss(path)
+    if loss is not None:
+        raise ContractError(loss)
     make_data_dir(path.parent)
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _prepare_connection)
@@ -50,6 +54,22 @@ def open_database(path: Path) -> Engine:
     _migrate(engine, path)
     truncate_log(engine)
     return engine
+
+
+def find_loss(path: Path) -> str | None:
+    """Return what tells that a database was lost, None where nothing does.
+
+    In a new one no upload would have its row, and the gateway would remove them all as what a killed process left.
+    """
+    files = DataDir(path.parent).files
+    is_there = any(one.is_file() and one.stat().st_size for one in (path, path.with_name(f"{path.name}-wal")))
+    if is_there or not any(files.glob("file-*")):
+        return None
+    found = "an empty one" if path.is_file() else "none"
+    return (
+        f"{path}: wanted the database of the uploads in {files}, found {found}. Restore it from a backup, or move that "
+        "folder away."
+    )
 
 
 def truncate_log(engine: Engine) -> bool:

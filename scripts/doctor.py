@@ -33,7 +33,7 @@ from core.manifest import AdapterManifest, ModelManifest, list_adapters, verify_
 from core.next_command import write_next_command
 from retrieval.attributes import find_stale, index_attributes
 from retrieval.config import IndexDevice
-from retrieval.database import find_damage, open_database, read_transaction, write_transaction
+from retrieval.database import find_damage, find_loss, open_database, read_transaction, write_transaction
 from retrieval.seal import (
     DOCUMENT_COLUMNS,
     check_chunk,
@@ -83,6 +83,10 @@ def check_pages(patient: Patient) -> Iterator[Finding]:
     path = patient.data.database
     if path.exists() and not path.is_file():
         yield Finding("database", str(path), "wanted a file, found something else", RESTORE)
+        return
+    loss = find_loss(path)
+    if loss is not None:
+        yield Finding("database", str(path), loss, RESTORE)
         return
     if not path.is_file():
         yield Finding("database", str(path), "there is none", "Nothing was ingested yet, or restore a backup.", True)

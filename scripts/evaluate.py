@@ -30,7 +30,7 @@ from rich.table import Table
 
 from core.config import PathsConfig, load_config, run_app
 from core.errors import ConfigError, NotFound, describe_os_error
-from core.layout import DataDir, check_name, make_data_dir, sha256_file, write_file
+from core.layout import DataDir, check_name, sha256_file, write_file
 from core.logs import configure_logging
 from evaluation.abstention import ABSTENTIONS
 from evaluation.answers import Arm, AskConfig, ask_all, read_answers
@@ -353,7 +353,6 @@ def main(composed: DictConfig) -> None:
     abstentions = (*ABSTENTIONS, *config.abstentions)
     other = read_other(data, config.compare, questions, abstentions) if config.compare else None
     arm = Arm(config.served_model, config.served_model, read_instructions(config.instructions))
-    make_data_dir(data.root)
     judging = find_judging(config)
     searched = search_store(config, questions, folder / SEARCHES) if config.store else None
     progress = CountProgress(f"asking       {config.served_model}", len(questions))

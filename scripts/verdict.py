@@ -29,7 +29,7 @@ from rich.table import Table
 
 from core.config import load_config, run_app
 from core.errors import EngineError, EngineUnavailable
-from core.layout import DataDir, make_data_dir
+from core.layout import DataDir
 from core.lines import LineWriter
 from core.logs import configure_logging
 from evaluation.answers import FORMAT, Answer, Arm, AskConfig, Passage, ask_all, read_answers, read_saved
@@ -66,7 +66,6 @@ def main(composed: DictConfig) -> None:
     if config.changes and config.documents:
         changes = read_changes(Path(config.changes), {one.id: one for one in every}, Path(config.documents))
     folder = data.reports / f"verdict-{plan.name}"
-    make_data_dir(data.root)
     folder.mkdir(parents=True, exist_ok=True)
     for arm, reason in plan.left_out.items():
         say(f"left out     {arm}: {reason}")

@@ -1,6 +1,7 @@
 """python scripts/evaluate.py before the real gateway: reports, limits, comparisons, and planted errors it names."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -185,9 +186,13 @@ def test_what_is_wrong_is_told_before_anything_is_asked(
 
 
 def test_the_command_ends_with_the_exit_code_of_a_limit(gateway: RunningGateway, tmp_path: Path) -> None:
-    questions = write_questions(tmp_path / "q.jsonl", shift=1)
+    questions = write_questions(tmp_path / "my q.jsonl", shift=1)
     arguments = [f"questions={questions}", "model=helper", "judge=none", "limit=2", "at_least={success: 0.5}"]
-    command = [sys.executable, "scripts/evaluate.py", *list_arguments(gateway, tmp_path / "data", *arguments)]
+    arguments = list_arguments(gateway, tmp_path / "data", *arguments)
+    command = [sys.executable, "scripts/evaluate.py", *arguments]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == LIMITS_EXIT_CODE, done.stdout + done.stderr
     assert "limit not kept: success: wanted at least 0.5, found 0" in done.stdout
+    following = shlex.split(done.stdout.partition("compare: ")[2].splitlines()[0])
+    assert following[2:] == [*spell_out(arguments), "name=evaluate-helper-2", "compare=evaluate-helper"]
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700  # it holds questions and answers

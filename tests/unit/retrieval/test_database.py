@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from core.errors import Conflict, ContractError, InputError, StorageFull
+from core.layout import DataDir
 from retrieval import database
 from retrieval.database import (
     copy_database,
@@ -20,6 +21,7 @@ from retrieval.database import (
     write_transaction,
 )
 from retrieval.migrations import MIGRATIONS
+from retrieval.uploads import remove_leftovers, save_upload
 
 
 def test_commits_are_durable_readers_do_not_wait_and_others_do_not_read(tmp_path: Path) -> None:
@@ -220,3 +222,22 @@ def test_a_copy_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.Monke
     copy_database(engine, tmp_path / "copy.db")
     engine.dispose()
     assert database.find_damage(tmp_path / "copy.db") == []
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_lost_database_is_not_made_anew_beside_its_uploads(tmp_path: Path, is_empty: bool) -> None:
+    data = DataDir(tmp_path)
+    open_database(data.database).dispose()  # nothing was uploaded yet
+    for left in tmp_path.glob("loam.db*"):
+        left.unlink()
+    engine = open_database(data.database)
+    save_upload(engine, data, [b"words"], owner="a", name="a.md", purpose="assistants", max_bytes=10)
+    engine.dispose()
+    for left in tmp_path.glob("loam.db*"):
+        left.unlink()
+    if is_empty:
+        data.database.touch()
+    with pytest.raises(ContractError, match=f"found {'an empty one' if is_empty else 'none'}. Restore it"):
+        remove_leftovers(open_database(data.database), data)
+    (upload,) = data.files.iterdir()
+    assert upload.read_bytes() == b"words"

@@ -336,3 +336,22 @@ def test_what_is_told_for_a_damaged_model_mends_it(data: DataDir, damage: str) -
     command = finding.remedy.replace("python ", f"{shlex.quote(sys.executable)} ")
     subprocess.run(["bash", "-euc", command], cwd=REPO, check=True, capture_output=True)
     assert open_findings(data) == []
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_lost_database_is_named_and_nothing_is_removed_for_it(data: DataDir, is_empty: bool) -> None:
+    before = sorted(data.root.rglob("*"))
+    data.database.unlink()
+    if is_empty:
+        data.database.touch()
+    for _ in range(2):
+        found = open_findings(data, repair=True)
+        assert {(one.check, one.remedy[:16]) for one in found} == {("database", "Restore a backup")}
+    assert sorted(data.root.rglob("*")) == [path for path in before if is_empty or path != data.database]
+
+
+def test_a_manifest_of_another_form_is_a_finding(data: DataDir) -> None:
+    manifest = data.model("mini") / "model.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "files": ["config.json"]}))
+    (finding,) = open_findings(data)
+    assert "files: wanted an object, found list" in finding.fault
