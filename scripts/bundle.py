@@ -17,6 +17,7 @@ sys.dont_write_bytecode = True  # a bundle holds what its manifest names, and no
 
 import importlib.util
 import os
+import shlex
 import signal
 from pathlib import Path
 from typing import NoReturn
@@ -68,7 +69,8 @@ def run(words: list[str]) -> None:
     if action == "verify":
         manifest = verify_bundle(bundle, signers)
         print(f"{bundle}: {manifest.release}, {len(manifest.files)} files, {manifest.size_bytes / 2**30:.2f} GiB, well")
-        print(f"next: python3.11 {bundle / 'bundle.py'} install to=PREFIX")
+        again = [f"signers={signers}"] if signers else []  # else the installation would compare with nobody
+        print("next: " + shlex.join(["python3.11", str(bundle / "bundle.py"), "install", "to=PREFIX", *again]))
     elif action == "install":
         os.umask(0o022)  # every user of the machine may run a release; data/ is made for its owner alone
         install(bundle, Path(options["to"]), signers)

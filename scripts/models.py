@@ -214,7 +214,11 @@ def _read_kind(path: Path) -> ModelKind:
     """Return what a model folder holds, by the files that the libraries themselves go by."""
     if (path / "modules.json").is_file():
         return ModelKind.EMBEDDER
-    architectures = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    try:
+        architectures = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    except (ValueError, AttributeError) as error:
+        found = f"{path / 'config.json'}: wanted a JSON object, found {error}"
+        raise InputError(f"{found}. Copy the model anew.") from error
     if any(name.endswith("ForSequenceClassification") for name in architectures):
         return ModelKind.RERANKER
     if any(name.endswith("ForCausalLM") for name in architectures):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -51,6 +52,8 @@ def test_a_whole_bundle_is_well_and_stays_so_when_it_checks_itself(signed: Path)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "GiB, well" in done.stdout
+        following = shlex.split(done.stdout.partition("next: ")[2])
+        assert following == ["python3.11", str(signed / "bundle.py"), "install", "to=PREFIX", *options]
     assert list(list_files(signed)) == before
 
 

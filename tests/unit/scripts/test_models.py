@@ -69,6 +69,14 @@ def test_a_folder_without_weights_or_config_is_refused(source: Path, data: DataD
         import_model(tmp_path, "m", None, data)
 
 
+@pytest.mark.parametrize("damage", [b"{", b"[]", b"\xff"])
+def test_a_config_that_cannot_be_read_is_refused(source: Path, data: DataDir, damage: bytes) -> None:
+    (source / "config.json").write_bytes(damage)
+    with pytest.raises(InputError, match=r"config\.json: wanted a JSON object"):
+        import_model(source, "m", None, data)
+    assert not data.model("m").exists()
+
+
 def test_a_taken_name_is_refused(source: Path, data: DataDir) -> None:
     import_model(source, "m", None, data)
     with pytest.raises(ConfigError, match="exists already"):
