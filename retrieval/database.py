@@ -213,7 +213,7 @@ def describe_database_error(error: BaseException | None, path: str) -> LoamError
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
     found = str(error).partition(" with text ")[0]  # what follows are the row's own words
-    if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE:
+    if primary == sqlite3.SQLITE_FULL or code in (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE):
         return StorageFull(f"{path}: could not write ({found}). Free some disk space and run the same command again.")
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Conflict(

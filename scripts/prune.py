@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.config import run_command
-from core.errors import Conflict, NotFound
+from core.errors import Conflict, NotFound, StorageFull
 from core.layout import DataDir, sync_directory
 from core.lock import hold_lock
 from core.logs import configure_logging
@@ -110,7 +110,11 @@ def find_snapshots(data: DataDir, _: Keep) -> Iterator[Removal]:
     """Yield the snapshots that no search opens any more."""
     if not data.database.is_file():
         return
-    engine = open_database(data.database)
+    try:
+        engine = open_database(data.database)
+    except StorageFull:
+        print("note: the disk is too full to open the database; old indexes are told once it is not", file=sys.stderr)
+        return
     try:
         stores = [find_store(engine, status.store) for status in list_stores(engine)]
     finally:

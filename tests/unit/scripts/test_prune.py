@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -170,6 +171,17 @@ def test_nothing_goes_without_apply(data: DataDir) -> None:
     report = json.loads(call("apply=true", "output=json").stdout)
     assert report["is_removed"] is True
     assert [removal["path"] for removal in report["removals"]] == ["runs/done/checkpoints/checkpoint-5"]
+    assert not (run / "checkpoints" / "checkpoint-5").exists()
+
+
+def test_what_frees_a_full_disk_goes_on_where_the_database_cannot_be_opened_for_it(data: DataDir) -> None:
+    run = write_run(data, "done", [5, 10], is_finished=True)
+    open_database(data.database).dispose()
+    words = shlex.join([sys.executable, "scripts/prune.py", str(data.root), "apply=true"])
+    command = ["bash", "-c", f"ulimit -f 16; exec {words}"]  # KiB: SQLite's shared memory takes 32
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("note: the disk is too full to open the database")
     assert not (run / "checkpoints" / "checkpoint-5").exists()
 
 
