@@ -94,7 +94,7 @@ def estimate_duration(
     Args:
         config: Of the run.
         shape: Of the base model.
-        lengths: Tokens of each training row.
+        lengths: Tokens of each training row; of pairs, of each answer with its prompt.
         trained_tokens: Of them, those that are learned.
         plan: Whether activations are recomputed.
         machine: Where it runs.
@@ -110,18 +110,19 @@ def count_work(
     config: TrainConfig, shape: Shape, lengths: list[int], trained_tokens: int, *, is_recomputed: bool
 ) -> Work:
     """Count the operations of a whole run."""
-    rows, batch = len(lengths), config.trainer.batch_size
+    is_dpo, batch = config.method.is_dpo, config.trainer.batch_size
+    rows = len(lengths) // (2 if is_dpo else 1)  # a pair has two answers, and the bare base reads both once more
     steps = max(1, math.ceil(config.trainer.epochs * -(-rows // batch)))  # as the Trainer counts them
     if config.trainer.max_steps is not None:
         steps = min(steps, config.trainer.max_steps)
     epochs = min(config.trainer.epochs, steps * batch / rows)
     tokens = sum(lengths)
-    base = shape.linear_parameters * 2 * (3 if is_recomputed else 2)
+    base = shape.linear_parameters * 2 * ((3 if is_recomputed else 2) + is_dpo)
     adapter = shape.adapter_parameters(config.lora.rank, config.lora.targets) * (8 if is_recomputed else 6)
     # Each token attends to all before it: two products of the heads' width, forward once and backward twice.
-    attention = 4 * shape.queries * shape.layers * (4 if is_recomputed else 3)
+    attention = 4 * shape.queries * shape.layers * ((4 if is_recomputed else 3) + is_dpo)
     epoch = tokens * (base + adapter) + attention * sum(length * length for length in lengths)
-    head = 4 * shape.vocabulary * shape.hidden * trained_tokens
+    head = (6 if is_dpo else 4) * shape.vocabulary * shape.hidden * trained_tokens
     return Work(steps, round(tokens * epochs), (epoch + head) * epochs)
 
 

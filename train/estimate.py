@@ -39,7 +39,7 @@ def estimate_needs(config: TrainConfig, shape: Shape, learned: Encoded, machine:
     return {
         "hardware": machine.name,
         "device": machine.device.type,
-        "rows": len(lengths),
+        "rows": len(lengths) // demand.answers,
         "steps": duration.work.steps,
         "tokens": duration.work.tokens,
         "seconds": {"low": round(duration.low_s, 1), "high": round(duration.high_s, 1)},

@@ -5,11 +5,14 @@ one may go, and names the batches of each step by a fingerprint, so that «the s
 Does not know what is learned.
 """
 
+import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from core.errors import ConfigError
 from core.failpoints import reach
 from train.checkpoint import MARKER, describe_full_storage, mark_complete, remove_checkpoint, rotate_checkpoints
 
@@ -74,6 +77,25 @@ class ExactTrainer:
         if self.args.should_save:
             best = self.state.best_model_checkpoint
             rotate_checkpoints(folder, Path(best) if best else None, self.kept_checkpoints)
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
+        """Count the steps: max_steps ends a run earlier than its epochs, where the Trainer would begin further ones.
+
+        Raises:
+            ConfigError: There is no batch to take a step with.
+        """
+        if not len(dataloader):
+            raise ConfigError(
+                f"trainer: wanted at least one batch, found {len(dataloader.dataset)} rows that fill none. Leave out "
+                "trainer.options.dataloader_drop_last, or take a smaller trainer.batch_size.",
+                param="trainer.options",
+            )
+        counted: tuple[Any, ...] = super().set_initial_training_values(args, dataloader)  # type: ignore[misc]
+        if args.max_steps <= math.ceil(args.num_train_epochs * counted[1]):  # updates of an epoch
+            return counted
+        by_epochs = copy.copy(args)
+        by_epochs.max_steps = -1
+        return super().set_initial_training_values(by_epochs, dataloader)  # type: ignore[misc,no-any-return]
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write none: a run has its report."""

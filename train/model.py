@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.errors import ContractError
+from core.errors import ConfigError, ContractError
 from train.config import LoraConfig, QuantConfig, QuantKind
 from train.hardware import Machine
 
@@ -58,6 +58,7 @@ def load_base(folder: Path, quant: QuantConfig, machine: Machine, attention: str
 
     Raises:
         ContractError: The folder does not hold what its config says.
+        ConfigError: The attention implementation is unknown or not installed.
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -79,7 +80,12 @@ def load_base(folder: Path, quant: QuantConfig, machine: Machine, attention: str
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (ImportError, OSError, ValueError, KeyError) as error:
+        if "attn_implementation" in str(error) or "FlashAttention" in str(error):
+            problem = f"hardware.attention: wanted {attention}, found that it does not run here ({error})"
+            raise ConfigError(f"{problem}. Use hardware.attention=sdpa.", param="hardware.attention") from error
+        if isinstance(error, ImportError):
+            raise
         raise ContractError(f"{folder}: the model cannot be loaded ({error}). Import it again.") from error
     model.requires_grad_(False)
     model.config.use_cache = False
@@ -129,12 +135,17 @@ def add_adapter(model: Any, lora: LoraConfig, base_name: str, seed: int) -> Any:
 
     Returns:
         The PEFT model; only the adapter trains.
+
+    Raises:
+        ConfigError: A target is none of the base's linear layers.
     """
     import peft
     from transformers import set_seed
 
     set_seed(seed)
     all_linear = lora.targets == ["all-linear"]
+    if not all_linear:
+        check_targets(model, lora.targets)
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
@@ -148,6 +159,24 @@ def add_adapter(model: Any, lora: LoraConfig, base_name: str, seed: int) -> Any:
     adapted = peft.get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base_name
     return adapted
+
+
+def check_targets(model: Any, targets: list[str]) -> None:
+    """Refuse names that no linear layer has: PEFT passes over them in silence as long as one of the others fits.
+
+    Raises:
+        ConfigError: There are some; the names that there are stand beside them.
+    """
+    head = model.get_output_embeddings()
+    linears = [
+        f".{name}" for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not head
+    ]
+    if unknown := [name for name in targets if not any(linear.endswith(f".{name}") for linear in linears)]:
+        known = ", ".join(sorted({linear.rpartition(".")[2] for linear in linears}))
+        raise ConfigError(
+            f"lora.targets: wanted names of the model's linear layers ({known}), found {', '.join(unknown)}.",
+            param="lora.targets",
+        )
 
 
 def describe(model: nn.Module) -> str:

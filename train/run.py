@@ -121,6 +121,7 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         validation,
     )
 
+    trainer.check_options(config)
     # The data's last check needs the tokenizer; it comes before the model.
     machine = hardware.find_machine(config.hardware)
     tokenizer = model.load_tokenizer(checked.model_folder)

@@ -5,13 +5,16 @@ held-out rows are for. Does not know where the model came from.
 """
 
 import logging
+import math
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
 from torch.utils.data import Sampler
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -19,7 +22,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from core.errors import ConfigError
-from train.config import Choice, HardwareConfig, TrainConfig, micro_batch_of
+from train.config import Choice, HardwareConfig, Schedule, TrainConfig, micro_batch_of
 from train.decoder import Decoder, find_obstacle
 from train.deferral import DeferringChats, DeferringPairs
 from train.encoding import Encoded
@@ -106,7 +109,7 @@ def train(trainer: LoamTrainer, callback: EventCallback, checkpoint: Path | None
 
     Raises:
         SystemExit: Ctrl-C or SIGTERM came; a checkpoint was written.
-        ConfigError: The loss is no longer a number, or the card's memory was too small after all.
+        ConfigError: There is no batch, the loss is no longer a number, or the card's memory was too small after all.
     """
     if checkpoint is not None:
         trainer.args.eval_on_start = False
@@ -226,6 +229,8 @@ def make_decoder(base: Any, arguments: SFTConfig | DPOConfig, hardware: Hardware
     """
     wanted, is_recomputed = hardware.fused_layers, bool(arguments.gradient_checkpointing)
     obstacle = find_obstacle(base, is_card=not arguments.use_cpu, is_recomputed=is_recomputed)
+    if getattr(arguments, "neftune_noise_alpha", None) is not None:
+        obstacle = "trainer.options.neftune_noise_alpha wants embeddings in rows"
     if wanted is Choice.never:
         obstacle = "hardware.fused_layers=never"
     if obstacle is None and is_sharded(hardware):
@@ -256,12 +261,40 @@ def add_filler(dataset: Dataset) -> Dataset:
     return concatenate_datasets([dataset, Dataset.from_dict(filler, features=dataset.features)])
 
 
+def check_options(config: TrainConfig) -> None:
+    """Refuse, before a model loads, options that TRL does not have and trackers that are not installed.
+
+    Raises:
+        ConfigError: There are some; each is named.
+    """
+    kind = DPOConfig if config.method.is_dpo else SFTConfig
+    unknown = config.trainer.options.keys() - {one.name for one in fields(kind)}
+    faults = [f"trainer.options.{name}: wanted an option of TRL's {kind.__name__}" for name in sorted(unknown)]
+    has_own = config.hardware.fused_head or config.hardware.fused_layers is not Choice.never
+    if has_own and config.trainer.options.get("torch_compile"):
+        wanted = "hardware.fused_layers=never hardware.fused_head=false"
+        faults.append(
+            f"trainer.options.torch_compile: wanted {wanted} with it: torch does not trace what they switch on"
+        )
+    installed = get_available_reporting_integrations()
+    faults += [
+        f"trainer.report_to: wanted trackers that are installed ({', '.join(installed)}), found {name}"
+        for name in config.trainer.report_to
+        if name not in {*installed, "all", "none"}
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults), param="trainer")
+
+
 def build_arguments(
     config: TrainConfig, machine: Machine, plan: MemoryPlan, output_dir: Path, *, has_valid: bool
 ) -> SFTConfig | DPOConfig:
     """Translate the run's configuration into TRL's: an SFTConfig, or a DPOConfig where the method is DPO.
 
     bfloat16 is mixed precision: the adapter and its optimizer stay in float32.
+
+    Raises:
+        ConfigError: TRL does not take an option's value.
     """
     options = config.trainer
     rows = micro_batch_of(config)
@@ -276,8 +309,8 @@ def build_arguments(
         per_device_eval_batch_size=rows,
         gradient_accumulation_steps=options.batch_size // config.hardware.world // rows,
         learning_rate=options.learning_rate,
-        lr_scheduler_type=options.schedule.value,
-        warmup_steps=options.warmup,  # below 1: a share of all steps
+        lr_scheduler_type="constant_with_warmup" if options.schedule is Schedule.constant else options.schedule.value,
+        warmup_steps=min(options.warmup, math.nextafter(1, 0)),  # below 1: a share of all steps; 1 would be one step
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
         max_length=None,  # data.py and pairs.py have cut the rows already
@@ -303,6 +336,9 @@ def build_arguments(
         accelerator_config={"non_blocking": machine.device.type == "cuda"},
         **options.options,
     )
-    if config.method.beta is not None:  # DPO
-        return DPOConfig(**shared, beta=config.method.beta, remove_unused_columns=False)
-    return SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True}, packing=options.packing)
+    try:
+        if config.method.beta is not None:  # DPO
+            return DPOConfig(**shared, beta=config.method.beta, remove_unused_columns=False)
+        return SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True}, packing=options.packing)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"trainer.options: TRL does not take them: {error}", param="trainer.options") from error

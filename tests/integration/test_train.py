@@ -234,7 +234,7 @@ def test_a_sweep_trains_each_of_its_jobs(data: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_where_it_was(data: Path) -> None:
-    arguments = ["model.name=tiny-llama", "run_id=stopped", "trainer.max_steps=4000", "trainer.batch_size=4"]
+    arguments = ["model.name=tiny-llama", "run_id=stopped", "trainer.epochs=1000", "trainer.batch_size=4"]
     process = subprocess.Popen(command(data, *arguments), cwd=data, stderr=subprocess.PIPE, text=True)
     folder = data / "runs" / "stopped"
     deadline = time.monotonic() + 120

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from train.config import HardwareConfig, LoraConfig, TrainConfig, TrainerConfig
+from train.config import HardwareConfig, LoraConfig, MethodConfig, MethodKind, TrainConfig, TrainerConfig
 from train.duration import count_work, describe_range, estimate_run, probe_rate
 from train.encoding import Encoded
 from train.footprint import GIB, Shape
@@ -31,6 +31,17 @@ def test_steps_are_those_of_epochs_and_of_the_limit() -> None:
     assert count_work(part, SHAPE, [10] * 10, 0, is_recomputed=False).steps == 3  # as the Trainer: it rounds up
     limited = TrainConfig(trainer=TrainerConfig(epochs=3, batch_size=4, max_steps=2))
     assert count_work(limited, SHAPE, [10] * 10, 0, is_recomputed=False).tokens == 80
+
+
+def test_a_pair_is_one_row_and_its_answers_are_read_by_the_bare_base_too() -> None:
+    trainer = TrainerConfig(epochs=1, batch_size=4)
+    pairs = TrainConfig(lora=LoraConfig(rank=1), trainer=trainer, method=MethodConfig(MethodKind.dpo, 0.1))
+    chats = TrainConfig(lora=LoraConfig(rank=1), trainer=trainer)
+    found, same = (count_work(config, SHAPE, [10] * 20, 120, is_recomputed=False) for config in (pairs, chats))
+    assert (found.steps, same.steps) == (3, 5)
+    assert found.tokens == same.tokens == 200
+    forward = 2 * 200 * SHAPE.linear_parameters + 4 * 64 * 2 * 20 * 100 + 2 * 120 * 64 * 1000
+    assert found.operations - same.operations == forward
 
 
 def test_the_probe_measures_a_rate() -> None:

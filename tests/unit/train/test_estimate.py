@@ -9,7 +9,7 @@ import torch
 
 from core.errors import ConfigError
 from tests.fakes.trainer import Trainer
-from train.config import Choice, HardwareConfig, Output, TrainConfig, TrainerConfig
+from train.config import Choice, HardwareConfig, MethodConfig, MethodKind, Output, TrainConfig, TrainerConfig
 from train.duration import estimate_run
 from train.encoding import Encoded
 from train.estimate import estimate_needs
@@ -39,6 +39,12 @@ def test_programs_get_the_figures_that_people_are_shown() -> None:
     assert found["memory"]["free_bytes"] == 8 * GIB
     assert 0 <= found["seconds"]["low"] <= found["seconds"]["high"]
     assert (found["fits"], found["remedies"]) == (True, [])
+
+
+def test_a_pair_is_one_row() -> None:
+    pairs = replace(CONFIG, method=MethodConfig(MethodKind.dpo, 0.1))
+    found = estimate_needs(pairs, SHAPE, make_rows(), make_machine(8 * GIB))
+    assert (found["rows"], found["steps"], found["tokens"]) == (4, 3, 480)
 
 
 def test_what_does_not_fit_is_told_with_what_would_help() -> None:

@@ -1,5 +1,6 @@
 """Keeping the 4-bit weights dequantized changes no bit of any product."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,11 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
 
-from train.model import dequantize, keep_dequantized, restore_float32
+from core.errors import ConfigError
+from tests.fakes.small_run import make_model
+from train.config import LoraConfig, QuantConfig, QuantKind
+from train.hardware import Machine
+from train.model import add_adapter, dequantize, keep_dequantized, load_base, restore_float32
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -52,3 +57,20 @@ def test_only_what_trains_returns_to_float32() -> None:
     model[0].requires_grad_(False)
     restore_float32(model)
     assert [model[0].weight.dtype, model[1].weight.dtype] == [torch.bfloat16, torch.float32]
+
+
+def test_a_target_that_no_linear_layer_has_is_refused() -> None:
+    base = make_model().unload()
+    for targets, unknown in ((["q_proj", "v_porj"], "v_porj"), (["embed_tokens"], "embed_tokens"), (["nope"], "nope")):
+        with pytest.raises(ConfigError, match=rf"down_proj, gate_proj, .*, found {unknown}\."):
+            add_adapter(base, LoraConfig(targets=targets), "base", 0)
+    adapted = add_adapter(base, LoraConfig(targets=["self_attn.q_proj", "o_proj"]), "base", 0)
+    assert sum("lora_A" in name for name, _ in adapted.named_parameters()) == 4
+
+
+@pytest.mark.parametrize("attention", ["no_such_attention", "flash_attention_2"])
+def test_an_attention_that_does_not_run_here_is_refused_by_its_key(attention: str, tmp_path: Path) -> None:
+    make_model().unload().save_pretrained(tmp_path)
+    machine = Machine(torch.device("cpu"), "cpu", torch.float32, 0, 1)
+    with pytest.raises(ConfigError, match=f"hardware.attention: wanted {attention}"):
+        load_base(tmp_path, QuantConfig(QuantKind.none, double=False), machine, attention)

@@ -73,7 +73,7 @@ def test_a_batch_holds_the_chosen_answers_first(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning")  # PEFT looks for the base by its name
 def test_training_widens_the_margin_on_held_pairs(tmp_path: Path) -> None:
-    options = TrainerConfig(batch_size=8, max_steps=8, learning_rate=2e-2, warmup=0, save_every=4, sample_tokens=4)
+    options = TrainerConfig(batch_size=8, epochs=4, learning_rate=2e-2, warmup=0, save_every=4, sample_tokens=4)
     learned, held_out = (
         encode(tmp_path / f"{part}.jsonl", [make_row(row) for row in rows])
         for part, rows in (("train", range(12)), ("valid", range(20, 26)))

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 import torch
 
+from core.errors import ConfigError
 from tests.fakes.small_run import make_model, run_small
-from train.config import HardwareConfig, TrainConfig, TrainerConfig
+from train.config import HardwareConfig, Schedule, TrainConfig, TrainerConfig
 from train.encoding import Encoded
 from train.hardware import Machine
 from train.memory import MemoryPlan
 from train.packing import pack_rows
 from train.tokens import IGNORED
-from train.trainer import build_arguments
+from train.trainer import build_arguments, check_options
 
 PLAN = MemoryPlan(0, 0, 0, 0, 0, keep_dequantized=True, gradient_checkpointing=False)
 
@@ -87,3 +88,58 @@ def test_packed_rows_are_learned_as_they_are_apart(tmp_path: Path) -> None:
     assert [event["tokens"] for event in packed.read("step")] == [event["tokens"] for event in apart.read("step")]
     losses = [[event["loss"] for event in run.read("eval")] for run in (apart, packed)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "rates"),
+    [
+        (Schedule.constant, 0.5, [0, 0.5, 1, 1]),
+        (Schedule.cosine, 1, [0, 0.25, 0.5, 0.75]),
+    ],
+)
+def test_the_learning_rate_rises_over_its_share_of_the_steps(
+    schedule: Schedule, warmup: float, rates: list[float], tmp_path: Path
+) -> None:
+    options = TrainerConfig(
+        batch_size=8, epochs=4, learning_rate=1e-3, schedule=schedule, warmup=warmup, sample_tokens=1
+    )
+    run = run_small(tmp_path, ragged_rows(8), None, options)
+    assert [event["learning_rate"] for event in run.read("step")] == pytest.approx([1e-3 * rate for rate in rates])
+
+
+@pytest.mark.parametrize(("most", "steps"), [(100, 4), (3, 3)])
+def test_a_run_ends_with_its_epochs_or_earlier(most: int, steps: int, tmp_path: Path) -> None:
+    options = TrainerConfig(batch_size=4, epochs=2, max_steps=most, warmup=0, schedule=Schedule.linear, sample_tokens=1)
+    run = run_small(tmp_path, ragged_rows(8), None, options)
+    rates = [event["learning_rate"] / options.learning_rate for event in run.read("step")]
+    assert rates == pytest.approx([1 - step / steps for step in range(steps)]), "it falls over the steps that come"
+
+
+def test_noise_in_the_embeddings_leaves_the_layers_to_the_model(tmp_path: Path) -> None:
+    losses = []
+    for alpha in (None, 5.0):
+        options = TrainerConfig(batch_size=8, max_steps=1, sample_tokens=1, options={"neftune_noise_alpha": alpha})
+        losses.append(run_small(tmp_path / str(alpha), ragged_rows(8), None, options).read("step")[0]["loss"])
+    assert 0 < abs(losses[0] - losses[1]) < 1
+
+
+def test_options_that_trl_does_not_take_are_refused_by_name(tmp_path: Path) -> None:
+    asked = TrainerConfig(options={"foo": 1, "adam_beta2": 0.9}, report_to=["no_such_tracker"])
+    with pytest.raises(
+        ConfigError, match=r"options\.foo: wanted an option of TRL's SFTConfig; .*found no_such_tracker"
+    ):
+        check_options(TrainConfig(trainer=asked))
+    with pytest.raises(ConfigError, match="fused_layers=never hardware"):
+        check_options(TrainConfig(trainer=TrainerConfig(options={"torch_compile": True})))
+    check_options(TrainConfig(trainer=TrainerConfig(options={"adam_beta2": 0.9}, report_to=["tensorboard"])))
+    config = TrainConfig(trainer=TrainerConfig(options={"optim": "no_such_optimizer"}))
+    machine = Machine(torch.device("cpu"), "cpu", torch.float32, 0, 2)
+    with pytest.raises(ConfigError, match=r"trainer\.options: .*no_such_optimizer"):
+        build_arguments(config, machine, PLAN, tmp_path, has_valid=False)
+
+
+def test_a_run_without_a_batch_is_refused(tmp_path: Path) -> None:
+    options = TrainerConfig(batch_size=8, max_steps=1, options={"dataloader_drop_last": True})
+    hardware = HardwareConfig(micro_batch=8)
+    with pytest.raises(ConfigError, match="wanted at least one batch, found 3 rows"):
+        run_small(tmp_path, ragged_rows(3), None, options, hardware=hardware)

@@ -26,7 +26,7 @@ def rows_that_say(token: int, count: int) -> Encoded:
 
 
 def overfit(folder: Path, **options: Any) -> SmallRun:
-    wanted = TrainerConfig(batch_size=4, max_steps=12, learning_rate=1e-2, eval_every=2, warmup=0, **options)
+    wanted = TrainerConfig(batch_size=4, epochs=6, learning_rate=1e-2, eval_every=2, warmup=0, **options)
     return run_small(folder, rows_that_say(65, 8), rows_that_say(66, 6), wanted)
 
 
@@ -95,7 +95,7 @@ def test_taking_answers_does_not_change_what_is_learned(tmp_path: Path) -> None:
         tmp_path / "2",
         rows_that_say(65, 8),
         None,
-        TrainerConfig(batch_size=4, max_steps=12, learning_rate=1e-2, warmup=0),
+        TrainerConfig(batch_size=4, epochs=6, learning_rate=1e-2, warmup=0),
     )
     assert [event["loss"] for event in with_answers.read("step")] == [event["loss"] for event in without.read("step")]
 
