@@ -5,6 +5,7 @@ start anything (serve/engine.py does) and does not know what a request is.
 """
 
 import json
+import logging
 import os
 import re
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 
 from core.errors import ConfigError
 from core.offline import offline_environment
+
+logger = logging.getLogger(__name__)
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM 0.32 accepts for --max-lora-rank. Source: vllm/config/lora.py."""
@@ -62,6 +65,9 @@ REFUSED_ARGUMENTS = {
 }
 """vLLM options that stay as Loam sets them, with the reason."""
 
+STRETCHED = frozenset({"linear", "dynamic"})
+"""Rotary positions with which a model reads more tokens than its `max_position_embeddings`, as vLLM counts."""
+
 CPU_WORKER = "serve.cpu_worker.GroupedLoraWorker"
 
 
@@ -75,7 +81,7 @@ class EngineConfig:
         urls: vLLM servers that others run, as `unix:PATH` or `http://HOST:PORT`; none: the gateway runs one itself.
         device: `cpu` or `cuda`.
         dtype: Of the weights in the engine: `bfloat16`, `float16` or `float32`.
-        max_model_len: Context length in tokens, prompt and answer together.
+        max_model_len: Context length in tokens, prompt and answer together; never more than the model reads.
         max_num_seqs: Sequences that run at the same time.
         gpu_memory_utilization: Most of the card's memory for vLLM, 0 to 1; None: what embedder, reranker, indexes and a
             training job leave.
@@ -216,7 +222,7 @@ def build_command(
         "model": str(model.resolve()),
         "served-model-name": served_name,
         "dtype": config.dtype,
-        "max-model-len": config.max_model_len,
+        "max-model-len": cap_length(config.max_model_len, model),
         "max-num-seqs": config.max_num_seqs,
         "enforce-eager": config.enforce_eager,
         "enable-lora": True,
@@ -238,6 +244,25 @@ def build_command(
     for name, value in options.items():
         arguments += _format_option(name, value)
     return EngineCommand(arguments, _build_environment(config, scratch))
+
+
+def cap_length(wanted: int | None, model: Path) -> int | None:
+    """Return a context length that vLLM takes for a model: it ends at once where the model reads fewer tokens.
+
+    Args:
+        wanted: As configured; a profile's is meant for Llama 3, and a smaller model may read less.
+        model: Its folder; without a config.json nothing is known.
+    """
+    path = model / "config.json"
+    if wanted is None or not path.is_file():
+        return wanted
+    config = json.loads(path.read_text(encoding="utf-8"))
+    most = config.get("max_position_embeddings")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(most, int) or wanted <= most or rope.get("rope_type", rope.get("type")) in STRETCHED:
+        return wanted
+    logger.info("engine.max_model_len: wanted %d tokens, found a model that reads %d: these are taken", wanted, most)
+    return most
 
 
 def _format_option(name: str, value: Any) -> list[str]:

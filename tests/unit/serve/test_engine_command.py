@@ -55,6 +55,21 @@ def test_a_gpu_samples_without_a_cuda_toolkit_unless_told_that_there_is_one(monk
     assert build(EngineConfig(device="cuda"))[1]["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("told", "length"),
+    [
+        ({"max_position_embeddings": 8192}, "8192"),
+        ({"max_position_embeddings": 131_072, "rope_scaling": {"rope_type": "llama3", "factor": 32.0}}, "16384"),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": 4.0}}, "16384"),
+        ({}, "16384"),
+    ],
+)
+def test_a_cards_context_is_never_longer_than_the_models(told: dict[str, Any], length: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    command = build_command(EngineConfig(device="cuda", max_model_len=16384), tmp_path, "base", None, Path("/scratch"))
+    assert read_option(command.arguments, "max-model-len") == length
+
+
 def test_what_is_not_set_is_left_to_vllm() -> None:
     arguments, _ = build(EngineConfig(device="cuda"))
     assert not {"--dtype", "--max-model-len", "--default-chat-template-kwargs", "--enforce-eager"} & set(arguments)
