@@ -81,10 +81,10 @@ def read_commit() -> str:
 
 
 def ask_card() -> dict[str, str]:
-    """Return what nvidia-smi says of the first card; nothing where it cannot."""
+    """Return what nvidia-smi says of the first card, or why it says nothing."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return {}
+        return {"error": "nvidia-smi is not there"}
     question = [program, "-i", "0", f"--query-gpu={','.join(CARD_QUESTIONS)}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(question, capture_output=True, text=True, check=False, timeout=30)

@@ -34,7 +34,7 @@ from scripts.bench_gpu import (
 from scripts.bench_gpu_budget import CARD_BYTES, TRAINED_LENGTH, make_demand
 from scripts.bench_gpu_memory import answer, measure_budget
 from scripts.bench_gpu_models import LLAMA_3B, make_shape
-from scripts.bench_gpu_probe import describe_machine
+from scripts.bench_gpu_probe import CARD_QUESTIONS, ask_card, describe_machine
 from scripts.bench_gpu_retrieval import PAIR_TOKENS, RERANKED_AT_ONCE
 from scripts.bench_gpu_steps import Book, Figure, LeftOut, Setting, Step, Unavailable, Wrong, compare, run_steps
 from tests.fakes.bare_python import BARE, list_installed, list_required, make_python
@@ -66,6 +66,17 @@ def test_packing_is_proven_at_the_size_that_a_card_proves_it_at(tmp_path: Path) 
     setting = Setting(torch.device("cpu"), is_small=False, data=DataDir(tmp_path), folder=tmp_path)
     found = bench_gpu_train.prove_packing(setting)
     assert {one.name for one in found if isinstance(one, Figure)} == {"packed logits, blocks", "packed logits, sdpa"}
+
+
+def test_each_speed_says_what_it_is_held_against(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = [Figure("non-padding tokens", 1.0, "tokens/s"), Figure("most memory", 1.0, "GB")]
+    monkeypatch.setattr(bench_gpu_train, "time_step", lambda *_, **__: figures)
+    steps = (bench_gpu_train.time_plain, bench_gpu_train.time_kept, bench_gpu_train.time_small_memory)
+    assert [[one.goal for one in step(make_setting(tmp_path))] for step in steps] == [
+        ["31,000 on an H100, floor 26,000", ""],
+        ["0.98 of step, bf16 LoRA", ""],
+        ["0.65 of step, bf16 LoRA", "at most 4"],
+    ]
 
 
 @FULL
@@ -274,6 +285,34 @@ def test_a_machine_is_described_with_versions_and_commit() -> None:
     assert machine["versions"]["torch"] == torch.__version__
     assert machine["commit"]
     assert machine["identity"][1] == "small"
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (None, {"error": "nvidia-smi is not there"}),
+        ("echo no devices were found; exit 6", {"error": "no devices were found"}),
+        (
+            "echo '580.95.05, 1980 MHz, 2619 MHz, 1980 MHz, 2619 MHz, 700.00 W, Enabled, 34, [N/A]'",
+            {
+                "driver_version": "580.95.05",
+                "clocks.sm": "1980 MHz",
+                "temperature.gpu": "34",
+                "mig.mode.current": "[N/A]",
+            },
+        ),
+    ],
+)
+def test_a_card_says_its_clocks_or_why_not(
+    script: str | None, told: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if script is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = ask_card()
+    assert {name: found.get(name) for name in told} == told
+    assert found.keys() == told.keys() or list(found) == list(CARD_QUESTIONS)
 
 
 def test_the_command_line_is_read_without_hydra(tmp_path: Path) -> None:
