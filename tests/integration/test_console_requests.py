@@ -36,7 +36,9 @@ NOTE_REQUESTS = """(() => {
     window.fetch = async (url, options) => {
         looks.asked.push({ time: Date.now(), method: options.method, url: String(url) });
         try {
-            return await ask(url, options);
+            const answer = await ask(url, options);
+            await answer.clone().arrayBuffer(); // the body may come long after the head
+            return answer;
         } finally {
             looks.answered += 1;
         }
