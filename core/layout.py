@@ -77,6 +77,11 @@ class DataDir:
         return self.runs / check_name(run_id, "run_id")
 
 
+def find_data_dir(folder: Path) -> Path:
+    """Return the data directory that a model's or a run's folder, as `DataDir` names them, lies in."""
+    return folder.parent.parent
+
+
 def default_data_dir(otherwise: Path = Path("data")) -> Path:
     """Return the data directory of a command that names none: LOAM_DATA_DIR, as conf/paths reads it, too.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from core.config import Device
 from core.errors import ContractError, NotFound
-from core.layout import DataDir
+from core.layout import DataDir, find_data_dir
 from core.manifest import MODEL_MANIFEST, ModelManifest, hash_files, refuse_code_bearing
 from core.next_command import write_next_command
 from retrieval.batches import CARD_BATCH_TOKENS, pad_rows, set_budget, share_out
@@ -100,7 +100,7 @@ class SentenceEmbedder:
             ContractError: It does not look like a sentence-transformers model.
         """
         if not (folder / "modules.json").is_file():
-            bring = write_next_command("scripts/models.py", "get", config.name, data_dir=folder.parent.parent)
+            bring = write_next_command("scripts/models.py", "get", config.name, data_dir=find_data_dir(folder))
             raise NotFound(
                 f"embedder {config.name!r}: wanted a sentence-transformers model in {folder}, found none. Run: {bring}",
                 param="embedder",

@@ -34,7 +34,7 @@ from retrieval.embedding import Embedder, embed_passages
 from retrieval.erasure import erase_deleted
 from retrieval.parsing import ParserPool
 from retrieval.seal import hash_chunk
-from retrieval.snapshot import build_index, ensure_snapshot, save_snapshot
+from retrieval.snapshot import StoreIndex, build_index, ensure_snapshot, save_snapshot
 from retrieval.source import UNKNOWN_STAMP, FileStamp, SourceFile, list_files
 from retrieval.store import (
     DocumentStatus,
@@ -229,11 +229,11 @@ def ingest_files(
     return report
 
 
-def rebuild(data: DataDir, store_name: str) -> int:
+def rebuild(data: DataDir, store_name: str) -> StoreIndex:
     """Make a store's index anew from the database, without embedding anything.
 
     Returns:
-        How many chunks it has.
+        The index, as it was saved.
 
     Raises:
         NotFound: There is no such store.
@@ -245,7 +245,7 @@ def rebuild(data: DataDir, store_name: str) -> int:
         with lock_store(data, store_name):
             index = build_index(engine, find_store(engine, store_name), IndexDevice.cpu)
             save_snapshot(index, data)
-            return len(index.numbers)
+            return index
     finally:
         engine.dispose()
 

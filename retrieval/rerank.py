@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import ContractError, NotFound
+from core.layout import find_data_dir
 from core.manifest import refuse_code_bearing
 from core.next_command import write_next_command
 from retrieval.config import DEFAULT_RERANK_WEIGHT, Dtype, EmbedderConfig, EncoderEngine
@@ -72,7 +73,7 @@ class Reranker:
             ContractError: What it has learned cannot be read.
         """
         if not (folder / "config.json").is_file():
-            data_dir = folder.parent.parent
+            data_dir = find_data_dir(folder)
             bring = write_next_command("scripts/models.py", "import", "PATH", data_dir=data_dir)
             train = write_next_command("retrieval/run.py", "action=train_reranker", data_dir=data_dir)
             raise NotFound(

@@ -214,17 +214,13 @@ def run_rebuild(config: RetrievalConfig) -> None:
     from retrieval.ingest import rebuild
 
     store_name = need(config.store, "store", "NAME")
-    data = DataDir(Path(config.paths.data_dir))
-    chunks = rebuild(data, store_name)
+    index = rebuild(DataDir(Path(config.paths.data_dir)), store_name)
+    chunks = len(index.numbers)
     if config.output is Output.json:
         display.print_json({"store": store_name, "chunks": chunks})
         return
     display.console.print(f"store {store_name}: index of {chunks} chunks made anew from the database")
-    engine = open_database(data.database)
-    try:
-        embedder = EmbedderConfig(name=find_store(engine, store_name).embedder.name)
-    finally:
-        engine.dispose()
+    embedder = EmbedderConfig(name=index.store.embedder.name)
     display.suggest_search(store_name, config.paths.data_dir, embedder)
 
 

@@ -19,11 +19,10 @@ from core.errors import Conflict, InputError
 from core.layout import DataDir, write_json
 from evaluation.updates import Change, apply_changes, copy_documents
 from retrieval.config import ChunkingConfig
-from retrieval.database import open_database
+from retrieval.database import open_database, read_transaction
 from retrieval.documents import read_documents
 from retrieval.settings import StoreSettings, save_settings
-from retrieval.status import list_stores
-from retrieval.store import DocumentStatus, Store, find_store, make_store
+from retrieval.store import DocumentStatus, Store, find_store, make_store, select_store
 from scripts.server_process import PROJECT, quote_override
 from serve.progress import say
 
@@ -138,7 +137,7 @@ def check_free(engine: Engine, store: str) -> None:
     Raises:
         Conflict: There is one of that name.
     """
-    if any(status.store == store for status in list_stores(engine)):
+    if _is_there(engine, store):
         raise Conflict(
             f"changes: wanted to make the store {store}, found one that this report has not made. If it is not needed: "
             f"python retrieval/run.py action=delete store={store}",
@@ -153,10 +152,15 @@ def make_copy(data: DataDir, engine: Engine, measured: Store, store: str) -> Non
     """
     from retrieval.sync import delete  # likewise
 
-    if any(status.store == store for status in list_stores(engine)):
+    if _is_there(engine, store):
         delete(data, store)
     settings = None if measured.tuned is None else StoreSettings.from_json(measured.tuned)
     save_settings(engine, make_store(engine, store, measured.embedder, measured.language), settings)
+
+
+def _is_there(engine: Engine, store: str) -> bool:
+    with read_transaction(engine) as connection:
+        return select_store(connection, store) is not None
 
 
 def list_sync_options(

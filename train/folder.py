@@ -14,7 +14,7 @@ import yaml
 
 from core.errors import Conflict, LoamError, describe_os_error
 from core.events import EventWriter, read_events
-from core.layout import make_data_dir, write_file
+from core.layout import find_data_dir, make_data_dir, write_file
 from core.lock import hold_lock
 from train.launch import is_main, rank
 
@@ -32,7 +32,7 @@ def claim_folder(folder: Path, configuration: dict[str, object]) -> Iterator[Non
     Raises:
         Conflict: Another process trains in it; its id is named.
     """
-    make_data_dir(folder.parent.parent)
+    make_data_dir(find_data_dir(folder))
     folder.mkdir(parents=True, exist_ok=True)
     if not is_main():
         yield
