@@ -28,6 +28,7 @@ from serve.model_server import Upstream
 from serve.prompting import Disarm, drop_covered, fit_prompt, read_passage_text
 from serve.relay import fetch, open_stream, read_chunks
 from serve.sentences import SENTENCE_END, AnswerSplitter, Piece
+from serve.word_marks import drop_word_marks
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +248,8 @@ class Answering:
         self, body: bytes, sources: list[Source], *, is_marked: bool
     ) -> AsyncGenerator[AnswerEvent, None]:
         """Let the model write, and put the marks in, unless the text may not be touched."""
-        ending, support, splitter = _Ending(), Support(self.library, sources), AnswerSplitter()
+        ending, support = _Ending(), Support(self.library, sources)
+        splitter = AnswerSplitter([source.text for source in sources])
         async with aclosing(self._read_deltas(body, ending)) as deltas:
             async for delta in deltas:
                 text = delta.get("content") or ""
@@ -290,6 +292,7 @@ class Support:
         """Begin an answer."""
         self._library = library
         self._sources = sources
+        self._passages = [source.text.casefold() for source in sources]
         self._cited = CitedText()
         self._vectors: npt.NDArray[np.float32] | None = None  # (sources, dimension)
 
@@ -303,6 +306,7 @@ class Support:
         return [TextEvent(text + mark), CitedEvent(citation)]
 
     async def _find(self, sentence: str) -> Source | None:
+        sentence = drop_word_marks(sentence, self._passages)
         quoted = find_quoted(sentence, self._sources)
         if quoted:
             return quoted

@@ -6,9 +6,11 @@ is the same as for the whole. Does not know what a source is.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve.fenced_code import CodeSplitter, Stretch
+from serve.word_marks import WordMarkRemover
 
 _FILL = " \t\u00a0\u00ad\u2007\u2009\u200a\u200b-\u200f\u202a-\u202f\u2060-\u2064\ufeff"
 """Blanks and signs that nobody sees."""
@@ -21,9 +23,11 @@ LIVE = re.compile(rf"[\d\[\]［］,;^\u2013\-{_FILL}]+")
 OPENING = re.compile(r"[\[［]")
 MAX_NESTED = 32
 """Marks within one another; whoever writes more loses the brackets."""
-LENTICULAR = re.compile(r"(?<![ \t])[ \t]*【[^】\n]{0,60}】")
-"""The same as OpenAI's models write it, such as 【3†source】, with the blanks in front of it. The look behind keeps a
-long run of blanks from being tried at every blank."""
+LENTICULAR = re.compile(
+    r"(?<![ \t])[ \t]*【(?=[^】\n]{1,60}】)(?:[\d,;:\u2013\- \t]*\d[\d,;:\u2013\- \t]*|[^】\n†]*†[^】\n]*)】"
+)
+"""The same as OpenAI's models write it, such as 【3†source】, with the blanks in front of it; 【重要】 is Japanese for
+"important". The look behind keeps a long run of blanks from being tried at every blank."""
 LENTICULAR_BEGUN = re.compile(r"(?<![ \t])[ \t]*(?:【[^】\n]{0,60})?\Z")
 """The end of a text that may yet become one."""
 
@@ -46,12 +50,25 @@ TAIL = 64
 ABBREVIATIONS = frozenset(
     {
         "e.g", "i.e", "etc", "cf", "vs", "approx", "mr", "mrs", "ms", "dr", "prof", "st", "ca", "incl", "excl", "ext",
-        "tel", "min", "max", "temp", "dept", "z.b", "d.h", "bzw", "usw", "inkl", "zzgl",
+        "tel", "min", "max", "temp", "dept", "z.b", "d.h", "bzw", "usw", "inkl", "zzgl", "vgl", "ggf",
+        "bzgl", "evtl", "p.o", "mt",
     }
 )  # fmt: skip
 """Words whose dot ends no sentence."""
-NUMBER_ABBREVIATIONS = frozenset({"no", "nr", "art", "sec", "fig", "p", "pp", "ch", "para", "vol"})
+NUMBER_ABBREVIATIONS = frozenset(
+    {
+        "no", "nos", "nr", "art", "sec", "fig", "p", "pp", "ch", "para", "vol", "abs", "kap", "tab",
+        "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
+    }
+)  # fmt: skip
 """Words whose dot ends no sentence before a number."""
+TIME_OF_DAY = re.compile(r"\d ?[ap]\.m\.\Z", re.IGNORECASE)
+_AFTER_TIME = """
+    Monday Tuesday Wednesday Thursday Friday Saturday Sunday Mon Tue Tues Wed Thu Thur Thurs Fri Sat Sun Mondays
+    Tuesdays Wednesdays Thursdays Fridays Saturdays Sundays ET EST EDT CT CST CDT MT MST MDT PT PST PDT
+    GMT UTC BST CET CEST"""
+AFTER_TIME = frozenset(_AFTER_TIME.split())
+"""Days and time zones, before which the dot of p.m. ends no sentence."""
 
 
 class MarkRemover:
@@ -142,6 +159,7 @@ class SentenceSplitter:
         self._sentence = ""  # of the sentence so far, without blanks in front
         self._blanks = ""  # seen after the last other character, not yet given out
         self._marker = ""  # begins the next line and may yet become a list's number or dash
+        self._day = ""  # follows a time of day and may yet become the name of a day
         self._is_list_item = False
         self._begins_line = True
 
@@ -162,6 +180,8 @@ class SentenceSplitter:
         """End the text: return the last sentence's end and the blanks that were held back; what follows begins anew."""
         if self._marker:
             self._go_on()
+        if self._day:
+            self._take_day()
         if self._sentence:
             self._end_sentence()
         self._written += self._blanks
@@ -178,6 +198,8 @@ class SentenceSplitter:
     def _take(self, character: str) -> None:
         if self._marker:
             self._take_after_marker(character)
+        elif self._day:
+            self._take_after_time(character)
         elif character.isspace():
             self._take_blank(character)
         elif not self._sentence:
@@ -188,6 +210,9 @@ class SentenceSplitter:
             if not LIST_MARKER_BEGUN.fullmatch(character):
                 self._go_on()
         else:
+            if self._blanks and self._follows_time() and begins_after_time(character):
+                self._day = character
+                return
             if self._blanks:
                 self._end_sentence_before(character)
             elif self._ends_wide() and character not in GOES_ON and not self._is_list_item:
@@ -202,6 +227,26 @@ class SentenceSplitter:
         elif not self._is_list_item and is_boundary(self._sentence, following):
             self._end_sentence()
             self._begins_line = False
+
+    def _follows_time(self) -> bool:
+        """Tell whether the sentence so far ends with a time of day, such as 5 p.m."""
+        return not self._is_list_item and TIME_OF_DAY.search(self._sentence[-TAIL:]) is not None
+
+    def _take_after_time(self, character: str) -> None:
+        """Go on with what may become the name of a day, or decide whether it was one."""
+        if begins_after_time(self._day + character):
+            self._day += character
+            return
+        self._take_day(character)
+        self._take(character)
+
+    def _take_day(self, following: str = "") -> None:
+        """Take what follows a time of day: the name of a day belongs to its sentence, another word begins the next."""
+        day, self._day = self._day, ""
+        if day not in AFTER_TIME or following.isalnum():
+            self._end_sentence()
+            self._begins_line = False
+        self._write(day)
 
     def _ends_wide(self) -> bool:
         """Tell whether the sentence so far has an end that needs no blank behind it."""
@@ -252,9 +297,14 @@ class AnswerSplitter:
     A block of code ends the sentence before it and is part of none.
     """
 
-    def __init__(self) -> None:
-        """Begin an answer."""
+    def __init__(self, passages: Sequence[str] = ()) -> None:
+        """Begin an answer.
+
+        Args:
+            passages: What the model was given, in its order; marks in words name them by number.
+        """
         self._code = CodeSplitter()
+        self._word_marks = WordMarkRemover(passages)
         self._marks = MarkRemover()
         self._sentences = SentenceSplitter()
 
@@ -265,15 +315,24 @@ class AnswerSplitter:
     def finish(self) -> list[Piece]:
         """End the answer: return all that was held back."""
         pieces = [piece for stretch in self._code.finish() for piece in self._take(stretch)]
-        return pieces + self._sentences.feed(self._marks.finish()) + self._sentences.finish()
+        return pieces + self._sentences.feed(self._finish_marks()) + self._sentences.finish()
 
     def _take(self, stretch: Stretch) -> list[Piece]:
         if stretch.kind == "text":
-            return self._sentences.feed(self._marks.feed(stretch.text))
-        pieces = self._sentences.feed(self._marks.finish())
+            return self._sentences.feed(self._marks.feed(self._word_marks.feed(stretch.text)))
+        pieces = self._sentences.feed(self._finish_marks())
         if stretch.kind == "span":
             return pieces + self._sentences.feed(stretch.text)
         return [*pieces, *self._sentences.finish(), Piece(stretch.text)]
+
+    def _finish_marks(self) -> str:
+        """Return what was held back and became no mark."""
+        return self._marks.feed(self._word_marks.finish()) + self._marks.finish()
+
+
+def begins_after_time(text: str) -> bool:
+    """Tell whether a text is the begin of a day's or a time zone's name, or the whole."""
+    return any(name.startswith(text) for name in AFTER_TIME)
 
 
 def is_boundary(sentence: str, following: str) -> bool:

@@ -31,14 +31,16 @@ ASSISTANTS = {
 QUESTION = "Within how many days of delivery can a customer return a product?"
 REPLY = """Acme Desk answer:
 1. A customer can return a product within 45 days of delivery [7].
-2. The Brook 40 pump has a warranty of 26 months.【2】
+2. The Brook 40 pump has a warranty of 26 months (Source 2).【2】
 3. A customer can return a product within 90 days of delivery.
+4. As [Source 1] says, a customer can return a product within 45 days.
 Reply here if a step does not work.
 Ref: ACME-RET-3"""
 CITED = """Acme Desk answer:
 1. A customer can return a product within 45 days of delivery. [1]
 2. The Brook 40 pump has a warranty of 26 months. [2]
 3. A customer can return a product within 90 days of delivery.
+4. As [Source 1] says, a customer can return a product within 45 days. [1]
 Reply here if a step does not work.
 Ref: ACME-RET-3"""
 
@@ -77,9 +79,9 @@ def test_an_answer_is_grounded_and_cited(gateway: RunningGateway) -> None:
     message = answer.choices[0].message
     assert message.content == CITED
     spans = [annotation.url_citation for annotation in message.annotations]
-    assert [CITED[span.start_index : span.end_index] for span in spans] == ["[1]", "[2]"]
-    assert [span.title for span in spans] == ["returns.md | Returns > Time", "warranty.docx"]
-    assert [span.url for span in spans] == [f"{gateway.url}/sources/c1", f"{gateway.url}/sources/c2"]
+    assert [CITED[span.start_index : span.end_index] for span in spans] == ["[1]", "[2]", "[1]"]
+    assert [span.title for span in spans[:2]] == ["returns.md | Returns > Time", "warranty.docx"]
+    assert [span.url for span in spans[:2]] == [f"{gateway.url}/sources/c1", f"{gateway.url}/sources/c2"]
     retrieval = answer.model_extra["retrieval"]
     assert retrieval["query"] == QUESTION
     assert retrieval["stores"] == ["acme"]

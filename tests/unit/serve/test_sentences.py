@@ -10,7 +10,8 @@ from serve.sentences import WIDE_END, AnswerSplitter, Piece, SentenceSplitter, r
 from tests.fakes.pieces import cut
 
 ALPHABET = 'aB1 .!?\n\t[]()【】,;-:"”)0e.gé`~#+［］^\u200b。質」'
-texts = st.text(alphabet=ALPHABET, max_size=80)
+WORDS = ["5 p.m.", " Mon", "Monday", " Sundays", "Jan. 5", " On", "\n", ".", " "]
+texts = st.text(alphabet=ALPHABET, max_size=80) | st.lists(st.sampled_from(WORDS), max_size=12).map("".join)
 
 
 def run_answer(pieces: list[str]) -> list[Piece]:
@@ -39,6 +40,25 @@ def run_splitter(pieces: list[str]) -> list[Piece]:
             ["Use 3.5 bar, e.g. Brook 40, approx. No. 5 of it.", "Done"],
         ),
         ("See https://a.b/c.d?e=1 now. Dr. Smith knows.", ["See https://a.b/c.d?e=1 now.", "Dr. Smith knows."]),
+        (
+            "Open from 9 a.m. to 5 p.m. Monday to Friday. Call till 5 P.M. EST. At 5 p.m. On Sundays never",
+            ["Open from 9 a.m. to 5 p.m. Monday to Friday.", "Call till 5 P.M. EST.", "At 5 p.m.", "On Sundays never"],
+        ),
+        (
+            "It ends at 5 p.m. Mon–Fri. It ends at 5 p.m. Monarchs know. Not 5 p.m.\nSun\n\nTill 5 p.m. Mon",
+            [
+                "It ends at 5 p.m. Mon–Fri.",
+                "It ends at 5 p.m.",
+                "Monarchs know.",
+                "Not 5 p.m.",
+                "Sun",
+                "Till 5 p.m. Mon",
+            ],
+        ),
+        (
+            "Sent by Jan. 5 to P.O. Box 7, vgl. Abs. 3. In Dec. It ends.",
+            ["Sent by Jan. 5 to P.O. Box 7, vgl. Abs. 3.", "In Dec.", "It ends."],
+        ),
         ('He said "Stop." Then he left!', ['He said "Stop."', "Then he left!"]),
         ("Is it? No. You must pay.", ["Is it?", "No.", "You must pay."]),
         ("Version 2. is lower case. End", ["Version 2. is lower case.", "End"]),
@@ -76,6 +96,7 @@ def test_sentences_end_where_people_end_them(text: str, sentences: list[str]) ->
         ("Thirty days [1].", "Thirty days."),
         ("Thirty days.[1][2] More", "Thirty days. More"),
         ("Both [1, 2] and [3-5]; 【6†source】 end", "Both and; end"),
+        ("【重要】 and 【2026年】 stay, 【4:0†source】 and 【7】 go", "【重要】 and 【2026年】 stay, and go"),
         ("array[i] and [a] and [ ] stay", "array[i] and [a] and [ ] stay"),
         ("unfinished [12", "unfinished [12"),
         (
@@ -90,7 +111,7 @@ def test_sentences_end_where_people_end_them(text: str, sentences: list[str]) ->
         ('```py\ns = """\n    ```\n"""\nb[1]\n```\nEnd [2]', '```py\ns = """\n    ```\n"""\nb[1]\n```\nEnd'),
         ("~~~\n```\na[0]\n~~~\nEnd [2]", "~~~\n```\na[0]\n~~~\nEnd"),
         ("Say ```a[0]``` so [1]. And on [2].", "Say ```a[0]``` so. And on."),
-        ("What [[1]1] is [[2]] left [【x】3] of [ 4 ] them [^5]", "What is left of them"),
+        ("What [[1]1] is [[2]] left [【1†x】3] of [ 4 ] them [^5]", "What is left of them"),
         ("Unseen [\u200b1] signs [2\u00a0] and wide ［３］ ones", "Unseen signs and wide ones"),
         ("[[1] see the manual], - [ ] [2] to do", "[ see the manual], - [ ] to do"),
         ("[" * 40 + "1" + "]1" * 40 + "]", "1]" * 9),
