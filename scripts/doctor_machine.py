@@ -27,7 +27,6 @@ from core.errors import LoamError, describe_os_error
 from core.layout import DataDir
 from core.manifest import ModelKind, ModelManifest, verify_files
 from core.next_command import write_next_command
-from core.offline import HUB_VARIABLES
 from retrieval.database import open_database
 from scripts.doctor_probes import PROBES
 from scripts.finding import Finding
@@ -229,15 +228,12 @@ def list_assets(wanted: Wanted) -> list[tuple[Path, str]]:
 
 
 def check_assets(wanted: Wanted) -> Said:
-    """Check that every file that an offline run reads is there, and that nothing is told to go online."""
+    """Check that every file that an offline run reads is there."""
     assets = list_assets(wanted)
     for path, purpose in assets:
         if not path.exists():
             yield Finding("assets", str(path), f"missing, for {purpose}", "Check the release out or install it anew.")
     yield f"{sum(path.exists() for path, _ in assets)} of {len(assets)} paths are there"
-    is_online = [name for name, value in HUB_VARIABLES.items() if os.environ.get(name, value) != value]
-    if is_online:
-        yield Finding("assets", ", ".join(is_online), "set so that hubs would be asked", f"unset {' '.join(is_online)}")
 
 
 def check_ports(wanted: Wanted) -> Said:

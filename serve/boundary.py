@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -138,10 +139,13 @@ def answer_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(described, InternalError):
         logger.error("unforeseen error", exc_info=error, extra={"request_id": read_request_id(request.scope)})
     body = described.to_openai()
-    folder = request.app.state.gateway.archive.data.root  # where it lies is nobody's business who asks by HTTP
-    if folder.is_absolute():
-        body["error"]["message"] = described.message.replace(f"{folder}/", "")
+    body["error"]["message"] = hide_folder(described.message, request.app.state.gateway.archive.data.root)
     return JSONResponse(body, described.http_status, headers)
+
+
+def hide_folder(message: str, folder: Path) -> str:
+    """Return a message without the data directory: where it lies is nobody's business who asks by HTTP."""
+    return message.replace(f"{folder}/", "") if folder.is_absolute() else message
 
 
 def describe(request: Request, error: Exception) -> LoamError:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.errors import LoamError
 from retrieval.searcher import Hit
 from serve.answering import CallEvent, EndEvent
 from serve.attached_files import AttachedFile
@@ -130,12 +129,12 @@ class ResponseDraft:
         """Return a stream's last event."""
         return self._event(f"response.{self.body['status']}", response=self.body)
 
-    def fail(self, error: LoamError) -> Event:
-        """End a response that broke off; return a stream's last event."""
+    def fail(self, message: str) -> Event:
+        """End a response that broke off, and say why; return a stream's last event."""
         for item in self.body["output"]:
             item["status"] = "incomplete" if item["status"] == "in_progress" else item["status"]
         self.body["status"] = "failed"
-        self.body["error"] = {"code": "server_error", "message": error.message}
+        self.body["error"] = {"code": "server_error", "message": message}
         return self.close()
 
     def read_said(self) -> str:

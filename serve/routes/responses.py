@@ -26,7 +26,7 @@ from serve.answering import (
     build_body,
 )
 from serve.attached_files import name_hits
-from serve.boundary import InvalidRequest
+from serve.boundary import InvalidRequest, hide_folder
 from serve.catalog import Entry, EntryKind
 from serve.gateway_state import CurrentGateway, Gateway, run_for_client, take_model
 from serve.owners import Caller, CurrentCaller
@@ -252,7 +252,7 @@ class ResponseStream:
                     yield encode_event(event)
         except LoamError as error:
             logger.error("answer broken off", extra={"reason": error.message})
-            yield encode_event(draft.fail(error))
+            yield encode_event(draft.fail(hide_folder(error.message, self._writing.gateway.archive.data.root)))
             return
         yield encode_event(draft.close())
 

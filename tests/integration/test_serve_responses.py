@@ -396,6 +396,14 @@ def test_an_engine_that_fails_in_an_answer_is_seen(
     gateway.wait_until_ready()
 
 
+def test_a_stream_that_cannot_be_kept_fails_and_tells_no_path(gateway: RunningGateway, client: openai.OpenAI) -> None:
+    with gateway.full_disk("INSERT INTO responses"):
+        last: Any = list(client.responses.create(model=BASE, input="x", stream=True))[-1]
+    assert last.type == "response.failed"
+    assert "Free some disk space" in last.response.error.message
+    assert str(gateway.folder) not in last.response.error.message
+
+
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("tools", {"tools": [{"type": "web_search"}]}),
     ("tools", {"tools": [{"type": "file_search", "vector_store_ids": []}]}),
