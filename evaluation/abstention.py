@@ -62,8 +62,9 @@ GUESSES = (
     r"\bi(?:['’]d| would)? (?:think|believe|assume|suppose|suspect|presume|say)(?: that)? (?:it|the answer)\b",
     r"\b(?:probably|likely|presumably|perhaps|maybe|possibly)\b[^.!?]{0,40}?\d",
     r"\b(?:may|might|could|should|must|would) be (?:about |around |up to |roughly |approximately )?[£$€]?\d",
+    r"^\W*(?:so )?(?:it (?:is|was)|it['’]s|the(?: \w+)? answer (?:is|was)) (?:about |up to |exactly )?[£$€]?\d",
 )
-"""How a clause gives an answer after all, for what it is worth."""
+"""How a clause gives an answer after all, as a guess or flatly, for what it is worth."""
 
 
 @functools.cache
@@ -72,7 +73,7 @@ def _join_patterns(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def is_abstention(text: str, abstentions: Sequence[str] = ABSTENTIONS) -> bool:
-    """Tell whether an answer declines: it says so, and does not guess all the same. An empty answer does not."""
+    """Tell whether an answer declines: it says so, and does not answer all the same. An empty answer does not."""
     declines = _join_patterns(tuple(abstentions))
     bare = " ".join(text.split())
     if declines.search(bare) is None:

@@ -97,16 +97,18 @@ class CostConfig:
             "hosted.output_usd_per_1k_tokens": hosted.output_usd_per_1k_tokens,
             "hosted.tuned_price_factor": hosted.tuned_price_factor,
         }
-        faults = [f"cost.{key}: wanted at least 0, found {value}" for key, value in prices.items() if value < 0]
+        faults = [f"cost.{key}: wanted a number of at least 0, found {value}" for key, value in prices.items()
+                  if not 0 <= value < math.inf]  # fmt: skip
         database = hosted.vector_database_usd_per_month
         checks: list[tuple[str, bool, str, Any]] = [
             ("monthly_answers", self.monthly_answers >= 1, "at least 1", self.monthly_answers),
             ("setup_months", self.setup_months >= 1, "at least 1", self.setup_months),
             ("local.depreciation_months", local.depreciation_months >= 1, "at least 1", local.depreciation_months),
-            ("local.watts_busy", local.watts_busy >= local.watts_idle, "at least watts_idle", local.watts_busy),
+            ("local.watts_busy", local.watts_idle <= local.watts_busy < math.inf,
+             "a number of at least watts_idle", local.watts_busy),
             ("local.busy_share", 0 < local.busy_share <= 1, "above 0, to 1", local.busy_share),
-            ("local.seconds_factor", local.seconds_factor > 0, "above 0", local.seconds_factor),
-            ("hosted.vector_database_usd_per_month", len(database) == 2 and 0 <= database[0] <= database[1],
+            ("local.seconds_factor", 0 < local.seconds_factor < math.inf, "a number above 0", local.seconds_factor),
+            ("hosted.vector_database_usd_per_month", len(database) == 2 and 0 <= database[0] <= database[1] < math.inf,
              "two prices, the lower first", database),
             ("as_of", _is_date(self.as_of), "a date as 2026-11-25", self.as_of),
         ]  # fmt: skip

@@ -5,9 +5,12 @@ Each rule names what it rests on, and one that does not know its fact says so. D
 but the arm that a verdict named.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
+
+from core.errors import ConfigError
 
 FEW_EXAMPLES = 50
 """Below it, a fine-tune has too little to learn from."""
@@ -51,6 +54,15 @@ class Situation:
     is_latency_critical: bool | None = None
     documents: int | None = None
     queries_per_month: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        counts = {name: getattr(self, name) for name in
+                  ("changes_per_month", "examples", "documents", "queries_per_month")}  # fmt: skip
+        faults = [f"situation.{name}: wanted a number of at least 0, found {count}" for name, count in counts.items()
+                  if count is not None and not 0 <= count < math.inf]  # fmt: skip
+        if faults:
+            raise ConfigError("; ".join(faults))
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ from evaluation.abstention import is_abstention
         "The documents do not say when. Goods may be returned within 45 days.",
         "The documents do not say it. Filters must be changed every 6 months.",
         "The documents, which may be 3 years old, do not say.",
+        "The documents do not say. Ask the desk; it is open from 9 to 17.",
+        "It is not mentioned in the documents. It is covered by rule 3, which is not among them.",
     ],
 )
 def test_declining_is_recognised(text: str) -> None:
@@ -101,6 +103,9 @@ def test_an_answer_is_no_abstention(text: str) -> None:
         "It is likely 45 days, but the documents do not state it.",
         "The context does not mention it. However, it might be about 30 days.",
         "I can't tell from the documents; I'd say it is 20 litres.",
+        "The documents do not say. It is 45 days.",
+        "I could not find the price in the documents, but it’s about 50 euros.",
+        "The documents do not state it. The correct answer is 12 months.",
     ],
 )
 def test_who_guesses_all_the_same_does_not_decline(text: str) -> None:

@@ -139,3 +139,15 @@ def test_wrong_prices_are_named_together() -> None:
     for key in ("as_of", "monthly_answers", "setup_months", "local.busy_share", "local.watts_busy",
                 "hosted.vector_database_usd_per_month", "hosted.training_usd_per_1k_tokens"):  # fmt: skip
         assert f"cost.{key}: wanted" in fault.value.message
+
+
+@pytest.mark.parametrize("price", [float("nan"), float("inf")])
+def test_a_price_that_is_no_number_is_refused(price: float) -> None:
+    with pytest.raises(ConfigError) as fault:
+        CostConfig(
+            local=LocalPrices(hardware_usd=price, watts_busy=price, seconds_factor=price),
+            hosted=HostedPrices(vector_database_usd_per_month=[50.0, price], tuned_price_factor=price),
+        )
+    for key in ("local.hardware_usd", "local.watts_busy", "local.seconds_factor", "hosted.tuned_price_factor",
+                "hosted.vector_database_usd_per_month"):  # fmt: skip
+        assert f"cost.{key}: wanted" in fault.value.message

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from core.errors import ConfigError
 from evaluation.rules import Side, Situation, advise, compare_with_verdict
 
 
@@ -17,6 +18,14 @@ def side(rule: str, **facts: Any) -> Side:
 )
 def test_knowledge_that_changes_more_than_monthly_asks_for_rag(rate: float | None, wanted: Side) -> None:
     assert side("change", changes_per_month=rate) is wanted
+
+
+def test_facts_that_are_no_counts_are_refused_together() -> None:
+    with pytest.raises(ConfigError) as fault:
+        Situation(changes_per_month=float("nan"), examples=-5, documents=0)
+    assert "situation.changes_per_month: wanted a number of at least 0, found nan" in fault.value.message
+    assert "situation.examples: wanted a number of at least 0, found -5" in fault.value.message
+    assert "documents" not in fault.value.message
 
 
 def test_citations_ask_for_rag() -> None:
