@@ -27,12 +27,18 @@ from retrieval.stop_words import LANGUAGE, STOP_WORDS
 
 K1 = 0.9
 B = 0.6
-WORD = re.compile(r"[^\W_]+")
+VOWEL_SIGNS = "".join(chr(code) for code in range(0x0900, 0x0E00) if unicodedata.category(chr(code))[0] == "M")
+"""Parts of words in the scripts of India that are no letters to `re`."""
+WORD = re.compile(rf"[^\W_]+(?:[{VOWEL_SIGNS}]+[^\W_]*)*")
 SEPARATORS = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalnum()})
 """What is no part of a WORD in ASCII; splitting so is several times as quick."""
 KEPT_STEMS = 10_000
 ACCENTS = re.compile("(?<=[a-z])[\u0300-\u036f]+")
 """Marks over or under a Latin letter, once it stands apart from them."""
+_NONSPACING = "".join(chr(code) for code in range(0x0300, 0x0900) if unicodedata.category(chr(code)) == "Mn")
+POINTS = re.compile(f"[{_NONSPACING}\u200d]+")
+"""Signs of stress and of vowels that no letter holds, as in Russian, Hebrew and Arabic, mostly left out in writing; and
+what joins letters without being seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +108,12 @@ def _cut(folded: str) -> list[str]:
 
 
 def _fold(text: str) -> str:
-    """Return a text in small letters, those of the Latin alphabet without their accents."""
+    """Return a text in small letters, those of the Latin alphabet without their accents, others without points."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     if folded.isascii():
         return folded
-    return unicodedata.normalize("NFC", ACCENTS.sub("", unicodedata.normalize("NFD", folded)))
+    folded = unicodedata.normalize("NFC", ACCENTS.sub("", unicodedata.normalize("NFD", folded)))
+    return POINTS.sub("", folded)
 
 
 @cache

@@ -34,7 +34,7 @@ from retrieval.store import Store
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 5
+FORMAT = 6
 """Raised when the files or the way words are split change: older snapshots are then made again."""
 MANIFEST = "manifest.json"
 PARTS = ("numbers", "vectors", "owners", "spans", "span_lengths", "span_firsts", *ARRAYS)

@@ -81,6 +81,11 @@ def test_threads_do_not_disturb_each_other() -> None:
         ("spanish", "¿Cuándo se cambian los filtros?", ["cambi", "filtr"]),
         ("finnish", "pumpun takuu", ["pumpu", "taku"]),
         ("english", "Die Pumpen", ["die", "pumpen"]),
+        ("hindi", "पुस्तकालय, किताबें", ["पुस्तकालय", "किताब"]),
+        ("tamil", "நூலகம்", ["நூலகம்"]),
+        ("arabic", "كِتَابٌ", ["كتاب"]),
+        ("russian", "за\u0301мок й", ["замок", "й"]),
+        ("english", "שָׁלוֹם־עולם", ["שלום", "עולם"]),
     ],
 )
 def test_words_are_compared_as_their_language_has_them(language: str, text: str, words: list[str]) -> None:
