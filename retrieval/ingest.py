@@ -52,7 +52,7 @@ from retrieval.vectors import ChunkVectors
 
 logger = logging.getLogger(__name__)
 
-RECIPE_VERSION = 5
+RECIPE_VERSION = 6
 """Raised when loaders or chunking change what they make of the same file: documents are then made anew."""
 BATCH_CHUNKS = 128
 """Chunks that are embedded together: enough to sort by length, few enough to commit every second or so."""

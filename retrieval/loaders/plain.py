@@ -23,7 +23,14 @@ _BYTE_ORDER_MARKS = (  # the longer ones first: UTF-32's little-endian mark begi
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_MEANT = {"iso8859-1": "cp1252", "iso8859-9": "cp1254"}
+"""What pages and mails mean that name these: https://encoding.spec.whatwg.org/#names-and-labels"""
 _SAMPLE_BYTES = 64 * 1024
+_TELLING_BYTES = 4
+_TELLING_WORDS = 20
+"""Fewer different bytes or words above ASCII do not tell rare encodings from common ones, which go first."""
+_STRAY_SHARE = 0.05
+"""Most of the signs above ASCII that may be damaged in a text that is still UTF-8."""
 _DELIMITERS = ("\t", ";", "|", ",")  # among equals the first: commas stand in cells, too
 _UNDERLINE = re.compile(r"(={3,}|-{3,}|~{3,})\s*")
 
@@ -47,29 +54,44 @@ def decode_text(data: bytes, declared: str | None = None) -> str:
                 raise InvalidFile(f"The file says that it is {encoding.upper()} text, but it is damaged.") from error
     for likely in filter(None, (_guess_wide_encoding(data), declared, "utf-8")):
         try:
-            return data.decode(likely)
-        except (UnicodeError, LookupError):
+            name = codecs.lookup(likely).name
+            return data.decode(_MEANT.get(name, name))
+        except (ValueError, LookupError):
             continue  # not this one: the next is tried
     if b"\0" in data:
         raise UnsupportedFile("The file is binary, of a kind that Loam does not read.")
+    if _is_mostly_utf8(data[:_SAMPLE_BYTES]):
+        return data.decode("utf-8", errors="replace")
     # A sample may end inside a character, and a long file may hold a stray byte: one lost sign is no reason to refuse.
     return data.decode(_guess_legacy_encoding(data[:_SAMPLE_BYTES]), errors="replace")
 
 
+def _is_mostly_utf8(sample: bytes) -> bool:
+    """Tell whether hardly any sign of a sample breaks UTF-8, as where a file was cut or bytes were put into it."""
+    text = sample.decode("utf-8", errors="replace")
+    signs = sum(sign > "\x7f" for sign in text)
+    return 0 < text.count("\ufffd") <= _STRAY_SHARE * signs
+
+
 def _guess_legacy_encoding(sample: bytes) -> str:
-    """Return the likeliest encoding; among equals Windows-1252, the commonest by far of those that look alike.
+    """Return the likeliest encoding, by the languages that are written in it; in doubt Windows-1252, the commonest.
 
     Raises:
         UnsupportedFile: No encoding makes text of the sample.
     """
-    from charset_normalizer import from_bytes  # most files are UTF-8 and do not wait for it
+    from chardet import EncodingEra, detect_all  # most files are UTF-8 and do not wait for it
 
-    matches = from_bytes(sample)
-    best = matches.best()
-    if best is None:
+    eras, doubt = EncodingEra.MODERN_WEB, 0.5
+    if len({byte for byte in sample if byte > 0x7F}) >= _TELLING_BYTES:
+        eras, doubt = eras | EncodingEra.LEGACY_ISO, 0.9
+        if len({word for word in sample.split() if not word.isascii()}) >= _TELLING_WORDS:
+            eras, doubt = eras | EncodingEra.DOS | EncodingEra.LEGACY_MAC, 0.98
+    guesses = detect_all(sample, ignore_threshold=True, encoding_era=eras)
+    likely = {guess["encoding"]: guess["confidence"] for guess in guesses if guess["encoding"]}
+    if not likely:
         raise UnsupportedFile("The file is not text in any known encoding. Save it as UTF-8.")
-    western = next((match for match in matches if match.encoding == "cp1252"), None)
-    return "cp1252" if western is not None and western.chaos <= best.chaos else best.encoding
+    best = max(likely, key=likely.__getitem__)
+    return "cp1252" if likely.get("Windows-1252", 0) >= doubt * likely[best] else best
 
 
 def _guess_wide_encoding(data: bytes) -> str | None:

@@ -99,6 +99,7 @@ def test_what_has_no_header_of_a_message_is_refused(tmp_path: Path) -> None:
         b"Subject: s\nContent-Type: multipart/mixed; boundary=",
         b"Subject: s\nContent-Type: text/plain; charset*=x''%ff",
         b"Subject: s\nContent-Type: text/plain; charset=undefined",
+        b'Subject: s\nContent-Type: text/plain; charset="a\0b"',
         b"Subject: s\nContent-Transfer-Encoding: base64",
         b"Subject: s\nContent-Type: text/plain; charset*=x''y; charset*0*=z''%FF",
         b"Subject: s\nContent-Disposition: attachment; filename*=mine''%80; filename*0*=x''%FF",

@@ -118,6 +118,7 @@ def test_lists_and_definitions() -> None:
     [
         ('<meta charset="iso-8859-2"><p>čaj</p>'.encode("iso-8859-2"), "čaj"),
         ("<p>Größe: 5 €</p>".encode("cp1252"), "Größe: 5 €"),
+        ('<meta charset="iso-8859-1"><p>“Größe”: 5 €</p>'.encode("cp1252"), "“Größe”: 5 €"),
         ("<p>Größe</p>".encode("utf-16"), "Größe"),
         ('<meta charset="UTF-16"><p>Größe</p>'.encode(), "Größe"),
         (b'<?xml version="1.0" encoding="utf-8"?><html><p>x</p></html>', "x"),

@@ -22,9 +22,47 @@ def test_any_encoding_is_read(encoding: str) -> None:
     assert decode_text(text.encode(encoding)) == text
 
 
-def test_cyrillic_is_not_taken_for_western_text() -> None:
-    text = "Насос включается сам, когда уровень воды поднимается выше поплавка. Проверяйте его раз в месяц."
-    assert decode_text(text.encode("cp1251")) == text
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1251", "Насос включается сам, когда уровень воды поднимается выше поплавка."),
+        ("koi8-r", "Насос включается сам, когда уровень воды поднимается выше поплавка."),
+        ("cp1250", "A szivattyú magától bekapcsol, ha a víz szintje az úszó fölé emelkedik."),
+        ("iso8859-2", "Čerpadlo se zapne samo, když hladina vody vystoupí nad plovák."),
+        ("cp1252", "Pumppu käynnistyy itsestään, kun vedenpinta nousee uimurin yläpuolelle."),
+        ("cp1254", "Su seviyesi şamandıranın üstüne çıkınca pompa kendiliğinden çalışır."),
+        ("cp1255", "המשאבה נדלקת מעצמה כאשר מפלס המים עולה מעל המצוף."),
+        ("cp1257", "Siurblys įsijungia pats, kai vandens lygis pakyla virš plūdės."),
+    ],
+)
+def test_the_encoding_of_a_short_text_is_guessed_by_its_language(encoding: str, text: str) -> None:
+    assert decode_text(text.encode(encoding)) == text
+
+
+def test_a_longer_text_is_read_in_the_encoding_of_dos_too() -> None:
+    words = "früh grün kühl für über schön böse möglich größer Maß süß Bäume Häuser spät Tür Öl Äpfel Übung weiß hören"
+    assert decode_text(words.encode("cp850")) == words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Größe: 5 €",
+        "naïve résumé, déjà vu",
+        "Teil;Preis\n" + "Ventil;5,20 €\nAnschlußstück, groß;7,10 €\n" * 30,
+        "int main() { // größe\n    return 0;\n}\n" * 30,
+        "Der Preis: 5 € – “gut” groß…",
+    ],
+)
+def test_few_different_signs_are_taken_for_the_commonest_encoding(text: str) -> None:
+    assert decode_text(text.encode("cp1252")) == text
+
+
+def test_a_stray_byte_spoils_one_sign_and_no_more() -> None:
+    text = "Die Größe der Tür beträgt zwei Meter. " * 20
+    data = text.encode()
+    assert decode_text(data[:300] + b"\xff" + data[300:]).replace("\ufffd", "") == text
+    assert decode_text(data + "ß".encode()[:1]) == text + "\ufffd"
 
 
 def test_binary_is_refused() -> None:
