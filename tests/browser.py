@@ -5,7 +5,7 @@ logged an error. Chromium cannot resolve any name here, so that nothing it does 
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -68,7 +68,7 @@ def running_browser() -> Iterator[Browser]:
     """Run Chromium for the time of the block."""
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS, timeout=2 * PATIENCE_MS)
         try:
             yield browser
         finally:
@@ -107,6 +107,12 @@ def ask(page: Page, question: str) -> None:
     """Type a question and send it."""
     page.get_by_label("Question", exact=True).fill(question)
     page.keyboard.press("Enter")
+
+
+def wait_for(page: Page, happened: Callable[[], object]) -> None:
+    """Wait for what a handler of the test's own notes, for which no `expect` waits."""
+    while not happened():
+        page.wait_for_timeout(10)
 
 
 def find_barriers(page: Page, *, only: str | None = None) -> list[str]:

@@ -81,6 +81,7 @@ def test_without_a_good_key_there_is_a_login_and_nothing_else(served: Served, br
         expect(page.get_by_role("alert")).to_contain_text("wrong")
         expect(page.get_by_role("navigation")).to_have_count(0)
         log_in(page, token)
+        expect(page.get_by_label("Question", exact=True)).to_be_visible()  # the page has asked all that it needed
         revoke_key(served.gateway.database, key.id)
         ask(page, QUESTION)
         expect(page.get_by_label("API key")).to_be_visible()
@@ -268,9 +269,11 @@ def test_a_long_document_is_shown_as_far_as_the_api_gives_it(served: Served, wat
     passage = page.get_by_role("dialog")
     more = passage.get_by_role("button", name="Show more of the document before this")
     for _ in range(4):
+        pressed = more.element_handle()
         with page.expect_response("**/v1/loam/passages/**") as answered:
             more.click()
         assert answered.value.status == 200
+        pressed.wait_for_element_state("hidden")  # what came is drawn, with a button of its own
     expect(more).to_have_count(0)
     expect(passage.locator("mark")).to_contain_text("heron")
 
@@ -399,7 +402,8 @@ def test_a_page_of_events_that_fails_leaves_no_gap(served: Served, watched: Watc
         route.fulfill(json={"data": events[max(0, end - limit) : end][::-1], "has_more": end > limit})
 
     page.route("**/v1/fine_tuning/jobs/ftjob-1**", answer)
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(60_000)
     page.goto(f"{served.gateway.url}/console/#/finetune/ftjob-1")
     expect(page.locator(".events li")).to_have_count(1)
     page.clock.run_for(700)
@@ -410,7 +414,7 @@ def test_a_page_of_events_that_fails_leaves_no_gap(served: Served, watched: Watc
     newest_first = [re.compile(f"Event {number}$") for number in range(250, -1, -1)]
     expect(page.locator(".events li")).to_have_text(newest_first)
     with page.expect_response("**/events?**"):
-        pass  # one look more: nothing is new now
+        page.clock.run_for(700)  # one look more: nothing is new now
     few, more = (10, False), (100, True)  # the newest ones, and on only while all of a page are new
     assert asked[:7] == [(100, False), few, few, more, more, more, few]
 

@@ -307,6 +307,7 @@ def use_theme(page: Page, theme: Theme) -> None:
     """Let the browser ask for a theme, as a person's system does."""
     page.emulate_media(color_scheme=theme)
     page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
+    page.evaluate("new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)))")  # drawn, and measured
 
 
 def test_the_description_of_the_interface_is_readable_in_the_dark(served: Company, browser: Browser) -> None:

@@ -21,7 +21,7 @@ from retrieval.config import ParsingConfig
 from retrieval.searcher import Searcher
 from serve.ingestion import GROUP_FILES, IngestionWorker
 from serve.keys import create_key
-from tests.browser import CHROMIUM, MISSING, Served, log_in, watched_page
+from tests.browser import CHROMIUM, MISSING, Served, log_in, wait_for, watched_page
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import RunningGateway, running_gateway
 from tests.fakes.hash_embedder import HashEmbedder
@@ -274,6 +274,7 @@ def test_one_look_is_under_way_at_a_time(served: Served, counted: Counted) -> No
         page.evaluate(HIDE, is_hidden)
         page.clock.run_for(30 * STEP_MS)
     assert len(counted.take()) == 1
+    wait_for(page, lambda: held)
     held[0].continue_()
     counted.settle()
     assert len(counted.take()) == 1  # the look that the return to the tab was owed

@@ -23,7 +23,7 @@ from retrieval.config import ChunkingConfig, ParsingConfig
 from retrieval.ingest import ingest
 from retrieval.searcher import Searcher
 from serve.keys import create_key, revoke_key
-from tests.browser import CHROMIUM, MISSING, Served, Watched, ask, log_in, watched_page
+from tests.browser import CHROMIUM, MISSING, Served, Watched, ask, log_in, wait_for, watched_page
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import running_gateway
 from tests.fakes.hash_embedder import HashEmbedder
@@ -167,8 +167,11 @@ def test_without_held_out_rows_both_models_are_asked(served: User, watched: Watc
     expect(samples.locator(".small")).to_have_text([re.compile("^before"), re.compile("^after.*ft:")])
 
 
-def test_a_running_job_is_cancelled(served: User, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOAM_FAKE_TRAINER", json.dumps({"step_s": 1.0}))
+def test_a_running_job_is_cancelled(
+    served: User, watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hold").touch()
+    monkeypatch.setenv("LOAM_FAKE_TRAINER", json.dumps({"held_before": 2, "hold": str(tmp_path / "hold")}))
     page = watched.page
     go(page, served, f"finetune/{served.make_job('stopped')}")
     expect(page.locator(".badge.running")).to_be_visible()
@@ -342,6 +345,7 @@ def test_what_is_pressed_twice_is_done_once(served: User, watched: Watched) -> N
     expect(create).to_have_attribute("aria-busy", "true")
     create.click()
     page.keyboard.press("Enter")
+    wait_for(page, lambda: held)
     for route in held:
         route.continue_()
     expect(page.get_by_text("This store is empty")).to_be_visible()
