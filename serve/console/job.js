@@ -7,21 +7,26 @@ import { figure, h, keepFocus, next, oneAtATime, problem, put, save, span, table
 import { drawUse, linkAsk } from "./names.js";
 import { CHANGED, OVER, SAME, watch } from "./watch.js";
 
-const PAGE = 100;
 const FEW = 10;
+const FIRST = 100;
+const PAGE = 1000;
+const MOST_EVENTS = 20_000;
 const FINAL = ["succeeded", "failed", "cancelled"];
 const TRIAL_TOKENS = 200;
 
 export async function showJob(root, jobId, context) {
-  const view = { job: null, state: null, events: new Map(), checkpoints: [], watcher: null };
+  const view = { job: null, state: null, events: new Map(), older: null, isCut: false, checkpoints: [], watcher: null };
   const path = `fine_tuning/jobs/${encodeURIComponent(jobId)}`;
   const parts = {
-    head: h("div", { class: "stack" }), fault: h("div"), figures: h("div", { class: "figures" }), use: h("div"), curves: h("div", { class: "columns columns-2" }),
+    head: h("div", { class: "stack" }), fault: h("div"), figures: h("div", { class: "figures" }), use: h("div"), reach: h("div"), curves: h("div", { class: "columns columns-2" }),
     answers: h("div"), below: h("div", { class: "stack" }),
   };
   const look = async () => {
     const job = await call("GET", path);
-    const hasNews = await readEvents(view, path);
+    const isFirst = view.job === null;
+    const hasNewer = await (isFirst ? readFirst(view, path) : readNewer(view, path));
+    const hasOlder = !isFirst && (await readOlder(view, path));
+    const hasNews = hasNewer || hasOlder;
     const state = JSON.stringify([job.status, job.error, job.fine_tuned_model]);
     const isOther = view.state !== state;
     if (isOther) view.checkpoints = (await call("GET", `${path}/checkpoints`, { query: { limit: 50 } })).data; // they come with the end
@@ -33,21 +38,23 @@ export async function showJob(root, jobId, context) {
     if (isOther) keepFocus(parts.head, () => put(parts.head, drawHead(view, path)));
     if (isOther || hasNews) drawNews(view, parts);
     if (job.fine_tuned_model && !parts.use.hasChildNodes()) put(parts.use, await drawResult(view));
-    if (isOver(job)) return OVER;
+    if (isOver(job) && view.older === null) return OVER;
     return isOther || hasNews ? CHANGED : SAME;
   };
   const tell = (error) => put(parts.fault, problem(error));
   const seen = await look();
   if (context.isLeft()) return null;
-  put(root, parts.head, parts.fault, parts.figures, parts.use, parts.curves, parts.answers, parts.below);
+  put(root, parts.head, parts.fault, parts.figures, parts.use, parts.reach, parts.curves, parts.answers, parts.below);
   view.watcher = watch(look, { failed: tell });
-  if (seen !== OVER) view.watcher.wake();
+  if (view.older !== null) view.watcher.now(); // what is to be seen first stands there
+  else if (seen !== OVER) view.watcher.wake();
   return view.watcher.stop;
 }
 
 function drawNews(view, parts) {
+  put(parts.reach, drawReach(view));
   put(parts.curves, drawCurves(view));
-  if (readSamples(view).length || !parts.answers.hasChildNodes()) put(parts.answers, drawAnswers(view));
+  if (readSamples(view).length || (view.older === null && !parts.answers.hasChildNodes())) put(parts.answers, drawAnswers(view));
   keepFocus(parts.below, () => put(parts.below, drawCheckpoints(view), drawEvents(view)));
 }
 
@@ -65,14 +72,22 @@ function readSuffix(job) {
   return job.fine_tuned_model?.split(":")[3] ?? "";
 }
 
+/** Read the newest events, which are the first to be seen; `view.older` then names the one before which older ones are to be read. */
+async function readFirst(view, path) {
+  const page = await call("GET", `${path}/events`, { query: { limit: FIRST } });
+  view.events = new Map(page.data.map((event) => [event.id, event]));
+  view.older = page.has_more ? page.data.at(-1).id : null;
+  return page.data.length > 0;
+}
+
 /**
  * Read the events that are new: they come newest first, and never change, so that a few are asked for, and more only where all
  * of those are new. All are taken or none, so that no gap stays.
  * @returns {Promise<boolean>} whether there are any
  */
-async function readEvents(view, path) {
+async function readNewer(view, path) {
   const fresh = [];
-  for (let [after, limit] = [null, view.events.size ? FEW : PAGE]; ; limit = PAGE) {
+  for (let [after, limit] = [null, FEW]; ; limit = PAGE) {
     const page = await call("GET", `${path}/events`, { query: { limit, after } });
     const unseen = page.data.filter((event) => !view.events.has(event.id));
     fresh.push(...unseen);
@@ -81,6 +96,19 @@ async function readEvents(view, path) {
   }
   view.events = new Map([...fresh.map((event) => [event.id, event]), ...view.events]); // the newest first, as they came
   return fresh.length > 0;
+}
+
+/** Read the events that are older than the first ones, MOST_EVENTS at the most; return whether there are any. */
+async function readOlder(view, path) {
+  const before = view.events.size;
+  while (view.older !== null && view.events.size < MOST_EVENTS) {
+    const page = await call("GET", `${path}/events`, { query: { limit: PAGE, after: view.older } });
+    for (const event of page.data) view.events.set(event.id, event);
+    view.older = page.has_more ? page.data.at(-1).id : null;
+  }
+  view.isCut ||= view.older !== null;
+  view.older = null;
+  return view.events.size > before;
 }
 
 function drawHead(view, path) {
@@ -172,6 +200,13 @@ function drawCurves(view) {
     drawLines("Tokens a second", [{ name: "", points: readPoints(view, "tokens_per_s") }]),
     drawLines("Tokens read", [{ name: "", points: readPoints(view, "tokens") }]),
   ];
+}
+
+/** Say what the curves do not show, or not yet. */
+function drawReach({ older, isCut, job }) {
+  if (older !== null) return h("p", { class: "quiet", role: "status" }, "What came before is being read …");
+  const all = job.result_files?.[0] ? " Figures as CSV has every step." : "";
+  return isCut ? h("p", { class: "quiet" }, `Only the newest ${MOST_EVENTS.toLocaleString("en")} events are shown here.${all}`) : null;
 }
 
 function drawCheckpoints(view) {

@@ -93,7 +93,7 @@ class PageQuery(QueryModel):
     """Which part of a job's events is wanted."""
 
     after: str | None = Field(None, max_length=256)
-    limit: int = Field(20, ge=1, le=100)
+    limit: int = Field(20, ge=1, le=1000)
 
 
 class CheckpointQuery(QueryModel):

@@ -4,6 +4,7 @@ The gateway is the real one. Its ingestion and its job runner stand still until 
 changed between two looks is known.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,6 +21,7 @@ from core.layout import DataDir
 from retrieval.config import ParsingConfig
 from retrieval.searcher import Searcher
 from serve.ingestion import GROUP_FILES, IngestionWorker
+from serve.jobs import Job, insert_job, make_job_id
 from serve.keys import create_key
 from tests.browser import CHROMIUM, MISSING, Served, log_in, wait_for, watched_page
 from tests.fakes.engine import BASE
@@ -320,6 +322,27 @@ def test_a_job_that_waits_is_asked_for_seldom_and_its_end_once(served: Served, c
     counted.settle()
     cancelled = [(one["method"], urlsplit(one["url"]).path.removeprefix(counted.path)) for one in counted.take()]
     assert cancelled == [("POST", "/cancel"), *(("GET", path) for path in paths)]
+    assert counted.idle() == []
+
+
+def test_a_job_of_many_steps_takes_few_requests_and_is_drawn_from_its_first_step(
+    served: Served, counted: Counted
+) -> None:
+    count = 10_000
+    job = Job(make_job_id(), "local", BASE, None, 1, "file-1", None, "supervised", {}, {}, None, status="failed")
+    insert_job(served.gateway.database, job, max_unfinished=10)
+    path = DataDir(served.gateway.folder).run(job.id) / "events.jsonl"
+    path.parent.mkdir(parents=True)
+    figures = {"type": "step", "learning_rate": 1e-4, "tokens_per_s": 9.0, "tokens": 1}
+    steps = ({"time": job.created_at + 1.0, "step": step, "loss": 2 - step / count} for step in range(1, count + 1))
+    path.write_text("".join(f"{json.dumps(figures | step)}\n" for step in steps))
+    counted.open(f"{served.gateway.url}/console/#/finetune/{job.id}", f"/v1/fine_tuning/jobs/{job.id}")
+    loss = counted.page.locator(".chart").filter(has=counted.page.get_by_role("img", name="Loss by step"))
+    expect(loss.locator("text")).to_have_text(["0", "1", "2", "1", "step 10,000"])
+    assert len((loss.locator("polyline").get_attribute("points") or "").split()) == count
+    expect(counted.page.get_by_text(f"Created fine-tuning job: {job.id}")).to_be_visible()
+    asked = counted.take()
+    assert [one["query"]["limit"] for one in asked if "limit" in one["query"]] == ["100", "50", "10", *["1000"] * 10]
     assert counted.idle() == []
 
 
