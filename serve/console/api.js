@@ -75,19 +75,30 @@ function toError(status, text, requestId, asker) {
   }
 }
 
+/** Return what a body is read as; the browser's own words for a connection that went meanwhile tell a person nothing. */
+async function whole(body, words) {
+  try {
+    return await body;
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new ApiError(words, 0, "broken_off", null);
+  }
+}
+
+const BROKEN = "The gateway's answer broke off: try again.";
+
 /** Ask, and return the answer's JSON. */
 export async function call(method, path, options) {
-  return (await ask(method, path, options)).json();
+  return whole((await ask(method, path, options)).json(), BROKEN);
 }
 
 /** Fetch a file. */
 export async function fetchBlob(path, query) {
-  return (await ask("GET", path, { query })).blob();
+  return whole((await ask("GET", path, { query })).blob(), BROKEN);
 }
 
 /** Fetch a text. */
 export async function fetchText(path, query) {
-  return (await ask("GET", path, { query })).text();
+  return whole((await ask("GET", path, { query })).text(), BROKEN);
 }
 
 export const MOST_LISTED = 1000;
@@ -104,6 +115,8 @@ export async function listAll(path, query = {}, most = MOST_LISTED) {
   return found;
 }
 
+const CUT_SHORT = "The answer broke off: what stands here is not all of it.";
+
 /** Post, and yield the events of the answer's stream as they come; an error event is thrown. */
 export async function* stream(path, body, signal) {
   const answer = await ask("POST", path, { body: { ...body, stream: true }, signal });
@@ -112,7 +125,7 @@ export async function* stream(path, body, signal) {
   let isDone = false;
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await whole(reader.read(), CUT_SHORT);
       if (done) break;
       waiting += value;
       const events = waiting.split(/\r?\n\r?\n/);
@@ -132,7 +145,7 @@ export async function* stream(path, body, signal) {
   } finally {
     await reader.cancel().catch(() => null);
   }
-  if (!isDone) throw new ApiError("The answer broke off: what stands here is not all of it.", 0, "broken_off", null);
+  if (!isDone) throw new ApiError(CUT_SHORT, 0, "broken_off", null);
 }
 
 /**

@@ -24,6 +24,7 @@ from retrieval.searcher import Searcher
 from serve.answering import AssistantConfig
 from serve.keys import create_key, revoke_key
 from tests.browser import CHROMIUM, MISSING, Served, Watched, ask, log_in, watched_page
+from tests.fakes.cutting_proxy import cutting_proxy
 from tests.fakes.engine import BASE
 from tests.fakes.gateway import ALIAS, running_gateway
 from tests.fakes.hash_embedder import HashEmbedder
@@ -139,6 +140,21 @@ def test_an_engines_fault_is_told_in_words(served: Served, watched: Watched) -> 
     expect(page.locator(".answer").get_by_role("alert")).to_be_visible()
     expect(page.locator(".answer header")).to_contain_text("failed")
     served.gateway.script(error_after=None)
+
+
+def test_an_answer_that_breaks_off_says_so(served: Served, browser: Browser) -> None:
+    served.gateway.script(reply="word " * 600, token_delay_s=0.1)  # more than a minute: it is cut in the middle
+    with (
+        cutting_proxy(int(served.gateway.url.rpartition(":")[2])) as proxy,
+        watched_page(browser, f"http://127.0.0.1:{proxy.port}") as watched,
+    ):
+        page = watched.page
+        log_in(page, served.token)
+        ask(page, QUESTION)
+        expect(page.locator(".answer .text")).to_contain_text("word")
+        proxy.cuts = 1
+        expect(page.locator(".answer").get_by_role("alert")).to_contain_text("The answer broke off")
+    served.gateway.script(reply=None)
 
 
 def test_what_is_said_of_an_answer_becomes_a_labelled_question(served: Served, watched: Watched) -> None:
