@@ -13,7 +13,9 @@ BY_FLAG = frozenset({"scripts/models.py", "scripts/search.py"})
 """Programs that take `--data-dir DIR`."""
 BY_PLACE = frozenset({"scripts/doctor.py", "scripts/prune.py"})
 """Programs whose first word is the data directory; all others read Hydra's `paths.data_dir=DIR`."""
-PLAIN_VALUE = re.compile(r"(?!(?:null|true|false|nan|inf)\Z)(?:[a-z_/]|\.\.?/|\.\.?\Z)(?: ?[\w./+@%-]+)*", re.A | re.I)
+PLAIN_VALUE = re.compile(
+    r"(?!(?:null|true|false|nan|inf)\Z)(?:[a-z_/]|\.\.?/|\.\.?\Z)[\w./+@%-]*(?: [\w./+@%-]+)*", re.A | re.I
+)
 """What Hydra reads as this text without quotes."""
 
 
@@ -32,8 +34,12 @@ def write_next_command(program: str, *words: str, data_dir: str | Path) -> str:
         return " ".join(["python", program, shlex.quote(where), *words])
     if program in BY_FLAG:
         return " ".join(["python", program, "--data-dir", shlex.quote(where), *words])
-    value = where if PLAIN_VALUE.fullmatch(where) else quote_value(where)
-    return " ".join(["python", program, *words, shlex.quote(f"paths.data_dir={value}")])
+    return " ".join(["python", program, *words, shlex.quote(name_data_dir(where))])
+
+
+def name_data_dir(where: str) -> str:
+    """Return the override that names a data directory, quoted where Hydra would read another one out of it."""
+    return f"paths.data_dir={where if PLAIN_VALUE.fullmatch(where) else quote_value(where)}"
 
 
 def quote_value(value: str) -> str:

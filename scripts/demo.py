@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ from core.config import run_command
 from core.errors import InputError, LoamError
 from core.events import read_events
 from core.layout import DataDir, default_data_dir, write_json
+from core.next_command import name_data_dir, quote_value
 from evaluation.answers import read_citations
 from evaluation.metrics import holds_any, remove_marks
 from scripts.server_process import run_server
@@ -95,7 +97,7 @@ def run_stage(*arguments: str) -> None:
     Raises:
         InputError: The command failed; its own message stands above.
     """
-    console.print(f"[dim]$ python {escape(' '.join(arguments))}[/dim]")
+    console.print(f"[dim]$ python {escape(shlex.join(arguments))}[/dim]")
     done = subprocess.run([sys.executable, *arguments], cwd=PROJECT, check=False)
     if done.returncode:
         raise InputError(
@@ -109,13 +111,18 @@ def ingest(data: DataDir) -> dict[str, Any]:
     Returns:
         files, chunks and seconds of the store as it stands.
     """
-    command = ["retrieval/run.py", "action=ingest", f"store={STORE}", f"source={EXAMPLE / 'documents'}"]
+    command = [
+        "retrieval/run.py",
+        "action=ingest",
+        f"store={STORE}",
+        f"source={quote_value(str(EXAMPLE / 'documents'))}",
+    ]
     start = time.monotonic()
-    run_stage(*command, f"paths.data_dir={data.root}")
+    run_stage(*command, name_data_dir(str(data.root)))
     seconds = time.monotonic() - start
     status = [sys.executable, "retrieval/run.py", "action=status", f"store={STORE}", "output=json"]
     done = subprocess.run(
-        [*status, f"paths.data_dir={data.root}"], cwd=PROJECT, check=True, capture_output=True, text=True
+        [*status, name_data_dir(str(data.root))], cwd=PROJECT, check=True, capture_output=True, text=True
     )
     counts = json.loads(done.stdout)
     return {"files": counts["files"], "chunks": counts["chunks"], "seconds": round(seconds, 1)}
@@ -131,7 +138,7 @@ def train(data: DataDir) -> dict[str, Any]:
     if (run / "adapter" / "manifest.json").is_file():
         console.print(f"run {RUN_ID} is finished: {run}")
     else:
-        run_stage("train/run.py", "experiment=acme_cpu", "resume=auto", f"paths.data_dir={data.root}")
+        run_stage("train/run.py", "experiment=acme_cpu", "resume=auto", name_data_dir(str(data.root)))
     done = [event for event in read_events(run / "events.jsonl") if event["type"] == "done"][-1]
     return {key: done[key] for key in ("steps", "loss_first", "loss_last", "tokens_per_s")}
 
@@ -144,7 +151,7 @@ def list_serve_options(data: DataDir) -> list[str]:
         f"adapters=[{RUN_ID}]",
         f"+assistants.{MODES['rag']}={{model: {BASE_MODEL}, {assistant}}}",
         f"+assistants.{MODES['hybrid']}={{model: {RUN_ID}, {assistant}}}",
-        f"paths.data_dir={data.root}",
+        name_data_dir(str(data.root)),
     ]
 
 
@@ -243,7 +250,7 @@ def print_next_commands(data: DataDir) -> None:
         f"""
 Next
   serve   .venv/bin/python serve/run.py model=smollm2_135m adapters=[{RUN_ID}] gateway.port=8000 \\
-            +assistants.helper='{{model: {RUN_ID}, stores: [{STORE}]}}' paths.data_dir={data.root}
+            +assistants.helper='{{model: {RUN_ID}, stores: [{STORE}]}}' {shlex.quote(name_data_dir(str(data.root)))}
   curl    curl -s http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
             -d '{{"model": "helper", "messages": [{{"role": "user", "content": "How long can I return goods?"}}]}}'
   python  openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none").chat.completions.create(
@@ -269,7 +276,7 @@ def main() -> None:
     report.train = train(data)
     announce(4, "Serve base, adapter and two assistants")
     options = list_serve_options(data)
-    console.print(f"[dim]$ python serve/run.py {escape(' '.join(options))}[/dim]")
+    console.print(f"[dim]$ python serve/run.py {escape(shlex.join(options))}[/dim]")
     with run_server(options, data.root / "logs" / "demo-serve.log") as url:
         announce(5, "Ask four questions of all four")
         report.answers = ask_all(url)

@@ -27,6 +27,7 @@ from openai.types.fine_tuning import FineTuningJob
 from core.config import run_command
 from core.errors import ContractError, EngineTimeout, LoamError, NotFound
 from core.layout import DataDir, default_data_dir
+from core.next_command import name_data_dir, quote_value
 from scripts.demo import BASE_MODEL, EXAMPLE, MODES, PROJECT, RUN_ID, list_serve_options, run_stage
 from scripts.server_process import run_server
 
@@ -161,8 +162,13 @@ def evaluate(url: str, data: DataDir) -> None:
         ContractError: A question was not answered.
     """
     name = f"journey-{int(time.time())}"
-    options = [f"questions={EXAMPLE / 'questions.jsonl'}", f"model={MODES['rag']}", f"url={url}/v1", "judge=none"]
-    run_stage("scripts/evaluate.py", *options, f"limit={QUESTIONS}", f"name={name}", f"paths.data_dir={data.root}")
+    options = [
+        f"questions={quote_value(str(EXAMPLE / 'questions.jsonl'))}",
+        f"model={MODES['rag']}",
+        f"url={url}/v1",
+        "judge=none",
+    ]
+    run_stage("scripts/evaluate.py", *options, f"limit={QUESTIONS}", f"name={name}", name_data_dir(str(data.root)))
     report = json.loads((data.reports / name / "report.json").read_text(encoding="utf-8"))
     counts = (report["answers"], report["errors"])
     expect(counts == (QUESTIONS, 0), f"{QUESTIONS} answers and no error", counts)

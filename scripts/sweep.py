@@ -32,7 +32,7 @@ from core.config import PathsConfig, load_config, run_app
 from core.errors import ConfigError, InputError, MissingDependency
 from core.layout import DataDir, check_name
 from core.logs import configure_logging
-from core.next_command import write_next_command
+from core.next_command import name_data_dir, write_next_command
 from evaluation.answers import AskConfig, ask_all, read_answers
 from evaluation.metrics import score_all
 from evaluation.pareto import TrialResult, find_best, lay_out, to_table, to_values
@@ -338,7 +338,7 @@ def train(config: SweepConfig, data: DataDir, run: str, settings: Mapping[str, A
     command = [
         "train/run.py", *(config.train or []), f"run_id={run}", "resume=auto", f"lora.rank={settings['rank']}",
         f"trainer.learning_rate={settings['learning_rate']}", f"trainer.epochs={settings['epochs']}",
-        f"paths.data_dir={data.root.resolve()}",
+        name_data_dir(str(data.root.resolve())),
     ]  # fmt: skip
     done = subprocess.run([sys.executable, *command], cwd=PROJECT, check=False)
     if done.returncode:

@@ -47,6 +47,13 @@ def test_shell_and_hydra_read_back_the_directory(text: str) -> None:
         assert str(value) == text
 
 
+@pytest.mark.timeout(10)
+def test_a_long_path_is_named_at_once() -> None:
+    """Word by word: a pattern that tries every way to cut a path up would go on for years."""
+    where = "/srv/" + "a_long_name_of_a_folder/" * 8 + "team,data"
+    assert write_next_command("serve/run.py", data_dir=where).endswith(f"{where}'\"'\"''")
+
+
 @example("ends in a backslash\\")
 @example("ends in a backslash and a line break\\\n")
 @given(texts)

@@ -24,6 +24,7 @@ from scripts.sweep import (
     train,
     write_command,
 )
+from tests.fakes.noting_python import HOSTILE_FOLDER, read_notes, write_noting_python
 from tests.fakes.saved_answers import make_answer
 
 QUESTIONS = [Question("q1", "What?", answers=("that",)), Question("q2", "Who?", answers=("she",))]
@@ -103,6 +104,14 @@ def test_a_training_that_fails_is_said_to_have_failed(tmp_path: Path, monkeypatc
     settings = {"rank": 8, "learning_rate": 1e-3, "epochs": 1.0}
     with pytest.raises(InputError, match=r"found exit code 1; .* goes on without these settings"):
         train(make_config(train=TRAIN, base=None), DataDir(tmp_path), "run", settings)
+
+
+def test_a_training_is_told_of_the_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", str(write_noting_python(tmp_path)))
+    data = DataDir(tmp_path / HOSTILE_FOLDER)
+    train(make_config(train=TRAIN, base=None), data, "run", {"rank": 8, "learning_rate": 1e-3, "epochs": 1.0})
+    ((_, told),) = read_notes(tmp_path)
+    assert told["paths"]["data_dir"] == str(data.root)
 
 
 def test_answers_count_only_when_all_are_there(tmp_path: Path) -> None:
