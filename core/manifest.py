@@ -18,7 +18,7 @@ from core.layout import sha256_bytes, sha256_file, write_json
 MODEL_MANIFEST = "model.json"
 ADAPTER_MANIFEST = "manifest.json"
 ADAPTER_FOLDER = re.compile(r"adapter(-\d+)?")
-"""What a run calls its adapter, and a job those of its checkpoints, by their step."""
+"""What a run calls its adapter, and a job those of its checkpoints: see `name_checkpoint_adapter`."""
 CODE_BEARING_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".msgpack", ".h5"}
 )
@@ -326,6 +326,11 @@ def check_adapter(folder: Path, base: BaseIdentity, max_rank: int) -> AdapterMan
             "Serve the base that it was trained on, or train it again on this one."
         )
     return manifest
+
+
+def name_checkpoint_adapter(step: int) -> str:
+    """Return what a job calls the adapter of its checkpoint at a step, as ADAPTER_FOLDER reads it."""
+    return f"adapter-{step}"
 
 
 def list_adapters(run: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from sqlalchemy import RowMapping, text
 from core.errors import ConfigError, Conflict, EngineUnavailable, LoamError, ModelNotFound
 from core.failpoints import reach
 from core.layout import sha256_file, sync_directory, write_folder
-from core.manifest import AdapterManifest, BaseIdentity
+from core.manifest import AdapterManifest, BaseIdentity, name_checkpoint_adapter
 from retrieval.database import read_transaction, write_transaction
 from retrieval.uploads import Upload, list_uploads, save_upload
 from serve.adapter_check import CONFIG_FILE, WEIGHTS_FILE, check_served_adapter
@@ -218,7 +218,7 @@ class TunedModels:
         for checkpoint in sorted((run / "checkpoints").glob("checkpoint-*"), key=_step_of):
             if is_whole(checkpoint):
                 step = _step_of(checkpoint)
-                folder = f"adapter-{step}"
+                folder = name_checkpoint_adapter(step)
                 if not (run / folder).is_dir():
                     copy_checkpoint(checkpoint, run / folder, run / "adapter")
                 models.append(TunedModel(f"{name}:ckpt-step-{step}", job.owner, job.id, step, folder, now))

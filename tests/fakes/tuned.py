@@ -4,7 +4,7 @@ import time
 
 from sqlalchemy import text
 
-from core.manifest import AdapterManifest, BaseIdentity
+from core.manifest import AdapterManifest, BaseIdentity, name_checkpoint_adapter
 from retrieval.database import write_transaction
 from serve.model_server import Adapter
 from serve.tuned_models import TunedModel, list_model
@@ -16,7 +16,7 @@ from tests.fakes.trainer import write_adapter_config, write_weights
 def add_tuned(gateway: RunningGateway, owner: str, job_id: str, step: int | None = None) -> TunedModel:
     """Make a model of a job that is there."""
     data = gateway.parts.archive.data
-    folder = data.run(job_id) / ("adapter" if step is None else f"adapter-{step}")
+    folder = data.run(job_id) / ("adapter" if step is None else name_checkpoint_adapter(step))
     folder.mkdir(parents=True)
     write_weights(folder / "adapter_model.safetensors", 8, 1.0)
     write_adapter_config(folder / "adapter_config.json", BASE, 8)

@@ -15,6 +15,8 @@ from core.manifest import (
     Parity,
     check_adapter,
     hash_files,
+    list_adapters,
+    name_checkpoint_adapter,
     read_chat_template,
     verify_files,
 )
@@ -169,3 +171,10 @@ def test_a_manifest_from_before_parity_is_still_read(adapter: Path) -> None:
     path.write_text(json.dumps({**values, "canary": {"prompt_ids": [1]}}))
     with pytest.raises(ContractError, match="not an adapter manifest"):
         AdapterManifest.read(adapter)
+
+
+def test_the_adapters_of_a_run_and_of_its_checkpoints_are_found_by_name(tmp_path: Path) -> None:
+    wanted = ["adapter", name_checkpoint_adapter(5), name_checkpoint_adapter(10)]
+    for name in (*wanted, "adapter-5.old", "adapters", ".adapter-15.abc.tmp"):
+        (tmp_path / name).mkdir()
+    assert {path.name for path in list_adapters(tmp_path)} == set(wanted)
