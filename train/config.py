@@ -28,7 +28,8 @@ OWNED_OPTIONS = frozenset(
         "disable_tqdm", "report_to", "logging_dir", "eval_on_start", "load_best_model_at_end", "metric_for_best_model",
         "greater_is_better", "beta", "remove_unused_columns", "precompute_ref_log_probs", "sync_ref_model",
         "push_to_hub", "trust_remote_code", "chat_template_path", "dataset_kwargs", "logging_nan_inf_filter",
-        "dataloader_pin_memory", "accelerator_config",
+        "dataloader_pin_memory", "accelerator_config", "prediction_loss_only", "ddp_find_unused_parameters", "fsdp",
+        "fsdp_config",
     }
 )  # fmt: skip
 """Keys of TRL's SFTConfig and DPOConfig that Loam sets from its own configuration: they have one home."""

@@ -74,12 +74,17 @@ def check(config: TrainConfig, checked: CheckedRun) -> None:
     """Show what the tokenizer makes of the data, and end without a trace."""
     from train import check_report, duration, encoding, estimate, footprint, hardware, model, packing
 
+    machine = hardware.find_machine(config.hardware)
+    if config.trainer.options or config.trainer.report_to:
+        from train import trainer  # and with it TRL, which takes seconds: only where it is asked something
+
+        trainer.check_options(config, machine.device)
     tokenizer = model.load_tokenizer(checked.model_folder)
     with tempfile.TemporaryDirectory(prefix="loam-check-") as folder:
         learned, held_out = encoding.encode_all(
             checked.train, checked.valid, tokenizer, checked.template, config, Path(folder)
         )
-        shape, machine = footprint.read_shape(checked.model_folder), hardware.find_machine(config.hardware)
+        shape = footprint.read_shape(checked.model_folder)
         packed = packing.pack_rows(learned, config, Path(folder))
         fill_micro_batch(config, packed.longest)
         if config.output is Output.json:
@@ -121,9 +126,9 @@ def train(config: TrainConfig, checked: CheckedRun, events: EventWriter, tokens:
         validation,
     )
 
-    trainer.check_options(config)
-    # The data's last check needs the tokenizer; it comes before the model.
     machine = hardware.find_machine(config.hardware)
+    trainer.check_options(config, machine.device)
+    # The data's last check needs the tokenizer; it comes before the model.
     tokenizer = model.load_tokenizer(checked.model_folder)
     learned, held_out = encoding.encode_all(checked.train, checked.valid, tokenizer, checked.template, config, tokens)
     prompts = samples.collect_prompts(config, checked.valid, tokenizer, checked.template)

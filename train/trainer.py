@@ -16,12 +16,13 @@ from datasets import Dataset, concatenate_datasets
 from torch.utils.data import Sampler
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils.import_utils import is_liger_kernel_available
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from core.errors import ConfigError
+from core.errors import ConfigError, MissingDependency
 from train.config import Choice, HardwareConfig, Schedule, TrainConfig, micro_batch_of
 from train.decoder import Decoder, find_obstacle
 from train.deferral import DeferringChats, DeferringPairs
@@ -110,6 +111,7 @@ def train(trainer: LoamTrainer, callback: EventCallback, checkpoint: Path | None
     Raises:
         SystemExit: Ctrl-C or SIGTERM came; a checkpoint was written.
         ConfigError: There is no batch, the loss is no longer a number, or the card's memory was too small after all.
+        MissingDependency: An option wants a package that is not installed.
     """
     if checkpoint is not None:
         trainer.args.eval_on_start = False
@@ -128,6 +130,8 @@ def train(trainer: LoamTrainer, callback: EventCallback, checkpoint: Path | None
                 "hardware.gradient_checkpointing=always, or a smaller trainer.max_length.",
                 param="trainer.micro_batch",
             ) from error
+        except ImportError as error:
+            raise miss_package(error) from error
     if callback.stop.received is not None:
         sys.exit(128 + callback.stop.received)
     return callback.result
@@ -261,8 +265,12 @@ def add_filler(dataset: Dataset) -> Dataset:
     return concatenate_datasets([dataset, Dataset.from_dict(filler, features=dataset.features)])
 
 
-def check_options(config: TrainConfig) -> None:
-    """Refuse, before a model loads, options that TRL does not have and trackers that are not installed.
+def check_options(config: TrainConfig, device: torch.device) -> None:
+    """Refuse, before a model loads, options that TRL does not have or not here, and trackers that are not installed.
+
+    Args:
+        config: Of the run.
+        device: What it trains on.
 
     Raises:
         ConfigError: There are some; each is named.
@@ -271,11 +279,17 @@ def check_options(config: TrainConfig) -> None:
     unknown = config.trainer.options.keys() - {one.name for one in fields(kind)}
     faults = [f"trainer.options.{name}: wanted an option of TRL's {kind.__name__}" for name in sorted(unknown)]
     has_own = config.hardware.fused_head or config.hardware.fused_layers is not Choice.never
-    if has_own and config.trainer.options.get("torch_compile"):
-        wanted = "hardware.fused_layers=never hardware.fused_head=false"
-        faults.append(
-            f"trainer.options.torch_compile: wanted {wanted} with it: torch does not trace what they switch on"
-        )
+    wanted = "hardware.fused_layers=never hardware.fused_head=false"
+    faults += [
+        f"trainer.options.{name}: wanted {wanted} with it: torch does not trace what they switch on"
+        for name in ("torch_compile", "torch_compile_backend", "torch_compile_mode")  # each of them switches it on
+        if has_own and config.trainer.options.get(name)
+    ]
+    if config.trainer.options.get("activation_offloading") and device.type == "cpu":
+        faults.append("trainer.options.activation_offloading: wanted a card whose memory it frees, found the CPU")
+    if config.trainer.options.get("use_liger_kernel") and (device.type == "cpu" or not is_liger_kernel_available()):
+        wanted = "a card and the package liger-kernel, which comes with the CUDA set"
+        faults.append(f"trainer.options.use_liger_kernel: wanted {wanted}, found one missing. Leave it out")
     installed = get_available_reporting_integrations()
     faults += [
         f"trainer.report_to: wanted trackers that are installed ({', '.join(installed)}), found {name}"
@@ -295,6 +309,7 @@ def build_arguments(
 
     Raises:
         ConfigError: TRL does not take an option's value.
+        MissingDependency: An option wants a package that is not installed.
     """
     options = config.trainer
     rows = micro_batch_of(config)
@@ -342,3 +357,13 @@ def build_arguments(
         return SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True}, packing=options.packing)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"trainer.options: TRL does not take them: {error}", param="trainer.options") from error
+    except ImportError as error:
+        raise miss_package(error) from error
+
+
+def miss_package(error: ImportError) -> MissingDependency:
+    """Return a library's complaint about a package that one of its options wants, as an error of ours."""
+    return MissingDependency(
+        f"trainer.options: wanted a package that is not installed ({error}). Install it, or leave the option out.",
+        param="trainer.options",
+    )

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from trl.trainer.sft_config import SFTConfig
 
-from core.errors import ConfigError
+from core.errors import ConfigError, MissingDependency
 from tests.fakes.small_run import make_model, run_small
-from train.config import HardwareConfig, Schedule, TrainConfig, TrainerConfig
+from train.config import OWNED_OPTIONS, HardwareConfig, Schedule, Strategy, TrainConfig, TrainerConfig
 from train.encoding import Encoded
 from train.hardware import Machine
 from train.memory import MemoryPlan
@@ -16,6 +17,7 @@ from train.packing import pack_rows
 from train.tokens import IGNORED
 from train.trainer import build_arguments, check_options
 
+CPU = torch.device("cpu")
 PLAN = MemoryPlan(0, 0, 0, 0, 0, keep_dequantized=True, gradient_checkpointing=False)
 
 
@@ -128,14 +130,50 @@ def test_options_that_trl_does_not_take_are_refused_by_name(tmp_path: Path) -> N
     with pytest.raises(
         ConfigError, match=r"options\.foo: wanted an option of TRL's SFTConfig; .*found no_such_tracker"
     ):
-        check_options(TrainConfig(trainer=asked))
-    with pytest.raises(ConfigError, match="fused_layers=never hardware"):
-        check_options(TrainConfig(trainer=TrainerConfig(options={"torch_compile": True})))
-    check_options(TrainConfig(trainer=TrainerConfig(options={"adam_beta2": 0.9}, report_to=["tensorboard"])))
+        check_options(TrainConfig(trainer=asked), CPU)
+    for compiling in ({"torch_compile": True}, {"torch_compile_mode": "default"}):
+        with pytest.raises(ConfigError, match="fused_layers=never hardware"):
+            check_options(TrainConfig(trainer=TrainerConfig(options=compiling)), CPU)
+    check_options(TrainConfig(trainer=TrainerConfig(options={"adam_beta2": 0.9}, report_to=["tensorboard"])), CPU)
     config = TrainConfig(trainer=TrainerConfig(options={"optim": "no_such_optimizer"}))
     machine = Machine(torch.device("cpu"), "cpu", torch.float32, 0, 2)
     with pytest.raises(ConfigError, match=r"trainer\.options: .*no_such_optimizer"):
         build_arguments(config, machine, PLAN, tmp_path, has_valid=False)
+
+
+def test_options_that_this_machine_cannot_follow_are_refused_by_name() -> None:
+    options = {"activation_offloading": True, "use_liger_kernel": True}
+    with pytest.raises(
+        ConfigError, match=r"activation_offloading: wanted a card .*; .*use_liger_kernel: wanted a card"
+    ):
+        check_options(TrainConfig(trainer=TrainerConfig(options=options)), CPU)
+    check_options(TrainConfig(trainer=TrainerConfig(options=dict.fromkeys(options, False))), CPU)
+    check_options(TrainConfig(trainer=TrainerConfig(options={"activation_offloading": True})), torch.device("cuda"))
+
+
+def test_an_option_whose_package_is_missing_says_which(tmp_path: Path) -> None:
+    with pytest.raises(MissingDependency, match="galore_torch"):
+        run_small(tmp_path, ragged_rows(8), None, TrainerConfig(max_steps=1, options={"optim": "galore_adamw"}))
+    config = TrainConfig(trainer=TrainerConfig(options={"deepspeed": str(tmp_path / "none.json")}))
+    with pytest.raises(MissingDependency, match="deepspeed"):
+        build_arguments(config, Machine(CPU, "cpu", torch.float32, 0, 2), PLAN, tmp_path, has_valid=False)
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_what_the_configuration_sets_is_no_option(tmp_path: Path, strategy: Strategy) -> None:
+    """Else two values would meet in one call."""
+    machine = Machine(CPU, "cpu", torch.float32, 0, 2)
+    set_here: set[str] = set()
+
+    class Noting(SFTConfig):
+        def __init__(self, **values: Any) -> None:
+            set_here.update(values)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("train.trainer.SFTConfig", Noting)
+        config = TrainConfig(hardware=HardwareConfig(strategy=strategy, processes=2))
+        build_arguments(config, machine, PLAN, tmp_path, has_valid=True)
+    assert set_here <= OWNED_OPTIONS
 
 
 def test_a_run_without_a_batch_is_refused(tmp_path: Path) -> None:
