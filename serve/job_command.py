@@ -31,6 +31,8 @@ OWNED_OVERRIDES = (
     "paths.data_dir", "trainer.seed", "trainer.save_every", "trainer.eval_every", "trainer.keep_checkpoints", "hydra",
 )  # fmt: skip
 """Options of train/run.py that a job sets itself."""
+LEARNING_RATES = (1e-8, 1.0)
+"""What `trainer.learning_rate` may be in train/config.py: with another one a job would end as its trainer starts."""
 
 
 class GpuUse(Enum):
@@ -188,12 +190,23 @@ def settle_hyperparameters(asked: Mapping[str, Any], profile: Profile, method: s
     """Return a job's hyperparameters under OpenAI's names, `auto` replaced by the profile's values.
 
     A profile's broken number of epochs stays `auto`, because OpenAI's are whole.
+
+    Raises:
+        ConfigError: The trainer does not take the learning rate that comes of it.
     """
     epochs = int(profile.epochs) if float(profile.epochs).is_integer() else "auto"
     values: dict[str, Any] = {"n_epochs": epochs, "batch_size": profile.batch_size, "learning_rate_multiplier": 1.0}
     if method == "dpo":
         values["beta"] = profile.beta
-    return {name: value if asked.get(name) in (None, "auto") else asked[name] for name, value in values.items()}
+    settled = {name: value if asked.get(name) in (None, "auto") else asked[name] for name, value in values.items()}
+    multiplier, (least, most) = settled["learning_rate_multiplier"], LEARNING_RATES
+    if not least <= multiplier * profile.learning_rate <= most:
+        raise ConfigError(
+            f"learning_rate_multiplier: wanted a learning rate of {least:g} to {most:g}, found {multiplier:g} times "
+            f"the profile's {profile.learning_rate:g}.",
+            param="learning_rate_multiplier",
+        )
+    return settled
 
 
 @dataclass(frozen=True, slots=True)

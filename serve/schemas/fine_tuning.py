@@ -25,7 +25,7 @@ class SupervisedHyperparameters(StrictModel):
 class DpoHyperparameters(SupervisedHyperparameters):
     """The same for pairs, and how closely to stay by the base model."""
 
-    beta: Auto | Annotated[float, Field(gt=0, le=2)] | None = None
+    beta: Auto | Annotated[float, Field(ge=1e-4, le=2)] | None = None
 
 
 class SupervisedPart(StrictModel):

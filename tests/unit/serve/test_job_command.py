@@ -1,5 +1,6 @@
 """From a job to a command line: the profile's values for auto, and metadata's options."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from serve.job_command import (
     settle_hyperparameters,
 )
 from serve.jobs import Job
+from train.config import TrainerConfig
 
 PROFILE = Profile(epochs=3, batch_size=16, learning_rate=2e-4, beta=0.1, rank=16)
 
@@ -60,6 +62,25 @@ def test_asked_values_come_before_the_profiles() -> None:
     assert settle_hyperparameters(asked, PROFILE, "dpo") == {**wanted, "beta": 0.3}
     broken = Profile(1.5, 16, 2e-4, 0.1, 16)
     assert settle_hyperparameters({}, broken, "supervised")["n_epochs"] == "auto"
+
+
+@pytest.mark.parametrize(("multiplier", "rate"), [(1e-300, 2e-4), (4e-5, 2e-4), (1000, 2e-3)])
+def test_a_learning_rate_that_the_trainer_would_not_take_is_refused(multiplier: float, rate: float) -> None:
+    profile = Profile(3, 16, rate, 0.1, 16)
+    with pytest.raises(
+        ConfigError, match=f"found {re.escape(f'{multiplier:g}')} times the profile's {rate:g}"
+    ) as refused:
+        settle_hyperparameters({"learning_rate_multiplier": multiplier}, profile, "supervised")
+    assert refused.value.param == "learning_rate_multiplier"
+    with pytest.raises(ConfigError, match=r"trainer\.learning_rate"):
+        TrainerConfig(learning_rate=rate * multiplier)
+
+
+@pytest.mark.parametrize("multiplier", [1e-3, 1, 1000])
+def test_any_other_learning_rate_is_one_that_the_trainer_takes(multiplier: float) -> None:
+    settled = settle_hyperparameters({"learning_rate_multiplier": multiplier}, PROFILE, "supervised")
+    rate = PROFILE.learning_rate * settled["learning_rate_multiplier"]
+    assert TrainerConfig(learning_rate=rate).learning_rate == rate
 
 
 def test_options_ride_in_metadata() -> None:

@@ -35,6 +35,13 @@ def test_ranges(more: dict[str, Any]) -> None:
         JobCreate.model_validate({**LEAST, "hyperparameters": more})
 
 
+@pytest.mark.parametrize("beta", [0, 0.00005, 2.1])
+def test_a_beta_is_one_that_the_trainer_takes(beta: float) -> None:
+    part = {"hyperparameters": {"beta": beta}}
+    with pytest.raises(ValidationError, match="beta"):
+        JobCreate.model_validate({**LEAST, "method": {"type": "dpo", "dpo": part}})
+
+
 @pytest.mark.parametrize("suffix", ["", "a:b", "../a", "a/b", "ä", "a\n", "-a", "x" * 65, "a b"])
 def test_a_suffix_is_part_of_a_name(suffix: str) -> None:
     with pytest.raises(ValidationError):
