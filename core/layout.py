@@ -1,7 +1,7 @@
 """Where everything lies under the data directory, and how it is written: whole or not at all.
 
     models/<name>/                    base model, Hugging Face layout, safetensors, model.json (sha256 of every file)
-    runs/<run_id>/                    config.yaml, events.jsonl, checkpoints/, adapter/, report.md
+    runs/<run_id>/                    config.yaml, inputs.json, events.jsonl, checkpoints/, adapter/, report.md
     files/<file_id>                   uploaded bytes
     loam.db                           database (SQLite)
     indexes/<store_id>/<generation>/  FAISS and lexical snapshots

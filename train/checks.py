@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 
 from core.errors import ConfigError, Conflict, LoamError, ModelNotFound
 from core.events import read_events
-from core.layout import DataDir
+from core.layout import DataDir, sha256_bytes
 from core.manifest import ADAPTER_MANIFEST
 from train.config import Choice, QuantKind, Resume, Strategy, TrainConfig, resolve_path
 from train.data import DataFile, check_data
+from train.folder import read_inputs
 from train.launch import check_processes, is_launched
 from train.template import TrainingTemplate, find_template
 
@@ -38,6 +39,7 @@ class CheckedRun:
         template: The base model's training template.
         train: The training chats.
         valid: The held-out chats, or None.
+        inputs: SHA-256 of the files that are read, by their keys.
         is_published: Whether the adapter stands already and only its report is missing.
     """
 
@@ -47,6 +49,7 @@ class CheckedRun:
     template: TrainingTemplate
     train: DataFile
     valid: DataFile | None
+    inputs: dict[str, str]
     is_published: bool = False
 
 
@@ -68,12 +71,13 @@ def check_run(config: TrainConfig) -> CheckedRun:
         if config.data.valid
         else None
     )
-    _attempt(faults, lambda: _check_folder(folder, config))
+    inputs = list_inputs(train, valid)
+    _attempt(faults, lambda: _check_folder(folder, config, inputs))
     _attempt(faults, lambda: _check_sizes(config))
     _attempt(faults, lambda: check_processes(config.hardware, config.run_id))
     if faults or template is None or train is None:
         raise _join(faults)
-    return CheckedRun(run_id, folder, model_folder, template, train, valid, is_published=has_adapter(folder))
+    return CheckedRun(run_id, folder, model_folder, template, train, valid, inputs, is_published=has_adapter(folder))
 
 
 def _attempt(faults: list[LoamError], check: Callable[[], T]) -> T | None:
@@ -120,6 +124,13 @@ def _check_data(path: str | None, key: str, config: TrainConfig, template: Train
     return file
 
 
+def list_inputs(train: DataFile | None, valid: DataFile | None) -> dict[str, str]:
+    """Return the SHA-256 of what a run reads, by its key; a file with faults, which end the run anyway, is left out."""
+    inputs = {key: file.sha256 for key, file in (("data.train", train), ("data.valid", valid)) if file is not None}
+    system = train.layout.system if train is not None else None
+    return inputs | ({"data.system_file": sha256_bytes(system.encode())} if system is not None else {})
+
+
 def adopt_micro_batch(config: TrainConfig, folder: Path) -> None:
     """Put the number of rows that a run has found before in the place of `auto`, so that it resumes with the same."""
     saved = folder / "config.yaml"
@@ -128,8 +139,8 @@ def adopt_micro_batch(config: TrainConfig, folder: Path) -> None:
         config.trainer.micro_batch = before.get("trainer", {}).get("micro_batch") or "auto"
 
 
-def _check_folder(folder: Path, config: TrainConfig) -> None:
-    """Refuse a run that would overwrite another, or go on with one that was told otherwise."""
+def _check_folder(folder: Path, config: TrainConfig, inputs: dict[str, str]) -> None:
+    """Refuse a run that would overwrite another, or go on with one that was told otherwise or has read other files."""
     if not folder.exists() or is_launched() or config.hardware.node_rank:  # the first process has checked
         return
     if has_adapter(folder) and (config.resume is Resume.never or has_ended(folder)):
@@ -156,6 +167,14 @@ def _check_folder(folder: Path, config: TrainConfig) -> None:
                 "another run_id.",
                 param="resume",
             )
+    checkpoints, known = folder / "checkpoints", read_inputs(folder)
+    has_learned = has_adapter(folder) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+    if has_learned and (others := [key for key, digest in inputs.items() if known.get(key, digest) != digest]):
+        raise Conflict(
+            f"resume: {folder} has learned from another content of {' and '.join(others)}. Give the file as it was, or "
+            "choose another run_id.",
+            param="resume",
+        )
 
 
 def has_adapter(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 Does not know what training is; it records how it ended.
 """
 
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -14,20 +15,23 @@ import yaml
 
 from core.errors import Conflict, LoamError, describe_os_error
 from core.events import EventWriter, read_events
-from core.layout import find_data_dir, make_data_dir, write_file
+from core.layout import find_data_dir, make_data_dir, write_file, write_json
 from core.lock import hold_lock
 from train.launch import is_main, rank
 
 logger = logging.getLogger(__name__)
 
+INPUTS = "inputs.json"
+
 
 @contextmanager
-def claim_folder(folder: Path, configuration: dict[str, object]) -> Iterator[None]:
+def claim_folder(folder: Path, configuration: dict[str, object], inputs: dict[str, str]) -> Iterator[None]:
     """Make a run's folder, or take an unfinished one over, and keep other processes out while the body runs.
 
     Args:
         folder: runs/<run_id>.
         configuration: Written as config.yaml.
+        inputs: SHA-256 of what the run reads, by its key; written as inputs.json.
 
     Raises:
         Conflict: Another process trains in it; its id is named.
@@ -44,7 +48,14 @@ def claim_folder(folder: Path, configuration: dict[str, object]) -> Iterator[Non
     with hold_lock(folder / ".lock", explain):
         _remove_leftovers(folder)
         write_file(folder / "config.yaml", yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True))
+        write_json(folder / INPUTS, inputs)
         yield
+
+
+def read_inputs(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of what a run has read, by its key; nothing where that was not noted."""
+    path = folder / INPUTS
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -59,7 +59,7 @@ def main(composed: DictConfig) -> None:
     if config.hardware.world > 1 and not is_launched():
         launch(config.hardware, checked.run_id)
     with (
-        claim_folder(checked.folder, to_plain(config)),
+        claim_folder(checked.folder, to_plain(config), checked.inputs),
         open_events(checked.folder) as events,
         record_failure(events),
         hold_scratch(checked.folder / "tokens") as tokens,

@@ -119,16 +119,41 @@ def test_a_run_that_lacks_its_report_only_is_gone_on_with(config: TrainConfig, t
 
 
 def test_an_unfinished_run_is_resumed_only_when_asked(config: TrainConfig, tmp_path: Path) -> None:
-    with claim_folder(tmp_path / "runs" / "mine", to_plain(config)), pytest.raises(Conflict, match="resume=auto"):
+    with claim_folder(tmp_path / "runs" / "mine", to_plain(config), {}), pytest.raises(Conflict, match="resume=auto"):
         check_run(config)
     config.resume = Resume.auto
     assert check_run(config).run_id == "mine"
 
 
 def test_a_run_resumed_under_other_values_is_refused(config: TrainConfig, tmp_path: Path) -> None:
-    with claim_folder(tmp_path / "runs" / "mine", to_plain(config)):
+    with claim_folder(tmp_path / "runs" / "mine", to_plain(config), {}):
         config.resume, config.trainer.seed = Resume.auto, 18
     with pytest.raises(Conflict, match=r"trainer: was .*'seed': 17.* is .*'seed': 18"):
         check_run(config)
     config.trainer.seed, config.hardware = 17, HardwareConfig(name="other")
     assert check_run(config).folder.exists()
+
+
+def test_a_run_does_not_go_on_with_other_data(config: TrainConfig, tmp_path: Path) -> None:
+    """The same names with another content: the steps behind it were taken on what is no longer there."""
+    config.data.valid, config.data.system_file = str(tmp_path / "valid.jsonl"), str(tmp_path / "system.txt")
+    contents = {"chats": json.dumps(CHAT) + "\n", "valid": json.dumps(CHAT) + "\n"}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.jsonl").write_text(content)
+    (tmp_path / "system.txt").write_text("Be kind.")
+    checked = check_run(config)
+    with claim_folder(checked.folder, to_plain(config), checked.inputs):
+        config.resume = Resume.auto
+    for name, content in contents.items():
+        (tmp_path / f"{name}.jsonl").write_text(content + content)
+    (tmp_path / "system.txt").write_text("Be brief.")
+    assert check_run(config).inputs != checked.inputs, "nothing was learned yet: it begins with what is there now"
+    (checked.folder / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    with pytest.raises(Conflict, match=r"another content of data\.train and data\.valid and data\.system_file"):
+        check_run(config)
+    for name, content in contents.items():
+        (tmp_path / f"{name}.jsonl").write_text(content)
+    (tmp_path / "system.txt").write_text("Be kind.\n")
+    assert check_run(config).inputs == checked.inputs
+    (checked.folder / "inputs.json").unlink()  # a run of an earlier version
+    assert check_run(config).folder == checked.folder

@@ -9,27 +9,28 @@ import yaml
 
 from core.errors import ConfigError, Conflict, StorageFull
 from core.events import EventWriter, read_events
-from train.folder import claim_folder, read_steps, record_failure
+from train.folder import claim_folder, read_inputs, read_steps, record_failure
 
 
 def test_a_claimed_folder_holds_the_configuration(tmp_path: Path) -> None:
-    with claim_folder(tmp_path / "run", {"run_id": "mine", "name": "Grüße"}):
+    with claim_folder(tmp_path / "run", {"run_id": "mine", "name": "Grüße"}, {"data.train": "ab"}):
         assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == {"run_id": "mine", "name": "Grüße"}
+        assert read_inputs(tmp_path / "run") == {"data.train": "ab"}
 
 
 def test_the_data_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
-    with claim_folder(tmp_path / "data" / "runs" / "mine", {}):
+    with claim_folder(tmp_path / "data" / "runs" / "mine", {}, {}):
         assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     with (
-        claim_folder(tmp_path / "run", {}),
+        claim_folder(tmp_path / "run", {}, {}),
         pytest.raises(Conflict, match=f"process {os.getpid()} trains in"),
-        claim_folder(tmp_path / "run", {}),
+        claim_folder(tmp_path / "run", {}, {}),
     ):
         pytest.fail("the folder was claimed twice")
-    with claim_folder(tmp_path / "run", {}):
+    with claim_folder(tmp_path / "run", {}, {}):
         assert (tmp_path / "run").is_dir()
 
 
@@ -66,8 +67,10 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / "run" / ".adapter.12ab.tmp" / "adapter_model.safetensors").write_bytes(b"half")
     (tmp_path / "run" / ".config.yaml.34cd.tmp").touch()
     (tmp_path / "run" / "events.jsonl").touch()
-    with claim_folder(tmp_path / "run", {}):
-        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "config.yaml", "events.jsonl"]
+    with claim_folder(tmp_path / "run", {}, {}):
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+            ".lock", "config.yaml", "events.jsonl", "inputs.json",
+        ]  # fmt: skip
 
 
 def test_a_failure_goes_on_where_its_event_finds_no_room(tmp_path: Path) -> None:
