@@ -188,6 +188,12 @@ def has_ended(folder: Path) -> bool:
 
 
 def _check_sizes(config: TrainConfig) -> None:
+    if config.trainer.early_stopping is not None and config.data.valid is None:
+        raise ConfigError(
+            "trainer.early_stopping: wanted held-out rows to judge by, found data.valid=null. Give them: "
+            "data.valid=held_out.jsonl",
+            param="trainer.early_stopping",
+        )
     if config.trainer.batch_size % config.hardware.world:
         raise ConfigError(
             f"trainer.batch_size: wanted a multiple of all processes together ({config.hardware.world}), found "

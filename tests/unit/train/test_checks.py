@@ -96,6 +96,14 @@ def test_data_must_be_given(config: TrainConfig) -> None:
         check_run(config)
 
 
+def test_stopping_early_wants_held_out_rows(config: TrainConfig) -> None:
+    config.trainer = TrainerConfig(early_stopping=3, eval_every=10)
+    with pytest.raises(ConfigError, match=r"early_stopping: .* data\.valid=null"):
+        check_run(config)
+    config.data.valid = config.data.train
+    assert check_run(config).valid is not None
+
+
 def test_a_plain_base_has_no_double_quantization(config: TrainConfig) -> None:
     config.quant = QuantConfig(QuantKind.none)
     with pytest.raises(ConfigError, match=r"quant\.double"):
