@@ -4,7 +4,6 @@ Greedy, so that an answer changes only because the model did, and without touchi
 they are taken.
 """
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,29 +42,42 @@ def collect_prompts(
         return read_prompts(resolve_path(config.data.sample_prompts), tokenizer, template, date)
     if held_out is None or not config.trainer.samples:
         return []
-    return choose_prompts((row for _, row in held_out.read()), config.trainer.samples, tokenizer, template, date)
+    rows, options = (row for _, row in held_out.read()), config.trainer
+    return choose_prompts(rows, options.samples, options.max_length, tokenizer, template, date)
 
 
 def choose_prompts(
-    rows: Iterable[dict[str, Any]], count: int, tokenizer: Any, template: TrainingTemplate, date: str | None
+    rows: Iterable[dict[str, Any]],
+    count: int,
+    max_length: int,
+    tokenizer: Any,
+    template: TrainingTemplate,
+    date: str | None,
 ) -> list[Prompt]:
-    """Make prompts of the first held-out rows: each up to its last answer.
+    """Make prompts of the first held-out rows: each up to its last answer, where that is not cut off in training.
+
+    A longer one would take memory that no estimate knows of.
 
     Args:
         rows: In normal form: {"messages"} or {"prompt", "chosen", "rejected"}.
         count: How many to take.
+        max_length: Tokens of the longest prompt to take.
         tokenizer: The base model's.
         template: Its training template.
         date: What the template prints as today's date, or None.
     """
-    prompts = []
-    for row in itertools.islice(rows, count):
+    prompts: list[Prompt] = []
+    for row in rows:
+        if len(prompts) == count:
+            break
         if "messages" in row:
             last = max(at for at, message in enumerate(row["messages"]) if message["role"] == "assistant")
             messages, answer = row["messages"][:last], row["messages"][last]
         else:
             messages, answer = row["prompt"], row["chosen"][-1]
-        prompts.append(make_prompt(messages, answer.get("content"), row.get("tools"), tokenizer, template, date))
+        prompt = make_prompt(messages, answer.get("content"), row.get("tools"), tokenizer, template, date)
+        if len(prompt.ids) <= max_length:
+            prompts.append(prompt)
     return prompts
 
 

@@ -22,11 +22,19 @@ ROW: dict[str, Any] = {
 
 
 def test_a_chat_is_asked_for_its_last_answer() -> None:
-    (prompt,) = choose_prompts([ROW, ROW], 1, TOKENIZER, SMOLLM2, None)
+    (prompt,) = choose_prompts([ROW, ROW], 1, 2048, TOKENIZER, SMOLLM2, None)
     text = TOKENIZER.decode(prompt.ids)
     assert text.endswith("Two<|im_end|>\n<|im_start|>assistant\n")
     assert "assistant\n1<|im_end|>" in text
     assert (prompt.text, prompt.wanted) == ("Two", "2")
+
+
+def test_a_prompt_that_training_would_cut_off_is_passed_over() -> None:
+    """One long chat of many would else take more memory than all of the training."""
+    long = {"messages": [*ROW["messages"][:2], {"role": "user", "content": "Two " * 100}, ROW["messages"][3]]}
+    short = {"messages": ROW["messages"][:2]}
+    prompts = choose_prompts([long, ROW, short, short], 2, 250, TOKENIZER, SMOLLM2, None)
+    assert [prompt.text for prompt in prompts] == ["Two", "One"]
 
 
 def test_calls_are_rendered_as_in_training_however_their_arguments_are_written() -> None:
@@ -37,7 +45,7 @@ def test_calls_are_rendered_as_in_training_however_their_arguments_are_written()
         told = {"role": "tool", "content": "Monday"}
         row = {"messages": [ROW["messages"][0], asked, told, {**ROW["messages"][1], "tool_calls": []}]}
         row["messages"] += [ROW["messages"][2], ROW["messages"][3]]
-        (prompt,) = choose_prompts([row], 1, TOKENIZER, QWEN_2_5, None)
+        (prompt,) = choose_prompts([row], 1, 2048, TOKENIZER, QWEN_2_5, None)
         ids = encode_chat(row, TOKENIZER, QWEN_2_5, None)["input_ids"]
         assert ids[: len(prompt.ids)] == prompt.ids
         texts.append(TOKENIZER.decode(prompt.ids))
@@ -47,7 +55,7 @@ def test_calls_are_rendered_as_in_training_however_their_arguments_are_written()
 
 def test_a_pair_is_asked_for_its_chosen_answer() -> None:
     row = {"prompt": ROW["messages"][:1], "chosen": ROW["messages"][1:2], "rejected": ROW["messages"][3:]}
-    (prompt,) = choose_prompts([row], 3, TOKENIZER, SMOLLM2, None)
+    (prompt,) = choose_prompts([row], 3, 2048, TOKENIZER, SMOLLM2, None)
     assert (prompt.text, prompt.wanted) == ("One", "1")
 
 
@@ -73,7 +81,7 @@ def test_a_useless_file_is_refused(tmp_path: Path, content: bytes | None, error:
 
 def test_an_answer_does_not_depend_on_its_neighbours() -> None:
     model = make_model().train()
-    prompts = choose_prompts([ROW, {"messages": ROW["messages"][:2]}], 2, TOKENIZER, SMOLLM2, None)
+    prompts = choose_prompts([ROW, {"messages": ROW["messages"][:2]}], 2, 2048, TOKENIZER, SMOLLM2, None)
     stop = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
     together = answer_prompts(model, prompts, 12, stop, TOKENIZER)
     alone = [answer_prompts(model, [prompt], 12, stop, TOKENIZER)[0] for prompt in prompts]
