@@ -60,7 +60,7 @@ def read_inputs(folder: Path) -> dict[str, str]:
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left half-written under temporary names."""
-    for path in folder.glob(".*.tmp"):
+    for path in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

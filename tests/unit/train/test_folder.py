@@ -67,9 +67,12 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     (tmp_path / "run" / ".adapter.12ab.tmp" / "adapter_model.safetensors").write_bytes(b"half")
     (tmp_path / "run" / ".config.yaml.34cd.tmp").touch()
     (tmp_path / "run" / "events.jsonl").touch()
+    (tmp_path / "run" / "checkpoints" / ".best.56ef.tmp").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "best").mkdir()
     with claim_folder(tmp_path / "run", {}, {}):
+        assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["best"]
         assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-            ".lock", "config.yaml", "events.jsonl", "inputs.json",
+            ".lock", "checkpoints", "config.yaml", "events.jsonl", "inputs.json",
         ]  # fmt: skip
 
 
