@@ -47,7 +47,11 @@ def open_database(path: Path) -> Engine:
     if loss is not None:
         raise ContractError(loss)
     make_data_dir(path.parent)
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+        hide_parameters=True,  # of a statement that fails: they are documents' words, and errors are logged
+    )
     event.listen(engine, "connect", _prepare_connection)
     event.listen(engine, "begin", _begin)
     _switch_on_log(engine)

@@ -15,7 +15,7 @@ from retrieval.attributes import Value, index_attributes, merge_attributes
 from retrieval.database import read_transaction, write_transaction
 from retrieval.seal import DOCUMENT_COLUMNS, check_document, check_text, is_whole, keep_sealed
 from retrieval.source import FileStamp
-from retrieval.store import MAX_SQL_PARAMETERS, DocumentStatus, Store, raise_generation
+from retrieval.store import MAX_SQL_PARAMETERS, DocumentStatus, Store, check_there, raise_generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,9 @@ def begin_documents(engine: Engine, store: Store, stamps: Mapping[str, FileStamp
         engine: The database.
         store: The store.
         stamps: The file's stamp by name; none of these names may be in the store.
+
+    Raises:
+        NotFound: The store has been deleted.
     """
     now = int(time.time())
     rows = [
@@ -142,6 +145,7 @@ def begin_documents(engine: Engine, store: Store, stamps: Mapping[str, FileStamp
         "VALUES (:store_id, :name, '', '', :size_bytes, 'in_progress', '', :now)"
     )
     with write_transaction(engine) as connection:
+        check_there(connection, store)
         connection.execute(statement, rows)
 
 

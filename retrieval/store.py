@@ -271,8 +271,12 @@ def commit_documents(engine: Engine, store: Store, documents: Sequence[NewDocume
 
     Returns:
         The store's new generation.
+
+    Raises:
+        NotFound: The store has been deleted.
     """
     with write_transaction(engine) as connection:
+        check_there(connection, store)
         replaced = connection.execute(
             text(
                 "SELECT COUNT(*) FROM documents WHERE store_id = :id AND status = 'completed' AND name IN :names"
@@ -284,6 +288,16 @@ def commit_documents(engine: Engine, store: Store, documents: Sequence[NewDocume
         reach("documents.written")
     reach("documents.committed")
     return generation
+
+
+def check_there(connection: Connection, store: Store) -> None:
+    """Refuse to write into a store that is gone: it may be deleted while its documents are made.
+
+    Raises:
+        NotFound: It has been deleted since it was read.
+    """
+    if connection.execute(text("SELECT 1 FROM stores WHERE id = :id"), {"id": store.id}).first() is None:
+        raise NotFound(f"store {store.name!r}: was deleted meanwhile.", param="store")
 
 
 def _replace_document(connection: Connection, store: Store, document: NewDocument) -> int:
@@ -302,8 +316,12 @@ def commit_failure(engine: Engine, store: Store, document: NewDocument, error: L
 
     Returns:
         Whether an earlier version stays.
+
+    Raises:
+        NotFound: The store has been deleted.
     """
     with write_transaction(engine) as connection:
+        check_there(connection, store)
         earlier = connection.execute(
             text("SELECT status FROM documents WHERE store_id = :id AND name = :name"),
             {"id": store.id, "name": document.name},

@@ -31,6 +31,7 @@ from retrieval.store import Store, select_store
 from retrieval.uploads import list_expired_uploads, remove_upload
 from serve.attached_files import detach_everywhere
 from serve.attachment_seals import DAMAGED, is_file_whole, keep_files_sealed, select_files
+from serve.boundary import hide_folder
 from serve.responses import remove_old_responses
 from serve.vector_stores import list_expired
 
@@ -268,7 +269,8 @@ class IngestionWorker:
                 if document is not None and code is None:
                     put_attributes(connection, document.id, now["attributes"])
                 status = "failed" if code or document is None else "completed"
-                values = {"status": status, "code": code, "error": error, "number": row.number}
+                told = error and hide_folder(error, self._data.root)
+                values = {"status": status, "code": code, "error": told, "number": row.number}
                 connection.execute(change, values)
 
     def _drop_called_off(self) -> None:

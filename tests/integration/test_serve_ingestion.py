@@ -1,5 +1,6 @@
 """What the ingestion worker leaves of files that are called off, attached again or expire while it is on them."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, text
 from core.config import PathsConfig
 from core.errors import Conflict
 from core.layout import DataDir
+from retrieval import ingest
 from retrieval.config import ChunkingConfig, ChunkingMode, ParsingConfig
 from retrieval.database import open_database, write_transaction
 from retrieval.documents import KnownDocument, read_documents, rename_documents
@@ -25,7 +27,7 @@ from serve.attached_files import Attachment, attach_files, cancel_batch, detach_
 from serve.ingestion import IngestionWorker
 from serve.preflight import ServeConfig
 from serve.program import open_archive
-from serve.vector_stores import VectorStore, create_vector_store
+from serve.vector_stores import VectorStore, create_vector_store, delete_vector_store
 from serve.windows import Window
 from tests.fakes.hash_embedder import HashEmbedder
 
@@ -110,6 +112,37 @@ def test_a_file_cancelled_before_a_kill_is_not_found_after_it(place: Place, monk
     assert NAME in place.read_documents()
     assert not place.start_worker().work_once()
     assert not place.read_documents()
+
+
+@pytest.mark.parametrize(
+    ("when", "is_readable"), [("store.made", True), ("documents.begun", True), ("documents.begun", False)]
+)
+def test_a_store_that_is_deleted_while_its_files_are_made_is_no_fault(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str, is_readable: bool
+) -> None:
+    def reach(name: str) -> None:
+        if name == when:
+            delete_vector_store(place.engine, place.store.id, OWNER)
+            if not is_readable:
+                (place.data.files / place.upload.id).unlink()
+
+    place.attach()
+    monkeypatch.setattr(ingest, "reach", reach)
+    assert place.start_worker().work_once()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not place.start_worker().work_once()
+
+
+def test_an_upload_that_is_lost_while_it_is_read_fails_and_tells_no_path(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.attach()
+    monkeypatch.setattr(ingest, "reach", lambda _name: (place.data.files / place.upload.id).unlink(missing_ok=True))
+    assert place.start_worker().work_once()
+    error = find_attached(place.engine, place.store, place.upload.id).error
+    assert error is not None
+    assert error["message"].startswith(f"Could not read {NAME}: ")
+    assert str(place.data.root) not in error["message"]
 
 
 def test_a_document_of_the_command_line_under_a_cancelled_files_name_stays(place: Place, tmp_path: Path) -> None:

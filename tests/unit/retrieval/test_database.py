@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import IntegrityError
 
 from core.errors import Conflict, ContractError, InputError, StorageFull
 from core.layout import DataDir
@@ -241,3 +242,11 @@ def test_a_lost_database_is_not_made_anew_beside_its_uploads(tmp_path: Path, is_
         remove_leftovers(open_database(data.database), data)
     (upload,) = data.files.iterdir()
     assert upload.read_bytes() == b"words"
+
+
+def test_a_statement_that_fails_does_not_tell_its_values(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "loam.db")
+    insert = text("INSERT INTO erasures (store_id) VALUES (:words), (NULL)")
+    with pytest.raises(IntegrityError) as caught, write_transaction(engine) as connection:
+        connection.execute(insert, {"words": "a secret"})
+    assert "secret" not in str(caught.value)
