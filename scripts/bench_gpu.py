@@ -3,10 +3,11 @@
 Where the project is not installed, from its root: `python3 -m scripts.bench_gpu …`.
 
 Each part is a process of its own, so that one that breaks the card's context does not take the others along, and is
-ended when its time is over. What was measured stands in bench_gpu.json before the next step begins; run again, the
-bench goes on with what is missing. Where time is short, `budget_s=` measures by worth (bench_gpu_plan.py). Parts say
-what they skipped and why. Without a card only the small twins run (device=cpu); their speeds mean nothing. Needs torch,
-transformers, peft and accelerate; everything else is used where it is installed, Hydra too.
+ended when its time is over, and when the bench is. What was measured stands in bench_gpu.json before the next step
+begins, with a verdict on each goal (bench_gpu_goals.py); run again, the bench goes on with what is missing. Where time
+is short, `budget_s=` measures by worth (bench_gpu_plan.py). Parts say what they skipped and why. Without a card only
+the small twins run (device=cpu); their speeds mean nothing. Needs torch, transformers, peft and accelerate; everything
+else is used where it is installed, Hydra too.
 """
 
 from core.offline import switch_offline
@@ -21,7 +22,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -30,9 +35,11 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import Device, PathsConfig, load_config, run_app
 from core.errors import ConfigError, LoamError
-from core.layout import DataDir, write_file, write_json
+from core.layout import DataDir, write_file
 from core.logs import configure_logging
-from scripts.bench_gpu_plan import PLAN, Leg, find_patience
+from scripts.bench_gpu_book import read_book, write_book
+from scripts.bench_gpu_goals import MET, NOT_MEASURED, NOT_MET, judge_goals
+from scripts.bench_gpu_plan import NOTHING, PLAN, WHOLE, Leg, find_patience, find_place
 from train.config import HardwareConfig
 from train.launch import let_segments_grow, show_one_card
 
@@ -49,9 +56,8 @@ TOO_LONG, CONTEXT_BROKEN = -1000, 75
 """Endings of a part's process: ended by us, and ended by itself because the card's context was of no use any more."""
 ROOT = Path(__file__).resolve().parent.parent
 STARTED = time.monotonic()
-WHOLE, NOTHING = "the part itself", "everything"
-"""Steps that stand for a part that broke off, and for one that did not begin."""
 HEAD = ("part", "step", "figure", "value", "goal")
+GOALS_HEAD = ("goal", "wanted", "measured", "verdict", "why")
 
 
 class Part(Enum):
@@ -125,15 +131,42 @@ def run_bench(config: BenchConfig) -> None:
     """Run the wanted parts, each in a process, and show the book."""
     configure_logging()
     if config.worker:
+        threading.Thread(target=end_with_the_bench, daemon=True).start()
         run_part(config)
         return
+    check_folder(config.results)
     parts = list(PARTS) if config.part is Part.all else [config.part.value]
     if config.budget_s is None:
         for part in parts:
             run_apart(part, config)
+            write_page(config.results / BOOK)
     else:
         run_within(config.budget_s, [leg for leg, one in enumerate(PLAN) if one.part in parts], config)
     show(config)
+
+
+def check_folder(folder: Path) -> None:
+    """See that the book can be written, before anything is measured.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise ConfigError(f"folder: wanted one that can be written, found {error}", param="folder") from error
+
+
+def end_with_the_bench() -> None:
+    """Wait until the bench is gone, however it went, and end this process with all that it started.
+
+    A part is no child of the terminal's session: nobody else would end it, and it would go on using the card.
+    """
+    while os.read(0, 1):  # its other end is the bench's
+        continue
+    os.killpg(0, signal.SIGKILL)
 
 
 def run_apart(part: str, config: BenchConfig) -> None:
@@ -169,6 +202,7 @@ def run_within(budget_s: int, legs: list[int], config: BenchConfig) -> None:
         if not run_leg(number, config, ends):
             reason = f"none of the {budget_s} s were left; run it again to go on"
             note_steps(config.results / BOOK, leg.part, dict.fromkeys(leg.allowances, reason))
+        write_page(config.results / BOOK)
         if NOTHING in read_book(config.results / BOOK)["parts"].get("probe", {}):
             return  # without a card, or without torch, the other parts would only say so again
 
@@ -235,7 +269,7 @@ def start_part(part: str, config: BenchConfig, limit_s: int, *, is_fresh: bool, 
 
 def run_in_group(command: list[str], environment: dict[str, str], limit_s: float) -> int:
     """Run a program and return its exit code, or TOO_LONG; whatever it has started ends with it."""
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
     try:
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
@@ -244,6 +278,8 @@ def run_in_group(command: list[str], environment: dict[str, str], limit_s: float
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def note_ending(path: Path, part: str, ending: str) -> None:
@@ -258,14 +294,7 @@ def note_steps(path: Path, part: str, reasons: dict[str, str], status: str = "sk
     for step, reason in reasons.items():
         if entries.get(step, {}).get("status") != "measured":
             entries[step] = {"status": status, "reason": reason, **more}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, content)
-
-
-def read_book(path: Path) -> dict[str, Any]:
-    """Return what a book holds, an empty one where there is none."""
-    empty: dict[str, Any] = {"machine": {}, "parts": {}}
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else empty
+    write_book(path, content)
 
 
 def run_part(config: BenchConfig) -> None:
@@ -307,8 +336,9 @@ def run_part(config: BenchConfig) -> None:
 def list_rows(content: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return a line for each figure, and one for each step without any."""
     rows: list[tuple[str, ...]] = []
-    for part, steps in content["parts"].items():
-        for step, entry in steps.items():
+    parts = content["parts"]
+    for part in sorted(parts, key=list(PARTS).index):
+        for step, entry in sorted(parts[part].items(), key=lambda one: find_place(part, one[0])):
             if entry["status"] != "measured":
                 rows.append((part, step, entry["status"], entry.get("reason", ""), ""))
                 continue
@@ -324,34 +354,66 @@ def describe(machine: dict[str, Any]) -> str:
     """Return one line for people about the machine of a book."""
     versions = ", ".join(f"{name} {found}" for name, found in machine.get("versions", {}).items())
     card = machine.get("card", {})
-    clocks = f", {card['clocks.sm']} of {card['clocks.max.sm']}" if "clocks.sm" in card else ""
+    clocks = f", {card['clocks.sm']} of {card.get('clocks.max.sm', '?')}" if "clocks.sm" in card else ""
+    clocks = f", no clocks: {card['error']}" if "error" in card else clocks
     name, commit, size = (machine.get(key, "?") for key in ("name", "commit", "size"))
     return f"{name}{clocks}; commit {commit}; {size} size; {versions}"
 
 
+def list_goals(content: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a line for each goal, always all of them."""
+    rows: list[tuple[str, ...]] = []
+    for one in judge_goals(content):
+        value = "" if one["value"] is None else f"{one['value']:,.4g} {one['unit']}".strip()
+        rows.append((one["goal"], one["wanted"], value, one["verdict"], one["why"]))
+    return rows
+
+
+def count_verdicts(content: dict[str, Any]) -> str:
+    """Return how many goals stand how, as a line."""
+    counts = Counter(row[3] for row in list_goals(content))
+    return f"goals: {counts[MET]} met, {counts[NOT_MET]} not met, {counts[NOT_MEASURED]} not measured"
+
+
+def render_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of a page."""
+    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *lines])
+
+
 def render_markdown(content: dict[str, Any]) -> str:
-    """Return the book as a page."""
-    rows = "\n".join(f"| {' | '.join(row)} |" for row in list_rows(content))
-    return f"{describe(content['machine'])}\n\n| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}\n{rows}\n"
+    """Return the book as a page: the figures, then the goals, so that the end of an output is the verdict."""
+    figures, goals = render_rows(HEAD, list_rows(content)), render_rows(GOALS_HEAD, list_goals(content))
+    return f"{describe(content['machine'])}\n\n{figures}\n\n{goals}\n\n{count_verdicts(content)}\n"
+
+
+def write_page(path: Path) -> dict[str, Any]:
+    """Write a book as a page beside itself, and return what it holds."""
+    content = read_book(path)
+    write_file(path.with_name(TABLE), render_markdown(content))
+    return content
 
 
 def show(config: BenchConfig) -> None:
     """Print the book, and write it as a page beside itself."""
     path = config.results / BOOK
-    content = read_book(path)
-    write_file(path.with_name(TABLE), render_markdown(content))
+    content = write_page(path)
     if config.output is Output.json:
         print(json.dumps(content))
     elif config.output is Output.markdown or importlib.util.find_spec("rich") is None:
         print(render_markdown(content))
     else:
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
-        table = Table(*HEAD, title=describe(content["machine"]))
-        for row in list_rows(content):
-            table.add_row(*row)
-        Console(width=None if sys.stdout.isatty() else 150).print(table)
+        console, title = Console(width=None if sys.stdout.isatty() else 150), describe(content["machine"])
+        for head, rows in ((HEAD, list_rows(content)), (GOALS_HEAD, list_goals(content))):
+            table = Table(*head, title=title)
+            for row in rows:
+                table.add_row(*map(escape, row))
+            console.print(table)
+        print(count_verdicts(content))
     print(f"figures: {path}\npage:    {path.with_name(TABLE)}")
 
 

@@ -7,6 +7,8 @@ long; what was measured stands in the book by then. Does not know what the steps
 
 from dataclasses import dataclass
 
+WHOLE, NOTHING = "the part itself", "everything"
+"""Steps that stand in a book for a part that broke off, and for one that did not begin."""
 PATIENCE, LEAST_PATIENCE_S = 3, 60
 """A step is given so many times its allowance, and never less than so many seconds."""
 
@@ -64,6 +66,12 @@ PLAN = (
     Leg("retrieval", {"lists": 240, "graph": 240}),
     Leg("train", {"trainer, Unsloth": 240}),
 )
+
+
+def find_place(part: str, step: str) -> tuple[bool, int]:
+    """Return what steps of a part are sorted by, however a book came to hold them; unknown ones come last."""
+    names = [name for leg in PLAN if leg.part == part for name in leg.allowances]
+    return step not in names, names.index(step) if step in names else 0
 
 
 def find_patience(allowance_s: int) -> int:

@@ -81,11 +81,12 @@ def read_commit() -> str:
 
 
 def ask_card() -> dict[str, str]:
-    """Return what nvidia-smi says of the first card, or why it says nothing."""
+    """Return what nvidia-smi says of the first card that torch may see, or why it says nothing."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return {"error": "nvidia-smi is not there"}
-    question = [program, "-i", "0", f"--query-gpu={','.join(CARD_QUESTIONS)}", "--format=csv,noheader"]
+    first = (os.environ.get("CUDA_VISIBLE_DEVICES") or "0").partition(",")[0]
+    question = [program, "-i", first, f"--query-gpu={','.join(CARD_QUESTIONS)}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(question, capture_output=True, text=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:

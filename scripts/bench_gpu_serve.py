@@ -9,6 +9,7 @@ insides; quality is not judged here.
 import asyncio
 import itertools
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from serve.engine import Engine
 
 ADAPTERS = 8
+T_95 = {2: 12.706, 8: 2.365}
+"""Student's t of 95% for a mean of so many values."""
 SERIAL = itertools.count()
 """Numbers of the questions that were asked."""
 NEEDS = ("vllm", "httpx", "aiohttp")
@@ -210,24 +213,38 @@ def measure_gateway(setting: Setting) -> list[Figure]:
 
 async def _measure_gateway(setting: Setting) -> list[Figure]:
     concurrency = setting.pick(64, 4)
-    rounds, tokens = setting.pick((6, 128), (1, 8))
+    rounds, tokens = setting.pick((8, 128), (2, 8))
     with tempfile.TemporaryDirectory(prefix="loam-bench-") as folder:
         data = DataDir(Path(folder))
         model, _ = write_llama(setting, data)
         write_embedder(setting, data)
         async with running_engine(setting, model, []) as engine:
 
-            async def ask(client: httpx.AsyncClient) -> Load:
-                await measure_load(client, [model.name], concurrency, 1, tokens)  # warms up
-                return await measure_load(client, [model.name], concurrency, rounds, tokens)
+            async def ask(client: httpx.AsyncClient) -> float:
+                return (await measure_load(client, [model.name], concurrency, 1, tokens)).tokens_per_s
 
-            direct = await ask(engine.client)
             async with running_gateway(setting, data, engine) as client:
-                through = await ask(client)
+                await ask(client), await ask(engine.client)  # warms up
+                pairs = []
+                for number in range(rounds):  # by turns, and by turns who begins: a card's clock drifts
+                    first, second = (client, engine.client) if number % 2 else (engine.client, client)
+                    speeds = {first: await ask(first), second: await ask(second)}
+                    pairs.append((speeds[client], speeds[engine.client]))
+    mean, half = find_interval([through / direct for through, direct in pairs])
     return [
-        Figure(f"base through the gateway, {concurrency} at once", through.tokens_per_s, "tokens/s"),
-        Figure("of what its engine alone gives", through.tokens_per_s / direct.tokens_per_s, "", "no significant loss"),
+        Figure(
+            f"base through the gateway, {concurrency} at once",
+            statistics.fmean(through for through, _ in pairs),
+            "tokens/s",
+        ),
+        Figure("of what its engine alone gives", mean, "", "no significant loss"),
+        Figure(f"half of its 95% interval, {rounds} pairs of rounds", half, ""),
     ]
+
+
+def find_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of a few values and half of its 95% interval, by Student's t."""
+    return statistics.fmean(values), T_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
 
 
 @asynccontextmanager

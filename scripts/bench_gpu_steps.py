@@ -6,7 +6,6 @@ measured is on disk before the next step begins. Does not know what the steps me
 
 import gc
 import importlib.util
-import json
 import logging
 import signal
 import statistics
@@ -19,7 +18,8 @@ from typing import Any
 
 import torch
 
-from core.layout import DataDir, write_json
+from core.layout import DataDir
+from scripts.bench_gpu_book import exchange_book, write_book
 from scripts.bench_gpu_plan import find_patience
 
 logger = logging.getLogger(__name__)
@@ -116,18 +116,14 @@ class Book:
     """What was measured on this machine at this commit, on disk."""
 
     def __init__(self, path: Path, machine: dict[str, Any]) -> None:
-        """Open a book, or begin one where there is none of the same machine.
+        """Open a book, or begin one where there is none of the same machine; another machine's is put aside.
 
         Args:
             path: The JSON file.
             machine: What identifies the measurements: card, versions, commit, size.
         """
         self.path = path
-        self.content: dict[str, Any] = {"machine": machine, "parts": {}}
-        if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found.get("machine", {}).get("identity") == machine["identity"]:
-                self.content["parts"] = found["parts"]
+        self.content: dict[str, Any] = {"machine": machine, "parts": exchange_book(path, machine["identity"])}
 
     def forget(self, part: str, *steps: str) -> None:
         """Drop what the book says of some steps of a part, or of all of it."""
@@ -144,8 +140,7 @@ class Book:
     def write(self, part: str, step: str, entry: dict[str, Any]) -> None:
         """Put down how a step ended."""
         self.content["parts"].setdefault(part, {})[step] = entry
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, self.content)
+        write_book(self.path, self.content)
 
 
 def run_steps(

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -23,7 +25,6 @@ from scripts import bench_gpu, bench_gpu_peers, bench_gpu_train
 from scripts.bench_gpu import (
     BOOK,
     TOO_LONG,
-    WHOLE,
     BenchConfig,
     list_rows,
     note_ending,
@@ -32,9 +33,10 @@ from scripts.bench_gpu import (
     run_in_group,
 )
 from scripts.bench_gpu_budget import CARD_BYTES, TRAINED_LENGTH, make_demand
+from scripts.bench_gpu_goals import judge_goals
 from scripts.bench_gpu_memory import answer, measure_budget
 from scripts.bench_gpu_models import LLAMA_3B, make_shape
-from scripts.bench_gpu_probe import CARD_QUESTIONS, ask_card, describe_machine
+from scripts.bench_gpu_plan import WHOLE
 from scripts.bench_gpu_retrieval import PAIR_TOKENS, RERANKED_AT_ONCE
 from scripts.bench_gpu_steps import Book, Figure, LeftOut, Setting, Step, Unavailable, Wrong, compare, run_steps
 from tests.fakes.bare_python import BARE, list_installed, list_required, make_python
@@ -43,6 +45,12 @@ from train.memory import choose_plan
 
 MACHINE = {"name": "a card", "identity": ["a card", "small", "abc", "2"], "commit": "abc", "size": "small"}
 CARD_ONLY = {"trainer, Unsloth": "CUDA card"}
+FIGURES_OF_A_CARD = {
+    "memory profile at 1 × 2,048: tensors",
+    "one stream, of the memory's bandwidth",
+    "serving, ingestion and training at once",
+}
+"""Goals for which a step's twin has no figure."""
 SLOW_TIMEOUT_S = 900
 
 SLOW_STEPS = {"serving, ingestion and training at once"}
@@ -98,6 +106,9 @@ def run_twin(part: str, tmp_path: Path, *, is_slow: bool) -> dict[str, str]:
             faults |= {} if CARD_ONLY.get(name, "?") in entry["reason"] else {name: str(entry)}
         elif not all(math.isfinite(figure["value"]) for figure in entry["figures"]):
             faults[name] = str(entry)
+    for found in judge_goals(book.content):
+        if "says nothing" in found["why"] and found["goal"] not in FIGURES_OF_A_CARD:
+            faults[found["goal"]] = found["why"]
     return faults
 
 
@@ -203,6 +214,45 @@ def test_a_part_takes_along_what_it_started(lasts_s: str, limit_s: float, code: 
         assert not Path(f"/proc/{child}").exists()
 
 
+WORKER = """
+import os, subprocess, sys, time
+from pathlib import Path
+from scripts import bench_gpu
+
+def run_part(_):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(sys.argv[1], "new").write_text(f"{os.getpid()} {child.pid}")
+    Path(sys.argv[1], "new").rename(Path(sys.argv[1], "pids"))
+    time.sleep(60)
+
+bench_gpu.run_part = run_part
+bench_gpu.run_bench(bench_gpu.BenchConfig(worker=True))
+"""
+BENCH = "import os, sys; from scripts.bench_gpu import run_in_group; run_in_group(sys.argv[1:], dict(os.environ), 60)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_part_does_not_outlive_the_bench(number: signal.Signals, tmp_path: Path) -> None:
+    part = [sys.executable, "-c", WORKER, str(tmp_path)]
+    bench = subprocess.Popen([sys.executable, "-c", BENCH, *part], env={**os.environ, "PYTHONPATH": str(REPO)})
+    ends = time.monotonic() + 60
+    while not (tmp_path / "pids").is_file():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    bench.send_signal(number)
+    assert bench.wait(60) == -number
+    left = [psutil.Process(pid) for pid in map(int, (tmp_path / "pids").read_text().split()) if psutil.pid_exists(pid)]
+    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in left):
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"folder: wanted one that can be written, found .*Not a directory"):
+        bench_gpu.run_bench(BenchConfig(folder=str(tmp_path / "file" / "book")))
+
+
 def test_a_part_sees_one_card_as_a_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, str]] = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
@@ -278,41 +328,6 @@ def test_a_part_that_broke_off_stands_in_the_book(tmp_path: Path) -> None:
 def test_what_is_wrong_is_not_timed(found: float) -> None:
     with pytest.raises(Wrong, match="a sum"):
         compare("a sum", torch.tensor([found]), torch.tensor([1.0]), 0.1)
-
-
-def test_a_machine_is_described_with_versions_and_commit() -> None:
-    machine = describe_machine(torch.device("cpu"), "small")
-    assert machine["versions"]["torch"] == torch.__version__
-    assert machine["commit"]
-    assert machine["identity"][1] == "small"
-
-
-@pytest.mark.parametrize(
-    ("script", "told"),
-    [
-        (None, {"error": "nvidia-smi is not there"}),
-        ("echo no devices were found; exit 6", {"error": "no devices were found"}),
-        (
-            "echo '580.95.05, 1980 MHz, 2619 MHz, 1980 MHz, 2619 MHz, 700.00 W, Enabled, 34, [N/A]'",
-            {
-                "driver_version": "580.95.05",
-                "clocks.sm": "1980 MHz",
-                "temperature.gpu": "34",
-                "mig.mode.current": "[N/A]",
-            },
-        ),
-    ],
-)
-def test_a_card_says_its_clocks_or_why_not(
-    script: str | None, told: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if script is not None:
-        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    found = ask_card()
-    assert {name: found.get(name) for name in told} == told
-    assert found.keys() == told.keys() or list(found) == list(CARD_QUESTIONS)
 
 
 def test_the_command_line_is_read_without_hydra(tmp_path: Path) -> None:
