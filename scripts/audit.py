@@ -61,7 +61,7 @@ def ask(names: list[str]) -> list[Flaw]:
     """Return what pip-audit knows.
 
     Raises:
-        InputError: It could not run, or its database was silent about a package.
+        InputError: It could not run or reach its database, or that was silent about a package.
     """
     with tempfile.TemporaryDirectory() as folder:
         wanted, report = Path(folder, "wanted.txt"), Path(folder, "report.json")
@@ -77,9 +77,14 @@ def ask(names: list[str]) -> list[Flaw]:
             "json",
         ]
         command += ["--progress-spinner", "off", "--output", str(report), "--requirement", str(wanted)]
-        done = subprocess.run(command, env=os.environ, check=False)
-        if not report.is_file():
-            raise InputError(f"pip-audit ended with {done.returncode} and no report (above). Check the network.")
+        done = subprocess.run(command, env=os.environ, stderr=subprocess.PIPE, text=True, check=False)
+        if not report.is_file():  # without a network it ends in 80 lines of traceback: the last says why
+            said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1].strip()
+            raise InputError(
+                f"wanted what is known of {len(names)} packages, found no answer: pip-audit ended with "
+                f"{done.returncode} ({said}). Nothing was checked. Run make audit on this commit where a network "
+                "reaches the package index."
+            )
         rows = json.loads(report.read_text(encoding="utf-8"))["dependencies"]
     silent = [row["name"] for row in rows if "skip_reason" in row]
     if silent:
