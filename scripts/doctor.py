@@ -26,7 +26,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, RowMapping, text
 
 from core.config import run_command
-from core.errors import ContractError, LoamError, NotFound, describe_os_error
+from core.errors import ContractError, LoamError, NotFound
 from core.layout import DataDir, sync_directory
 from core.logs import configure_logging
 from core.manifest import AdapterManifest, ModelManifest, list_adapters, verify_files
@@ -53,13 +53,12 @@ from retrieval.uploads import check_upload, find_leftovers, list_uploads
 from retrieval.vectors import unpack_vectors
 from scripts.doctor_attached import ATTACHED, check_attached
 from scripts.doctor_request import Request, parse_arguments
-from scripts.finding import Finding
+from scripts.finding import AGAIN, Finding, tell_refusals
 from scripts.models import write_remedy
 from scripts.words import show_help
 
 ABANDONED_AFTER_S = 3600
 RESTORE = "Restore a backup: python scripts/backup.py restore BACKUP --data-dir NEW"
-AGAIN = "Mend what is said, and run this again."
 BATCH_CHUNKS = 1000
 
 
@@ -400,12 +399,9 @@ def examine(data: DataDir, *, repair: bool, show: Callable[[str], None] = lambda
         for name, check in CHECKS[1:]:
             show(name)
             try:
-                findings += check(patient)
+                findings += tell_refusals(name, check(patient), data.root)
             except LoamError as error:
                 findings.append(Finding(name, str(data.root), error.message, find_remedy(error)))
-            except OSError as error:  # of one file that cannot be read: the other checks go on
-                fault = describe_os_error(error, f"check the {name}").message
-                findings.append(Finding(name, str(data.root), fault, AGAIN))
             except (TypeError, ValueError) as error:  # a damaged value may have any type
                 findings.append(Finding(name, str(data.root), f"a value cannot be read ({error})", RESTORE))
     finally:

@@ -23,13 +23,13 @@ from pathlib import Path
 import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.errors import LoamError, describe_os_error
+from core.errors import LoamError
 from core.layout import DataDir
 from core.manifest import ModelKind, ModelManifest, verify_files
 from core.next_command import write_next_command
 from retrieval.database import open_database
 from scripts.doctor_probes import PROBES
-from scripts.finding import Finding
+from scripts.finding import Finding, tell_refusals
 from scripts.models import write_remedy
 from serve.engine_command import EngineConfig
 from serve.hardware import detect_profile, fill_engine_config, read_card_memory
@@ -371,13 +371,7 @@ def examine_machine(
     facts: dict[str, list[str]] = {}
     for name, check in MACHINE_CHECKS:
         show(name)
-        said: list[Finding | str] = []
-        try:
-            for one in check(wanted):
-                said.append(one)  # noqa: PERF402  (what was said before a fault counts)
-        except OSError as error:  # of one file or program: the other checks go on
-            fault = describe_os_error(error, f"check the {name}").message
-            said.append(Finding(name, str(wanted.data.root), fault, "Mend what the system says, and run this again."))
+        said = list(tell_refusals(name, check(wanted), wanted.data.root))
         findings += [one for one in said if isinstance(one, Finding)]
         facts[name] = [one for one in said if isinstance(one, str)]
     return findings, facts
