@@ -12,6 +12,7 @@ from core.entry import begin_program
 begin_program()
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -67,13 +68,14 @@ def run_create(engine: Engine, arguments: argparse.Namespace) -> None:
     tell("To use it: export OPENAI_API_KEY=KEY")
 
 
-def run_list(engine: Engine, _: argparse.Namespace) -> None:
+def run_list(engine: Engine, arguments: argparse.Namespace) -> None:
     """Print a line for each key."""
     keys = list_keys(engine)
     for key in keys:
         print(describe_key(key))
     if not keys:
-        tell("There are no keys. Make one: python scripts/keys.py create --owner NAME")
+        where = shlex.quote(str(arguments.data_dir))
+        tell(f"There are no keys. Make one: python scripts/keys.py create --owner NAME --data-dir {where}")
 
 
 def run_revoke(engine: Engine, arguments: argparse.Namespace) -> None:

@@ -293,8 +293,8 @@ def _download(name: str, source: HubModel, folder: Path, *, is_online: bool) -> 
         )
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
-            f"{source.repository} at {source.revision[:8]} could not be downloaded: {str(error).splitlines()[0]} Check "
-            "the network, HF_TOKEN and that you accepted the model's licence; or import a folder that you have."
+            f"{source.repository} at {source.revision[:8]} could not be downloaded ({str(error).splitlines()[0]}). "
+            "Check the network, HF_TOKEN and that you accepted the model's licence; or import a folder that you have."
         ) from error
     _copy_model_files(Path(snapshot), folder)
     shutil.rmtree(cache)

@@ -1,11 +1,13 @@
 """scripts/keys.py: the key on standard output once, everything else by id."""
 
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
 from core.errors import NotFound
+from retrieval.database import open_database
 from scripts.keys import main
 
 
@@ -45,3 +47,18 @@ def test_the_data_directory_is_where_the_images_have_it(
     main()
     capsys.readouterr()
     assert len(run(capsys, monkeypatch, tmp_path, "list")) == 1
+
+
+def test_the_first_key_is_told_to_be_made_in_the_directory_that_was_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a place"
+    folder.mkdir()
+    open_database(folder / "loam.db").dispose()
+    monkeypatch.setattr(sys, "argv", ["keys.py", "list", "--data-dir", str(folder)])
+    main()
+    command = capsys.readouterr().err.partition("Make one: ")[2]
+    monkeypatch.setattr(sys, "argv", shlex.split(command.replace("NAME", "sales"))[1:])
+    main()
+    capsys.readouterr()
+    assert len(run(capsys, monkeypatch, folder, "list")) == 1
