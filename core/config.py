@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from core.entry import INTERRUPTED_EXIT_CODE
-from core.errors import ConfigError, LoamError, describe_os_error
+from core.errors import ConfigError, LoamError, MissingDependency, describe_os_error
 from core.layout import make_data_dir
 from core.spelling import reveal_lines
 
@@ -117,6 +117,15 @@ def _exit_on_error(program: Callable[[], Any]) -> None:
         _exit(_explain_hydra_error(error), ConfigError.exit_code)
     except KeyboardInterrupt:
         _exit("interrupted", INTERRUPTED_EXIT_CODE)
+    except RuntimeError as error:
+        plugin = re.fullmatch(r"Unknown plugin class : '(.+)'", str(error))  # Hydra has no class of its own for it
+        if plugin is None:
+            raise
+        _exit(
+            f"hydra: wanted the package that holds {plugin[1]}, found none. The head of the file in conf/hydra/ that "
+            "names it has the command that installs it.",
+            MissingDependency.exit_code,
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing to report
         sys.exit(141)

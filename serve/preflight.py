@@ -259,8 +259,8 @@ def find_model(data: DataDir, name: str, kind: ModelKind, faults: list[str]) -> 
         there = ", ".join(list_models(data, kind)) or "none"
         config_names = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
         faults.append(
-            f"{error.message} Models of this kind that are there: {there}. To get {name}: python scripts/models.py get "
-            f"{name}. Choices of model=…: {', '.join(config_names)}"
+            f"{error.message.rstrip('.')}. Models of this kind that are there: {there}. To get {name}: "
+            f"python scripts/models.py get {name}. Choices of model=…: {', '.join(config_names)}"
         )
         return None
     missing = [file for file in manifest.files if not (folder / file).is_file()]

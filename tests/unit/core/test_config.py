@@ -1,13 +1,18 @@
 """core.config: all faults at once, in words, before anything runs."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import MISSING, OmegaConf
 
 from core.config import load_config
-from core.errors import ConfigError
+from core.errors import ConfigError, MissingDependency
+from tests.rules.checkout import REPO
 
 
 @dataclass(slots=True)
@@ -78,3 +83,12 @@ def test_faults_of_every_kind_come_together() -> None:
 def test_an_open_dict_takes_anything() -> None:
     config = load_config(OmegaConf.create({"name": "x", "extra": {"a": [1, {"b": None}]}}), Root)
     assert config.extra == {"a": [1, {"b": None}]}
+
+
+def test_a_launcher_whose_package_is_in_no_lock_is_named_in_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, str(REPO / "train" / "run.py"), "-m", "hydra/launcher=slurm", "data.train=chats.jsonl"]
+    environment = {**os.environ, "LOAM_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == MissingDependency.exit_code
+    assert "wanted the package that holds hydra_plugins.hydra_submitit_launcher" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -202,6 +202,13 @@ def test_a_model_that_is_not_one_is_refused(plan: Callable[..., Plan], name: str
         plan(model=ModelChoice(name))
 
 
+def test_a_model_that_is_not_there_is_told_in_sentences(plan: Callable[..., Plan]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"Run: python scripts/models\.py list\. Models of this kind that are there: base\."
+    ):
+        plan(model=ModelChoice("nothing"))
+
+
 def test_a_model_with_a_missing_file_is_refused(data: DataDir, plan: Callable[..., Plan]) -> None:
     (data.model("base") / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match=r"tokenizer\.json missing"):
