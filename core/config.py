@@ -8,6 +8,7 @@ imported by what composes and checks only: what takes a ready configuration runs
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 import sys
@@ -171,7 +172,7 @@ def load_config(composed: "DictConfig", schema: type[T]) -> T:
         raise ConfigError(f"configuration: wanted a mapping, found {type(values).__name__}")
     values.pop("hydra", None)
     faults = []
-    for path, fault in list(_find_faults(schema, [], values)):
+    for path, fault in [*_find_faults(schema, [], values), *_find_no_numbers([], values)]:
         faults.append(fault)
         _remove(values, path)  # so that what else is wrong is still found
     merged = OmegaConf.merge(OmegaConf.structured(schema), values)
@@ -215,6 +216,15 @@ def _find_faults(schema: type, path: list[str], value: Any) -> Iterator[tuple[li
                 yield from _find_faults(schema, [*path, str(key)], item)
         else:
             yield path, _describe_fault(schema, path, value, error)
+
+
+def _find_no_numbers(path: list[str], value: Any) -> Iterator[tuple[list[str], str]]:
+    """Yield path and sentence of each key with a nan, which every comparison with a limit lets through."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _find_no_numbers([*path, str(key)], item)
+    elif any(isinstance(one, float) and math.isnan(one) for one in (value if isinstance(value, list) else [value])):
+        yield path, f"{'.'.join(path)}: wanted a number, found {value}"
 
 
 def _describe_fault(schema: type, path: list[str], value: Any, error: Exception) -> str:

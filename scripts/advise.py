@@ -50,7 +50,10 @@ def read_yes(text: str) -> bool:
 
 def read_count(text: str) -> int:
     """Return a whole number that is not negative; commas between thousands are taken."""
-    number = int(text.replace(",", ""))
+    try:
+        number = int(text.replace(",", ""))
+    except ValueError:
+        raise ValueError(f"wanted a whole number, found {text!r}") from None
     if number < 0:
         raise ValueError(f"wanted at least 0, found {number}")
     return number
@@ -58,7 +61,10 @@ def read_count(text: str) -> int:
 
 def read_rate(text: str) -> float:
     """Return a number that is not negative."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"wanted a number, found {text!r}") from None
     if not 0 <= number < float("inf"):
         raise ValueError(f"wanted at least 0, found {text}")
     return number
@@ -77,13 +83,25 @@ QUESTIONS: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
 """Field of Situation, flag, reader, question."""
 
 
+def take(reader: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a reader whose own words reach whoever has mistyped a flag; argparse would name its function instead."""
+
+    def read(text: str) -> Any:
+        try:
+            return reader(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
+
+
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line's values."""
     parser = argparse.ArgumentParser(
         description="RAG, fine-tuning or both, by the written rules.", epilog="To measure: python scripts/verdict.py"
     )
     for field, flag, reader, question in QUESTIONS:
-        parser.add_argument(flag, dest=field, type=reader, metavar=reader.__name__.removeprefix("read_").upper(),
+        parser.add_argument(flag, dest=field, type=take(reader), metavar=reader.__name__.removeprefix("read_").upper(),
                             help=question)  # fmt: skip
     parser.add_argument("--verdict", type=Path, help="report.json of scripts/verdict.py, to compare with")
     parser.add_argument("--json", action="store_true", help="one JSON object")

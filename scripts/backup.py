@@ -146,7 +146,7 @@ def _copy_adapters(data: DataDir, copy: DataDir) -> None:
         adapters = list_adapters(run)
         for adapter in adapters:
             _copy_adapter(adapter, copy.runs / run.name / adapter.name, data)
-        for name in ("config.yaml", "events.jsonl", "report.md") if adapters else ():
+        for name in ("config.yaml", "inputs.json", "events.jsonl", "report.md") if adapters else ():
             if (run / name).is_file():
                 shutil.copyfile(run / name, copy.runs / run.name / name)
 

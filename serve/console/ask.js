@@ -3,6 +3,7 @@
 import { call, listAll } from "./api.js";
 import { drawAnswer } from "./answer.js";
 import { h, icon, keepFocus, next, problem, put } from "./dom.js";
+import { nameStore } from "./names.js";
 import { openPassage } from "./passage.js";
 
 export const title = "Ask";
@@ -17,7 +18,7 @@ export async function show(root, { query, noteQuery, isLeft }) {
   const wanted = query.getAll("model").filter((name) => known.has(name)).slice(0, MOST_MODELS);
   const searched = stores.map((store) => store.id).filter((id) => query.getAll("store").includes(id));
   const chosen = wanted.length ? wanted : [choose(models, searched.length > 0)];
-  const names = new Map(stores.map((store) => [store.id, store.name || store.id]));
+  const names = new Map(stores.map((store) => [store.id, nameStore(store)]));
   const chat = { models, chosen, turns: [], running: new Set(), stores, searched, names };
 
   const field = h("textarea", {
@@ -131,7 +132,7 @@ function drawStores(chat, changed) {
       changed();
     };
     const box = h("input", { type: "checkbox", checked: chat.searched.includes(store.id), onchange: toggle });
-    return h("label", { class: "check" }, box, store.name || store.id);
+    return h("label", { class: "check" }, box, nameStore(store));
   });
   return h("fieldset", { class: "stores" }, h("legend", {}, "Answer from documents"), boxes);
 }

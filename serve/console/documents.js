@@ -4,7 +4,7 @@ import { MOST_LISTED, call, listAll, upload } from "./api.js";
 import { confirmThat } from "./dialog.js";
 import { bytes, count, empty, h, keepFocus, next, oneAtATime, problem, put, table, when } from "./dom.js";
 import { dropFile, isWaiting, keepFile, readChanges, readListing } from "./listing.js";
-import { drawAssistantForm, listChatting } from "./names.js";
+import { drawAssistantForm, listChatting, nameStore } from "./names.js";
 import { drawSearch, readValue } from "./search.js";
 import { CHANGED, OVER, SAME, watch, watchList } from "./watch.js";
 
@@ -44,7 +44,7 @@ async function showStores(root, { isLeft }) {
 function drawStores(stores) {
   const rows = stores.map((store) => h(
     "tr", { "data-key": store.id },
-    h("td", { class: "long" }, h("a", { href: `#/documents/${encodeURIComponent(store.id)}` }, store.name || store.id)),
+    h("td", { class: "long" }, h("a", { href: `#/documents/${encodeURIComponent(store.id)}` }, nameStore(store))),
     h("td", {}, h("span", { class: `badge ${store.status}` }, store.status.replace("_", " "))),
     h("td", { class: "number" }, store.file_counts.completed),
     h("td", { class: "number" }, store.file_counts.failed || ""),
@@ -82,7 +82,7 @@ async function showStore(root, storeId, context) {
   if (listing.files.some(isWaiting)) view.watcher.wake();
   const head = h(
     "div", { class: "row between" },
-    h("h1", {}, h("a", { href: "#/documents" }, title), " / ", store.name || store.id),
+    h("h1", {}, h("a", { href: "#/documents" }, title), " / ", nameStore(store)),
     h("div", { class: "row" }, store.name === store.id ? null : h("code", { class: "quiet small" }, store.id), h("a", { class: "button", href: `#/ask?${new URLSearchParams({ store: store.id })}` }, "Ask these documents"),
       h("button", { class: "danger", onclick: () => removeStore(view, context) }, "Delete the store")),
   );
@@ -107,7 +107,7 @@ function drawAssistant(store) {
 
 async function removeStore({ store, listing: { files } }, { isLeft }) {
   const held = files.length < MOST_LISTED ? files.length : Math.max(store.file_counts.total, files.length);
-  const question = `Delete the store «${store.name || store.id}» with its ${count(held, "document")}? The uploaded files stay.`;
+  const question = `Delete the store «${nameStore(store)}» with its ${count(held, "document")}? The uploaded files stay.`;
   const remove = () => call("DELETE", `vector_stores/${encodeURIComponent(store.id)}`);
   if ((await confirmThat(question, "Delete", remove)) && !isLeft()) location.hash = "#/documents";
 }

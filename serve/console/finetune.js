@@ -9,6 +9,7 @@ import { watchList } from "./watch.js";
 
 export const title = "Fine-tune";
 
+const MOST_JOBS = 200;
 const EXAMPLE = '{"messages": [{"role": "user", "content": "How long is the warranty?"}, {"role": "assistant", "content": "26 months."}]}';
 
 export async function show(root, context) {
@@ -23,7 +24,7 @@ export async function show(root, context) {
 }
 
 async function showJobs(root, { isLeft, query, noteQuery }) {
-  const read = () => listAll("fine_tuning/jobs", { limit: 50 }, 200);
+  const read = () => listAll("fine_tuning/jobs", { limit: 50 }, MOST_JOBS);
   const [jobs, files, models] = await Promise.all([
     read(),
     listAll("files", { purpose: "fine-tune", limit: 1000 }),
@@ -55,7 +56,8 @@ function drawJobs(jobs) {
     h("td", { class: "wide-only" }, when(job.created_at)),
   ));
   const head = ["Job", "Status", "Model", "Tokens", "Made"].map((text, at) => h("th", { class: at === 3 ? "number wide-only" : at === 4 ? "wide-only" : "" }, text));
-  return h("section", { class: "card", "aria-label": "Jobs" }, h("h2", {}, "Jobs"), table(head, rows));
+  const rest = jobs.length < MOST_JOBS ? null : h("p", { class: "quiet" }, `Only the newest ${MOST_JOBS} jobs are listed here.`);
+  return h("section", { class: "card", "aria-label": "Jobs" }, h("h2", {}, "Jobs"), table(head, rows), rest);
 }
 
 /** A form in two steps: choose and check the data, then settle the job. */

@@ -8,6 +8,11 @@ const PATTERN = "[A-Za-z0-9][A-Za-z0-9._\\-]*";
 const WHAT = "Letters, digits, dots, dashes and underscores";
 const INSTRUCTIONS = "Answer from the documents. If they do not hold the answer, say so.";
 
+/** Return what a store is called: its name, or its id where that cannot be seen. */
+export function nameStore(store) {
+  return store.name?.trim() ? store.name : store.id;
+}
+
 /** Return where a model is asked, as a link's address. */
 export function linkAsk(...models) {
   return `#/ask?${new URLSearchParams(models.map((model) => ["model", model]))}`;
@@ -56,7 +61,7 @@ export function drawAssistantForm({ models, stores, model, searched }) {
   const name = h("input", { id: "assistant-name", required: true, maxlength: 64, pattern: PATTERN, title: WHAT, placeholder: "support" });
   const select = h("select", { id: "assistant-model" }, models.map((one) => h("option", {}, one.id)));
   if (model) select.value = model;
-  const boxes = stores.map((store) => h("label", { class: "check" }, h("input", { type: "checkbox", value: store.id, checked: searched.includes(store.id) }), store.name || store.id));
+  const boxes = stores.map((store) => h("label", { class: "check" }, h("input", { type: "checkbox", value: store.id, checked: searched.includes(store.id) }), nameStore(store)));
   const chosen = h("fieldset", { class: "stores" }, h("legend", {}, "Answers from"), boxes);
   const instructions = h("textarea", { id: "assistant-instructions", rows: 2, maxlength: 32768, placeholder: INSTRUCTIONS });
   const result = h("div", { role: "status" });
@@ -95,7 +100,7 @@ export async function listChatting() {
 /** List the names that this owner has given; nothing where there are none. */
 export async function drawNames(place) {
   const [aliases, assistants, stores] = await Promise.all([call("GET", "loam/aliases"), call("GET", "loam/assistants"), listAll("vector_stores")]);
-  const known = new Map(stores.map((store) => [store.id, store.name || store.id]));
+  const known = new Map(stores.map((store) => [store.id, nameStore(store)]));
   const rows = [...assistants.data, ...aliases.data].map((one) => {
     const path = one.object === "loam.alias" ? "aliases" : "assistants";
     const over = (one.vector_store_ids ?? []).map((id) => known.get(id) ?? `${id}, which is gone`).join(", ");

@@ -3,6 +3,7 @@
 import { ApiError, call, fetchBlob, fetchText, listAll } from "./api.js";
 import { format } from "./chart.js";
 import { empty, h, icon, keepFocus, problem, put, save, table, when } from "./dom.js";
+import { nameStore } from "./names.js";
 import { drawPage } from "./page.js";
 
 export const title = "Verdict and evaluation";
@@ -93,7 +94,7 @@ async function drawFeedback(place) {
     keepFocus(place, () => put(place, empty("Nothing said of answers yet", h("p", {}, "Under each answer of Ask stand «Good» and «Bad». What is said there becomes labelled questions for evaluation and for tuning the search."))));
     return;
   }
-  const store = h("select", { "aria-label": "Store" }, h("option", { value: "" }, "of all stores"), stores.map((one) => h("option", { value: one.id }, one.name || one.id)));
+  const store = h("select", { "aria-label": "Store" }, h("option", { value: "" }, "of all stores"), stores.map((one) => h("option", { value: one.id }, nameStore(one))));
   const use = h("select", { "aria-label": "Use" }, h("option", { value: "evaluation" }, "for evaluation"), h("option", { value: "tuning" }, "for tuning the search"));
   const problems = h("div");
   const get = async () => {

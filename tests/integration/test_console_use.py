@@ -409,6 +409,15 @@ def test_a_file_dropped_beside_its_place_leaves_the_console_open(watched: Watche
     assert not watched.page.evaluate(drop, "textarea")
 
 
+def test_a_store_whose_name_cannot_be_seen_is_called_by_its_id(served: User, watched: Watched) -> None:
+    client = served.gateway.client(served.token)
+    store = client.vector_stores.create(name="  ").id
+    go(watched.page, served, "documents")
+    watched.page.get_by_role("link", name=store).click()
+    expect(watched.page.get_by_role("heading", level=1)).to_contain_text(store)
+    client.vector_stores.delete(store)
+
+
 def test_the_longest_names_make_no_page_wider_than_a_telephone(served: User, watched: Watched) -> None:
     page, name = watched.page, "x" * 256
     store = served.gateway.client(served.token).vector_stores.create(name=name).id

@@ -68,6 +68,15 @@ def test_missing_values_are_named_with_the_remedy() -> None:
     assert "items.a.model: missing" in message
 
 
+def test_a_nan_is_refused_wherever_it_stands() -> None:
+    """No check of a range sees it: every comparison with it is false."""
+    message = refusal({"name": "x", "first": {"rank": 0}, "extra": {"a": {"b": float("nan")}, "c": [1, float("nan")]}})
+    assert "extra.a.b: wanted a number, found nan" in message
+    assert "extra.c: wanted a number, found [1, nan]" in message
+    assert "found 0" in message
+    assert load_config(OmegaConf.create({"name": "x", "extra": {"a": float("inf")}}), Root).extra == {"a": float("inf")}
+
+
 def test_range_faults_of_several_parts_come_together() -> None:
     message = refusal({"name": "x", "first": {"rank": 0}, "second": {"rank": -1}})
     assert "found 0" in message

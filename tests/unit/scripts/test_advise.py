@@ -46,7 +46,7 @@ def test_a_terminal_is_asked_until_it_makes_sense(capsys: pytest.CaptureFixture[
     ask_what_is_missing(situation, reply)
     assert situation == Situation(2.0, True, False, None, None, True, 40, 900)
     assert len(asked) == 8  # two were asked again, citations were known, and no format needs no prompt
-    assert "could not convert" in capsys.readouterr().err
+    assert "wanted a number, found 'often'" in capsys.readouterr().err
 
 
 def test_the_end_of_the_input_leaves_the_rest_unknown() -> None:
@@ -82,8 +82,18 @@ def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
             read_verdict(tmp_path / "other.json")
 
 
-@pytest.mark.parametrize("flags", [["--citations", "maybe"], ["--examples", "-1"], ["--changes-per-month", "inf"]])
-def test_a_flag_that_makes_no_sense_is_refused(flags: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--citations", "maybe"], "--citations: wanted yes or no, found 'maybe'"),
+        (["--examples", "many"], "--examples: wanted a whole number, found 'many'"),
+        (["--changes-per-month", "often"], "--changes-per-month: wanted a number, found 'often'"),
+        (["--examples", "-1"], "--examples: wanted at least 0, found -1"),
+        (["--changes-per-month", "inf"], "--changes-per-month: wanted at least 0, found inf"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_refused(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         parse_arguments(flags)
     assert end.value.code == 2
+    assert said in capsys.readouterr().err

@@ -161,12 +161,13 @@ def test_adapters_of_checkpoints_come_back_too(data: DataDir, tmp_path: Path) ->
     for name in ("adapter-5", "adapter-10"):  # the last model of the job was deleted, those of its checkpoints were not
         publish(run, name)
     (run / ".adapter-15.abc.tmp").mkdir()
-    (run / "events.jsonl").touch()
+    for name in ("events.jsonl", "inputs.json", "notes.txt"):
+        (run / name).touch()
     create_backup(data, tmp_path / "backup", has_runs=True)
     new = DataDir(tmp_path / "new")
     restore_backup(tmp_path / "backup", new)
     found = sorted(path.name for path in new.run("ftjob-1").iterdir())
-    assert found == ["adapter-10", "adapter-5", "events.jsonl"]
+    assert found == ["adapter-10", "adapter-5", "events.jsonl", "inputs.json"]
     assert {finding.subject for finding in examine(new, repair=False)} == {"mine/adapter"}  # which was never trained
 
 
